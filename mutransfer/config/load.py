@@ -1,0 +1,180 @@
+"""Config files in and out: YAML to a validated `RunConfig`, with errors that name file, line and field."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from mutransfer.config.base import FieldProblem
+from mutransfer.config.data import DataSection
+from mutransfer.config.models import ModelSection
+from mutransfer.config.schema import RunConfig
+from mutransfer.config.search import SearchSection
+from mutransfer.config.source import FieldPath, Source, read_yaml
+from mutransfer.errors import ConfigError
+from mutransfer.files import write_atomic
+
+_MESSAGES = {
+    "missing": "is required",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "model_type": "must be a section (key: value lines)",
+    "model_attributes_type": "must be a section (key: value lines)",
+    "dict_type": "must be a section (key: value lines)",
+    "tuple_type": "must be a list",
+    "finite_number": "must be finite",
+    "greater_than": "must be > {gt}",
+    "greater_than_equal": "must be >= {ge}",
+    "less_than": "must be < {lt}",
+    "less_than_equal": "must be <= {le}",
+    "literal_error": "must be {expected}",
+    "union_tag_not_found": "needs a 'kind'",
+}
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a run config.
+
+    Args:
+        path: YAML file.
+        overrides: `dotted.path=value` assignments, applied in order before validation.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or is not a possible run; the message has one
+            line per problem, each with file, line and field.
+    """
+    path = Path(path)
+    source = read_yaml(path)
+    if not isinstance(source.data, dict):
+        raise ConfigError(f"{path}: must be a mapping with name, model and data")
+    for assignment in overrides:
+        source.override(assignment)
+    search = source.data.get("search")
+    if isinstance(search, str):
+        source.data["search"] = _read_search(path, search, source)
+    try:
+        return RunConfig.model_validate(source.data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(detail, source) for detail in error.errors())) from None
+
+
+def _read_search(config: Path, named: str, source: Source) -> Any:
+    """Read the search file that a config names, relative to the config's folder or to the current one."""
+    candidates = [config.parent / named, Path(named)]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise ConfigError(f"{source.where(('search',))}: search: no such file: {candidates[0]}")
+    loaded = read_yaml(found)
+    try:
+        SearchSection.model_validate(loaded.data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(detail, loaded) for detail in error.errors())) from None
+    for line_path, line in loaded.lines.items():
+        source.overridden[("search", *line_path)] = f"{found}:{line}"
+    return loaded.data
+
+
+def _describe(error: ErrorDetails, source: Source) -> str:
+    """One line for one pydantic error."""
+    path = _without_tags(error["loc"])
+    context = error.get("ctx", {})
+    cause = context.get("error")
+    if isinstance(cause, FieldProblem):
+        path = (*path, *cause.path)
+        message = str(cause)
+    elif error["type"] == "extra_forbidden":
+        message = _unknown_key(path, _section_keys(path, source))
+        return f"{source.where(path)}: {message}"
+    elif error["type"] == "union_tag_invalid":
+        path = (*path, "kind")
+        kinds = [kind.strip("' ") for kind in context["expected_tags"].split(",")]
+        message = f"{context['tag']!r} is not one of {', '.join(kinds)}{_nearest(context['tag'], kinds)}"
+    elif error["type"] == "string_pattern_mismatch":
+        message = f"{error['input']!r} may have letters, digits, dots, dashes and underscores only"
+    elif error["type"] in _MESSAGES:
+        message = _MESSAGES[error["type"]].format(**context)
+        if error["type"] != "missing" and not isinstance(error["input"], dict | list):
+            message += f", but got {error['input']!r}"
+    else:
+        message = error["msg"].removeprefix("Value error, ")
+    return f"{source.where(path)}: {'.'.join(map(str, path)) or 'config'}: {message}"
+
+
+_TAGS = {
+    name: {str(member.model_fields["kind"].annotation.__args__[0]) for member in union.__origin__.__args__}
+    for name, union in (("model", ModelSection), ("data", DataSection))
+}  # fmt: skip
+
+
+def _without_tags(loc: Iterable[int | str]) -> FieldPath:
+    """Pydantic's location without the kinds that it puts after `model` and `data`."""
+    path = tuple(loc)
+    if len(path) > 1 and path[0] in _TAGS and path[1] in _TAGS[str(path[0])]:
+        return (path[0], *path[2:])
+    return path
+
+
+def _unknown_key(path: FieldPath, valid: Sequence[str]) -> str:
+    near = _nearest(str(path[-1]), valid)
+    return f"{'.'.join(map(str, path))}: unknown key" + (near or f"; the keys here are {', '.join(valid)}")
+
+
+def _nearest(word: str, valid: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, valid, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _section_keys(path: FieldPath, source: Source) -> list[str]:
+    """Keys that the section around `path` takes, read off the published schema."""
+    schema = RunConfig.model_json_schema()
+    node: dict[str, Any] = schema
+    data = source.data
+    for key in path[:-1]:
+        node = node.get("properties", {}).get(str(key)) or node.get("additionalProperties") or {}
+        data = data.get(key, {}) if isinstance(data, dict) else {}
+        for variant in node.get("anyOf", []):
+            node = variant if "$ref" in variant else node
+        if "discriminator" in node:
+            kind = data.get("kind") if isinstance(data, dict) else None
+            node = {"$ref": node["discriminator"]["mapping"].get(kind, "")}
+        if "$ref" in node:
+            node = schema["$defs"].get(node["$ref"].rpartition("/")[2], {})
+    return list(node.get("properties", {}))
+
+
+def dump_config(config: RunConfig, *, heading: str = "") -> str:
+    """The resolved config as YAML; reading it back gives the same config."""
+    body = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True, width=100)
+    return "".join(f"# {line}\n" for line in heading.splitlines()) + body
+
+
+def save_config(config: RunConfig, path: Path, *, heading: str = "") -> None:
+    """Write the resolved config, whole or not at all."""
+    write_atomic(path, dump_config(config, heading=heading))
+
+
+def differences(old: RunConfig, new: RunConfig, *, ignore: Iterable[str] = ()) -> list[str]:
+    """Fields in which two configs differ, as `field: old → new` lines; `ignore` names dotted fields."""
+    before, after = dict(_flatten(old.resolved())), dict(_flatten(new.resolved()))
+    skipped = set(ignore)
+    return [
+        f"{name}: {before.get(name, 'not set')} → {after.get(name, 'not set')}"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name) and name not in skipped and name.split(".")[0] not in skipped
+    ]
+
+
+def _flatten(data: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

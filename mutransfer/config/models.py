@@ -1,0 +1,131 @@
+"""The `model:` section, one class per kind. The union `ModelSection` at the end is the registry of models."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from mutransfer.config.base import FieldProblem, Section
+
+
+class BaseModelSection(Section):
+    """Fields that every model has."""
+
+    implementation: ClassVar[str]
+    """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
+    consumes: ClassVar[Literal["tokens", "classes"]]
+    """What data the model takes: token sequences, or features with a class label."""
+    attention: ClassVar[bool] = False
+    """Whether there are attention logits, and so an attention temperature to tune."""
+
+    width: PositiveInt
+    """The dimension that grows: d_model of a gpt, hidden units of an mlp."""
+    base_width: PositiveInt
+    """Width at which µP equals the standard parametrization exactly; the same for proxy and target."""
+
+    def at_width(self, width: int) -> Self:
+        """The same model at another width, validated again.
+
+        Raises:
+            pydantic.ValidationError: the width does not fit the other fields.
+        """
+        return type(self).model_validate({**self.model_dump(), "width": width})
+
+    def at_base(self) -> Self:
+        """The same model at its base width."""
+        return self.at_width(self.base_width)
+
+    def dead_hparams(self) -> dict[str, str]:
+        """Hparams that would change nothing for this model, each with the reason."""
+        return {} if self.attention else {"attention_temperature": "the model has no attention"}
+
+
+class GPTSection(BaseModelSection):
+    """Decoder-only Transformer, pre-norm."""
+
+    implementation = "mutransfer.models.gpt:GPT"
+    consumes = "tokens"
+    attention = True
+
+    kind: Literal["gpt"]
+    """Model kind."""
+    depth: PositiveInt = 2
+    """Number of blocks."""
+    head_dim: PositiveInt | None = None
+    """Fixed size of a head: heads multiply as the model widens (TP-V's advice). Give this or `heads`."""
+    heads: PositiveInt | None = None
+    """Fixed number of heads: heads widen with the model. Give this or `head_dim`."""
+    mlp_ratio: PositiveInt = 4
+    """Width of the feed-forward layer over the model's width."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """Learned position embeddings, or rotary ones (which need an even head size)."""
+    tied_embeddings: bool = False
+    """Readout shares the token embedding's weights; embeddings then start at 1/√base_width and are multiplied
+    by √base_width on the way in."""
+    norm_gain: bool = False
+    """Trainable norm gains. Off by default: they break transfer (Lingle 2024)."""
+    zero_readout: bool | None = None
+    """Readout weights start at zero: true when left out, and impossible with tied embeddings."""
+    zero_query: bool = True
+    """Query weights start at zero."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if (self.head_dim is None) == (self.heads is None):
+            raise FieldProblem(
+                ("head_dim",),
+                "give exactly one of head_dim (fixed size, more heads as the model widens) and "
+                "heads (fixed number, wider heads)",
+            )
+        for name in ("width", "base_width"):
+            width = getattr(self, name)
+            if self.head_dim is not None and width % self.head_dim:
+                raise FieldProblem(("head_dim",), f"{self.head_dim} does not divide {name} {width}")
+            if self.heads is not None and width % self.heads:
+                raise FieldProblem(("heads",), f"{self.heads} does not divide {name} {width}")
+            if self.positions == "rotary" and self.head_dim_at(width) % 2:
+                raise FieldProblem(
+                    ("positions",), f"rotary needs an even head size, but {name} {width} has heads of "
+                    f"{self.head_dim_at(width)}",
+                )  # fmt: skip
+        if self.tied_embeddings and self.zero_readout:
+            raise FieldProblem(("zero_readout",), "is impossible with tied_embeddings: the embedding is the readout")
+        return self
+
+    def head_dim_at(self, width: int) -> int:
+        """Size of one head at `width`."""
+        if self.head_dim is not None:
+            return self.head_dim
+        assert self.heads is not None  # _heads_fit
+        return width // self.heads
+
+    def dead_hparams(self) -> dict[str, str]:  # noqa: D102
+        dead = super().dead_hparams()
+        if self.positions != "learned":
+            dead["position_scale"] = f"model.positions is {self.positions}; only learned positions are scaled"
+        return dead
+
+
+class MLPSection(BaseModelSection):
+    """Fully connected network for classification."""
+
+    implementation = "mutransfer.models.mlp:MLP"
+    consumes = "classes"
+
+    kind: Literal["mlp"]
+    """Model kind."""
+    depth: PositiveInt = 2
+    """Number of hidden layers."""
+    activation: Literal["relu", "gelu", "tanh"] = "relu"
+    """Nonlinearity between layers."""
+    bias: bool = True
+    """Whether layers have biases; they start at zero."""
+    zero_readout: bool = True
+    """Readout weights start at zero."""
+
+    def dead_hparams(self) -> dict[str, str]:  # noqa: D102
+        return {**super().dead_hparams(), "position_scale": "the model has no positions"}
+
+
+ModelSection = Annotated[GPTSection | MLPSection, Field(discriminator="kind")]

@@ -1,0 +1,140 @@
+"""The whole config: one file describes a run, and a `search:` section makes it sweepable."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.data import DataSection
+from mutransfer.config.hparams import UNSWEEPABLE, Hparams
+from mutransfer.config.models import ModelSection
+from mutransfer.config.search import SearchSection
+
+
+class TrainingSection(Section):
+    """Compute settings: what does not transfer and is chosen per run."""
+
+    steps: PositiveInt = 200
+    """Training steps."""
+    batch_size: PositiveInt = 16
+    """Sequences or examples per step."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` runs forward and loss under autocast; weights and optimizer state stay fp32."""
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights and of the order of batches."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+    eval_batches: PositiveInt = 8
+    """Batches of the validation part over which the validation loss is a mean."""
+    eval_every: NonNegativeInt = 0
+    """Steps between validations; 0 validates at the end only."""
+    log_every: PositiveInt = 10
+    """Steps between two writes of the losses, and looks for divergence."""
+    checkpoint_every: PositiveInt = 100
+    """Steps between two checkpoints of `mutransfer train`; trials of a sweep write none."""
+    divergence_factor: Annotated[float, Field(gt=1)] = 3.0
+    """A run whose smoothed loss exceeds so many times its first one has diverged and is stopped."""
+
+
+class Provenance(Section):
+    """Where a target's hparams come from; written by `mutransfer transfer`."""
+
+    study: str
+    """Run folder of the sweep."""
+    trial: NonNegativeInt
+    """Number of the trial whose hparams these are."""
+    proxy_width: PositiveInt
+    """Width the trial was trained at."""
+    proxy_loss: float
+    """The trial's objective."""
+    objective: str
+    """Which loss that is."""
+    seeds: dict[str, int]
+    """Seeds of the sweep and of the trial."""
+    config_hash: str
+    """Hash of the swept config."""
+    versions: dict[str, str]
+    """Versions of the packages that made it."""
+
+
+class RunConfig(Section):
+    """One run, proxy or target."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """Name of the run and of its folder: letters, digits, dot, dash, underscore."""
+    model: ModelSection
+    """What is trained."""
+    parametrization: Literal["mup", "sp"] = "mup"
+    """`mup`, or the control `sp`: PyTorch's way, whose best hparams move with width."""
+    data: DataSection
+    """What it is trained on."""
+    training: TrainingSection = TrainingSection()
+    """Compute settings."""
+    hparams: Hparams = Hparams()
+    """What transfers."""
+    search: SearchSection | None = None
+    """What is swept; inline, or the path of a YAML file that holds this section."""
+    provenance: Provenance | None = None
+    """Where the hparams come from, in configs that `mutransfer transfer` wrote."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.model.consumes != self.data.spec.consumed_as:
+            raise FieldProblem(
+                ("data", "kind"),
+                f"{self.data.kind} gives {self.data.spec.consumed_as}, but model kind {self.model.kind} "
+                f"takes {self.model.consumes}",
+            )
+        if self.model.width < self.model.base_width:
+            raise FieldProblem(
+                ("model", "width"), f"{self.model.width} is narrower than base_width {self.model.base_width}"
+            )
+        self._check_dead_hparams()
+        if self.search is not None:
+            for name, distribution in self.search.space.items():
+                self._check_swept(name, distribution.extremes)
+        return self
+
+    def _check_dead_hparams(self) -> None:
+        for name, why in self.model.dead_hparams().items():
+            if getattr(self.hparams, name) != Hparams.model_fields[name].default:
+                raise FieldProblem(("hparams", name), f"has no effect: {why}")
+            if self.search is not None and name in self.search.space:
+                raise FieldProblem(("search", "space", name), f"has no effect: {why}")
+
+    def _check_swept(self, name: str, extremes: tuple[Any, ...]) -> None:
+        path = ("search", "space", name)
+        if name not in Hparams.model_fields:
+            near = difflib.get_close_matches(name, Hparams.model_fields, n=1)
+            raise FieldProblem(path, "is no hparam" + (f"; did you mean {near[0]}?" if near else ""))
+        if name in UNSWEEPABLE:
+            raise FieldProblem(path, f"cannot be swept: {UNSWEEPABLE[name]}")
+        assert self.search is not None
+        swept = self.search.space.get("schedule")
+        schedules = (self.hparams.schedule,) if swept is None or name == "schedule" else swept.extremes
+        for value in extremes:
+            try:
+                changed = [self.hparams.with_values({"schedule": s, name: value}) for s in schedules]
+            except ValidationError as error:
+                detail = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise FieldProblem(path, f"{value!r} is not possible: {detail}") from None
+            if value is not None and all(getattr(hparams, name) is None for hparams in changed):
+                raise FieldProblem(path, f"has no effect with schedule {self.hparams.schedule}")
+
+    def with_hparams(self, values: dict[str, Any]) -> RunConfig:
+        """A copy whose hparams have `values`, for one trial."""
+        return self.model_copy(update={"hparams": self.hparams.with_values(values)})
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data with every default filled in; loading it gives this config again."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def hash(self) -> str:
+        """12 hex digits that change with any field but the name and the provenance."""
+        plain = {key: value for key, value in self.resolved().items() if key not in ("name", "provenance")}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,134 @@
+"""The `search:` section: what is swept, over which ranges, how often."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from mutransfer.config.base import FieldProblem, Section
+
+Bounds = Annotated[tuple[float, float], Field(strict=False)]
+Value = float | str | None
+
+
+class Powers(Section):
+    """Values `scale · base^z` for z from `start` to `stop` in steps of `step`, both ends included."""
+
+    scale: PositiveFloat = 1.0
+    """Factor of every value."""
+    base: PositiveFloat = 2.0
+    """Base of the power."""
+    start: float
+    """First exponent."""
+    stop: float
+    """Last exponent."""
+    step: PositiveFloat = 1.0
+    """Distance of two exponents."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.start > self.stop:
+            raise FieldProblem(
+                ("start",), f"start <= stop must hold, but got start={self.start:g}, stop={self.stop:g}"
+            )
+        return self
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Every value, rising with the exponent."""
+        count = math.floor((self.stop - self.start) / self.step + 1e-9) + 1
+        return tuple(self.scale * self.base ** (self.start + index * self.step) for index in range(count))
+
+
+class Distribution(Section):
+    """How one hparam is drawn: exactly one of the four keys."""
+
+    log_uniform: Bounds | None = None
+    """`[low, high]`: uniform in the logarithm."""
+    uniform: Bounds | None = None
+    """`[low, high]`."""
+    choice: Annotated[tuple[Value, ...], Field(strict=False, min_length=1)] | None = None
+    """A list of values, each equally likely."""
+    powers: Powers | None = None
+    """`{scale, base, start, stop, step}`: the values scale·base^z, each equally likely."""
+
+    @model_validator(mode="after")
+    def _one_and_sound(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise FieldProblem(
+                (), f"give exactly one of log_uniform, uniform, choice and powers, but got {given or 'none'}"
+            )
+        bounds = self.bounds
+        if bounds is not None:
+            low, high = bounds
+            if low >= high:
+                raise FieldProblem((given[0],), f"low < high must hold, but got low={low:g}, high={high:g}")
+            if self.log_uniform is not None and low <= 0:
+                raise FieldProblem((given[0],), f"a log range cannot touch zero, but got low={low:g}")
+        if self.choice is not None and len(set(self.choice)) < len(self.choice):
+            raise FieldProblem(("choice",), f"has a value twice: {list(self.choice)}")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The range of a continuous distribution, None of a discrete one."""
+        return self.log_uniform or self.uniform
+
+    @property
+    def values(self) -> tuple[Value, ...] | None:
+        """The values of a discrete distribution, None of a continuous one."""
+        return self.powers.values if self.powers is not None else self.choice
+
+    @property
+    def extremes(self) -> tuple[Value, ...]:
+        """Values that have to be valid for the whole distribution to be."""
+        return self.bounds or self.values or ()
+
+
+class SearchSection(Section):
+    """One sweep."""
+
+    trials: PositiveInt | None = None
+    """Number of trials; 16 when left out, or the whole grid with sampler `grid`."""
+    sampler: Literal["random", "quasi-random", "tpe", "grid"] = "random"
+    """How hparams are drawn. Trial k is a function of (seed, k) for all but `tpe`, which learns."""
+    seed: NonNegativeInt = 0
+    """Seed of the draw. Initial weights and batches have `training.seed`, the same for every trial."""
+    objective: Literal["validation_loss", "training_loss"] = "validation_loss"
+    """What is minimised at the end of a trial."""
+    repeats: NonNegativeInt = 2
+    """The best trial is trained again with so many other seeds; their spread is the seed noise within which
+    trials are called ties. 0 skips it."""
+    retries: NonNegativeInt = 2
+    """How often a crashed trial is tried again."""
+    threads: PositiveInt = 1
+    """CPU threads per worker; on a machine without a GPU there is one worker per so many cores."""
+    space: Annotated[dict[str, Distribution], Field(min_length=1)]
+    """`{hparam: distribution}`."""
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> Self:
+        if self.sampler == "grid":
+            for name, distribution in self.space.items():
+                if distribution.values is None:
+                    raise FieldProblem(
+                        ("space", name), "sampler grid needs choice or powers, but this is a continuous range"
+                    )
+        return self
+
+    @property
+    def grid_size(self) -> int | None:
+        """Number of points when every hparam is discrete."""
+        sizes = [distribution.values for distribution in self.space.values()]
+        return math.prod(len(values) for values in sizes if values) if all(sizes) else None
+
+    @property
+    def trial_count(self) -> int:
+        """How many trials the sweep has in the end."""
+        if self.sampler == "grid":
+            size = self.grid_size or 0
+            return size if self.trials is None else min(size, self.trials)
+        return 16 if self.trials is None else self.trials

@@ -1,0 +1,137 @@
+"""YAML text as plain data that remembers the line of every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mutransfer.errors import ConfigError
+
+FieldPath = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-3` as a number (YAML 1.2 does, PyYAML alone does not)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    key: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:float"]
+    for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d+)(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*"
+               r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    list("-+0123456789."),
+)  # fmt: skip
+
+
+@dataclass
+class Source:
+    """Data read from one file, with where each field stands."""
+
+    label: str
+    """How messages name the file."""
+    data: Any
+    lines: dict[FieldPath, int] = field(default_factory=dict)
+    """Line (from 1) of every field."""
+    overridden: dict[FieldPath, str] = field(default_factory=dict)
+    """Fields that came from elsewhere (`--set …`), with a label of where."""
+
+    def where(self, path: FieldPath) -> str:
+        """`file:line` of a field, or of the nearest enclosing one."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.overridden:
+                return self.overridden[path[:end]]
+            if path[:end] in self.lines:
+                return f"{self.label}:{self.lines[path[:end]]}"
+        return self.label
+
+    def override(self, assignment: str) -> None:
+        """Set one field from `dotted.path=value`; the value is YAML.
+
+        Raises:
+            ConfigError: no `=`, bad YAML, or the path leads through something that is no mapping.
+        """
+        label = f"--set {assignment}"
+        dotted, equals, text = assignment.partition("=")
+        keys = dotted.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"{label}: write it as dotted.path=value, for example training.steps=50")
+        value = parse_yaml(text, label).data
+        target = self.data
+        for position, key in enumerate(keys[:-1]):
+            if not isinstance(target.setdefault(key, {}), dict):
+                raise ConfigError(f"{label}: {'.'.join(keys[: position + 1])} is no section")
+            target = target[key]
+        target[keys[-1]] = value
+        self.overridden[tuple(keys)] = label
+
+
+def read_yaml(path: Path) -> Source:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not UTF-8 or not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder, not a YAML file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, label: str) -> Source:
+    """Parse YAML text; duplicate keys are errors.
+
+    Raises:
+        ConfigError: `text` is not YAML, or has a key twice.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        source = Source(label, None)
+        if node is not None:
+            _walk(node, (), source, loader)
+            source.data = loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{label}:{mark.line + 1}" if mark is not None else label
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{where}: YAML syntax error: {problem}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{label}: cannot be read as YAML: {error}") from None
+    finally:
+        loader.dispose()
+    return source
+
+
+def _walk(node: yaml.Node, path: FieldPath, source: Source, loader: _Loader) -> None:
+    source.lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[Hashable] = set()
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise ConfigError(f"{source.label}:{line}: keys must be text, but got {key!r}")
+            if key in seen:
+                dotted = ".".join(map(str, (*path, key)))
+                raise ConfigError(f"{source.label}:{line}: {dotted} is given twice")
+            seen.add(key)
+            source.lines[(*path, key)] = line
+            _walk(value_node, (*path, key), source, loader)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _walk(item, (*path, index), source, loader)

@@ -1,0 +1,67 @@
+"""Files that are whole or absent, and folders that can be written or say why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from mutransfer.errors import UsageError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses (permission, full disk, no folder) into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents.
+
+    Raises:
+        UsageError: it cannot be created or written to.
+    """
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise UsageError(f"{path}: folder cannot be written to")
+    return path
+
+
+def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
+    """Write to a temporary name beside `path`, flush to disk, rename: readers see the old file or the new.
+
+    Args:
+        content: text, bytes, or a function that writes to the open binary file.
+
+    Raises:
+        UsageError: the disk refuses.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_atomic(path, json.dumps(data, indent=2) + "\n")

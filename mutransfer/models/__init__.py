@@ -1,0 +1,43 @@
+"""Model families, one per file; `config.models` registers them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from mutransfer.config.data import ClassSpec, DataSpec, TokenSpec
+from mutransfer.parametrization.roles import plan_for
+
+if TYPE_CHECKING:
+    from mutransfer.config.models import ModelSection
+    from mutransfer.config.schema import RunConfig
+    from mutransfer.parametrization.plan import Plan
+
+
+def build_model(section: ModelSection, spec: DataSpec) -> nn.Module:
+    """The plain module of a `model:` section for data of shape `spec`, on torch's current default device."""
+    home, _, name = section.implementation.partition(":")
+    model = getattr(importlib.import_module(home), name)(section, spec)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """The plan of a config's model, made without allocating its weights."""
+    section, spec = config.model, config.data.spec
+    if isinstance(spec, TokenSpec):
+        finite = {spec.vocab_size, spec.seq_len}
+    else:
+        assert isinstance(spec, ClassSpec)
+        finite = {spec.features, spec.classes}
+    return plan_for(
+        lambda width: build_model(section.at_width(width), spec),
+        width=section.width,
+        base_width=section.base_width,
+        optimizer=config.hparams.optimizer,
+        parametrization=config.parametrization,
+        zero_readout=section.zero_readout is not False,
+        finite_sizes=finite,
+    )

@@ -1,0 +1,159 @@
+"""The plan made real: initial weights, forward multipliers, optimizer parameter groups.
+
+All three set absolute values, so applying a plan twice is applying it once. Multipliers are buffers of the
+module they act on, outside its state dict: training, evaluation and sampling see the same ones, `torch.func`
+can stack them, and a checkpoint stays an ordinary state dict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mutransfer.errors import PlanError
+from mutransfer.parametrization.plan import Plan, Scaling
+from mutransfer.parametrization.roles import KNOWN_LAYERS
+
+_INPUT, _OUTPUT = "input_multiplier", "output_multiplier"
+
+
+def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, init_scale: float = 1.0) -> None:
+    """Draw every initial weight as the plan says and install the forward multipliers.
+
+    Each parameter has a random stream of its own, a function of (seed, name): adding a parameter changes no
+    other. Parameters whose `init_std` is None stay as their module made them.
+
+    Args:
+        init_scale: multiplies the std of every random weight.
+
+    Raises:
+        PlanError: the plan is of another model or width.
+    """
+    _require_fit(model, plan)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            std = plan.parameters[name].init_std
+            if std is None:
+                continue
+            if std == 0.0:
+                parameter.zero_()
+            else:
+                generator = torch.Generator(parameter.device).manual_seed(_stream(seed, name))
+                parameter.normal_(0.0, std * init_scale, generator=generator)
+    set_multipliers(model, plan)
+
+
+def set_multipliers(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    temperature: float = 1.0,
+    attention_temperature: float = 1.0,
+    embedding_scale: float = 1.0,
+    position_scale: float = 1.0,
+) -> None:
+    """Set the forward multipliers: µP's own, times the hparams'.
+
+    A readout's input is multiplied by the plan's factor (so that a bias is not) and its output divided by
+    `temperature`. An embedding's output, or a first layer's, is multiplied by `embedding_scale`; a module that
+    the model lists in its attribute `position_modules` by `position_scale` instead. Buffers named
+    `attention_scale` get the plan's scale over `attention_temperature`.
+
+    Raises:
+        PlanError: the plan is of another model or width.
+    """
+    _require_fit(model, plan)
+    positions = getattr(model, "position_modules", ())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, scaling in plan.parameters.items():
+        owner = name.rpartition(".")[0]
+        if not isinstance(modules[owner], KNOWN_LAYERS):
+            if scaling.role == "output":
+                raise PlanError(
+                    f"{name} is a readout outside any layer, so its input cannot be multiplied by "
+                    f"{scaling.forward:g}: make it the weight of an nn.Linear"
+                )
+        elif scaling.role == "output":
+            _set_buffer(modules[owner], _INPUT, scaling.forward)
+            _set_buffer(modules[owner], _OUTPUT, 1.0 / temperature)
+        elif scaling.role == "input":
+            _set_buffer(modules[owner], _OUTPUT, position_scale if owner in positions else embedding_scale)
+    for name, scale in plan.attention.items():
+        _set_buffer(modules[name], "attention_scale", scale / attention_temperature, hook=False)
+
+
+def parameter_groups(
+    model: nn.Module, plan: Plan, *, lr: float, weight_decay: float = 0.0, eps: float | None = None
+) -> list[dict[str, Any]]:
+    """Parameter groups for a torch optimizer, parameters of equal settings together.
+
+    Args:
+        lr: η at base width. Schedulers that multiply each group's own lr keep the ratios.
+        weight_decay: λ at base width.
+        eps: Adam's ε at base width; left to the optimizer when None, which then is not scaled.
+
+    Each group also has its `names`, for inspection.
+
+    Raises:
+        PlanError: the plan is of another model or width.
+    """
+    _require_fit(model, plan)
+    groups: dict[tuple[float, ...], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        scaling = plan.parameters[name]
+        settings = {"lr": lr * scaling.lr, "weight_decay": weight_decay * scaling.weight_decay}
+        if eps is not None:
+            settings["eps"] = eps * scaling.eps
+        group = groups.setdefault(tuple(settings.values()), {"params": [], "names": [], **settings})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def _require_fit(model: nn.Module, plan: Plan) -> None:
+    """Refuse a plan made for another model or width: silently training with it is the bug µP users fear."""
+    own: Mapping[str, Scaling] = {
+        name: scaling for name, scaling in plan.parameters.items() if scaling.tied_to is None
+    }
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    strangers = sorted(shapes.keys() ^ own.keys())
+    if strangers:
+        raise PlanError(f"the plan is of another model: only one of the two has {', '.join(strangers[:5])}")
+    for name, shape in shapes.items():
+        if shape != tuple(own[name].shape):
+            raise PlanError(
+                f"the plan is of another width: {name} has shape {shape}, planned was {tuple(own[name].shape)}"
+            )
+
+
+def _stream(seed: int, name: str) -> int:
+    """Seed of one parameter's random stream, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=6).digest())
+
+
+def _set_buffer(module: nn.Module, name: str, value: float, *, hook: bool = True) -> None:
+    existing = getattr(module, name, None)
+    if existing is None:
+        reference = next(module.parameters())
+        tensor = torch.tensor(value, device=reference.device, dtype=torch.float32)
+        module.register_buffer(name, tensor, persistent=False)
+        if hook and name == _INPUT:
+            module.register_forward_pre_hook(_scale_input)
+        elif hook:
+            module.register_forward_hook(_scale_output)
+    else:
+        existing.fill_(value)
+
+
+def _scale_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    first, *rest = inputs
+    return (first * getattr(module, _INPUT).to(first.dtype), *rest)
+
+
+def _scale_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    scaled: Tensor = output * getattr(module, _OUTPUT).to(output.dtype)
+    return scaled

@@ -1,0 +1,158 @@
+"""The plan: `{parameter name: scaling}` for one model at one width, as plain data. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mutransfer.errors import PlanError
+from mutransfer.parametrization import rules
+from mutransfer.parametrization.rules import Parametrization, Role
+
+
+@dataclass(frozen=True)
+class ParameterShape:
+    """What shapes say of one parameter: the input of the plan."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    fan_in: int
+    fan_out: int
+    base_fan_in: int
+    base_fan_out: int
+    base_init_std: float | None
+    """Std at base width and init_scale 1; 0 for zeros; None for parameters left as their module made them."""
+    decays: bool
+    """Whether weight decay applies: weight matrices yes, biases and gains no."""
+    tied_to: str | None = None
+    """Name of the parameter whose tensor this one shares."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What one parameter gets at this width."""
+
+    shape: tuple[int, ...]
+    role: Role
+    fan_in: int
+    m_in: float
+    m_out: float
+    base_init_std: float | None
+    init_std: float | None
+    """Std of the initial values at init_scale 1; None: left as the module made them."""
+    forward: float
+    """Multiplies what the parameter's module gives."""
+    lr: float
+    """Multiplies the learning rate."""
+    weight_decay: float
+    """Multiplies λ; 0 for parameters that do not decay."""
+    eps: float
+    """Multiplies Adam's ε."""
+    tied_to: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Scaling of every parameter of one model at one width, for one kind of optimizer."""
+
+    parametrization: Parametrization
+    optimizer: str
+    width: int
+    base_width: int
+    parameters: Mapping[str, Scaling]
+    attention: Mapping[str, float]
+    """What q·k is multiplied by, per attention module."""
+    base_attention: Mapping[str, float]
+    """The same at base width."""
+    warnings: tuple[str, ...] = ()
+    """Shapes that may be a mistake, for instance a dimension that equals the base width and does not grow."""
+
+    @property
+    def width_multiplier(self) -> float:
+        """m = width / base width."""
+        return self.width / self.base_width
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in the model, tied ones once."""
+        total = 0
+        for scaling in self.parameters.values():
+            if scaling.tied_to is None:
+                size = 1
+                for dimension in scaling.shape:
+                    size *= dimension
+                total += size
+        return total
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that change with any number in the plan."""
+        plain = {key: value for key, value in self.as_dict().items() if key != "warnings"}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def make_plan(
+    shapes: Iterable[ParameterShape],
+    *,
+    width: int,
+    base_width: int,
+    optimizer: str = "adamw",
+    parametrization: Parametrization = "mup",
+    head_dims: Mapping[str, tuple[int, int]] | None = None,
+    warnings: Iterable[str] = (),
+) -> Plan:
+    """Evaluate the rules for every parameter.
+
+    Args:
+        optimizer: `adamw`, `adam` or `sgd`.
+        head_dims: `{attention module: (head_dim, base head_dim)}`.
+
+    Raises:
+        PlanError: unknown optimizer.
+    """
+    if optimizer not in rules.FAMILIES:
+        raise PlanError(f"optimizer must be one of {', '.join(rules.FAMILIES)}, but got {optimizer!r}")
+    family = rules.FAMILIES[optimizer]
+    parameters = {}
+    for shape in shapes:
+        m_in, m_out = shape.fan_in / shape.base_fan_in, shape.fan_out / shape.base_fan_out
+        numbers = rules.multipliers(
+            shape.role, m_in, m_out, optimizer=family, parametrization=parametrization
+        )
+        base_std = shape.base_init_std
+        parameters[shape.name] = Scaling(
+            shape=shape.shape,
+            role=shape.role,
+            fan_in=shape.fan_in,
+            m_in=m_in,
+            m_out=m_out,
+            base_init_std=base_std,
+            init_std=None if base_std is None else base_std * numbers.init_std,
+            forward=numbers.forward,
+            lr=numbers.lr,
+            weight_decay=numbers.weight_decay if shape.decays else 0.0,
+            eps=numbers.eps,
+            tied_to=shape.tied_to,
+        )
+    heads = dict(head_dims or {})
+    return Plan(
+        parametrization=parametrization,
+        optimizer=optimizer,
+        width=width,
+        base_width=base_width,
+        parameters=parameters,
+        attention={
+            name: rules.attention_scale(head_dim, base, parametrization=parametrization)
+            for name, (head_dim, base) in heads.items()
+        },
+        base_attention={name: rules.attention_scale(base, base) for name, (_, base) in heads.items()},
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,263 @@
+"""Roles from shapes: build the model at its base width and wider on the `meta` device, see what grows.
+
+Nothing is guessed from names. Which dimension is fan-in and which fan-out depends on the module that owns the
+parameter (an embedding's rows are inputs, a linear layer's rows are outputs), so `_LAYOUTS` says it per class.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from mutransfer.errors import PlanError
+from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
+from mutransfer.parametrization.rules import ROLES, Parametrization, Role
+
+ModelFactory = Callable[[int], nn.Module]
+_T = TypeVar("_T")
+
+# (fan_out dimension, fan_in dimension) of a weight; further dimensions are a kernel and count as fan-in.
+_OUT_IN = (0, 1)
+_IN_OUT = (1, 0)
+_LAYOUTS: list[tuple[type[nn.Module], tuple[int, int]]] = [
+    (nn.Embedding, _IN_OUT),
+    (nn.EmbeddingBag, _IN_OUT),
+    (nn.ConvTranspose1d, _IN_OUT),
+    (nn.ConvTranspose2d, _IN_OUT),
+    (nn.ConvTranspose3d, _IN_OUT),
+    (nn.Linear, _OUT_IN),
+    (nn.Conv1d, _OUT_IN),
+    (nn.Conv2d, _OUT_IN),
+    (nn.Conv3d, _OUT_IN),
+    (nn.MultiheadAttention, _OUT_IN),
+]
+KNOWN_LAYERS = tuple(cls for cls, _ in _LAYOUTS)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One place where a parameter is used: its name there and the module that owns that name."""
+
+    name: str
+    module: nn.Module
+    parameter: nn.Parameter
+
+
+def plan_for(
+    factory: ModelFactory,
+    *,
+    width: int,
+    base_width: int,
+    optimizer: str = "adamw",
+    parametrization: Parametrization = "mup",
+    roles: Mapping[str, Role] | None = None,
+    init_std: Mapping[str, float] | None = None,
+    zero_readout: bool = True,
+    finite_sizes: Collection[int] = (),
+) -> Plan:
+    """Build the plan of `factory(width)` without allocating its weights.
+
+    Args:
+        factory: called with a width, returns the module; called three times, on the `meta` device.
+        width: width of the model that will be trained.
+        base_width: width at which µP is the standard parametrization.
+        optimizer: `adamw`, `adam` or `sgd`.
+        roles: `{name pattern: role}` for parameters whose role shapes cannot tell.
+        init_std: `{name pattern: std at base width}` instead of the defaults (embeddings 1, dense weights
+            1/√fan_in, biases 0, others as constructed). A model's attribute `base_init_std` does the same.
+        zero_readout: start readout weights at zero.
+        finite_sizes: sizes that do not grow on purpose (vocabulary, classes), so that they raise no warning
+            where they happen to equal the base width.
+
+    A module with a buffer `attention_scale` and an attribute `head_dim` gets the µP attention scale.
+
+    Raises:
+        PlanError: the parameters differ between widths, a role cannot be told, a pattern matches nothing.
+    """
+    with torch.device("meta"):
+        base, wider, model = factory(base_width), factory(2 * base_width), factory(width)
+    overrides = {**getattr(base, "base_init_std", {}), **(init_std or {})}
+    given = dict(roles or {})
+    base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
+    _require_same_names(base_uses, wider_uses, uses)
+    _require_matches([*given, *overrides], uses)
+
+    warnings: list[str] = []
+    shapes: dict[str, ParameterShape] = {}
+    owners: dict[int, str] = {}
+    for name, use in uses.items():
+        shape = _parameter_shape(
+            use, base_uses[name], wider_uses[name], _match(name, given), zero_readout=zero_readout
+        )
+        owner = owners.setdefault(id(use.parameter), name)
+        shapes[name] = replace(shape, tied_to=None if owner == name else owner)
+        warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
+    _start_tied_embeddings_like_readouts(shapes)
+    for name, shape in shapes.items():
+        std = _match(name, overrides)
+        if std is not None:
+            shapes[name] = replace(shape, base_init_std=std)
+    return make_plan(
+        shapes.values(),
+        width=width,
+        base_width=base_width,
+        optimizer=optimizer,
+        parametrization=parametrization,
+        head_dims={
+            name: (module.head_dim, base_head.head_dim)
+            for (name, module), base_head in zip(model.named_modules(), base.modules(), strict=True)
+            if isinstance(getattr(module, "attention_scale", None), torch.Tensor)
+            and isinstance(module.head_dim, int)
+            and isinstance(base_head.head_dim, int)
+        },
+        warnings=warnings,
+    )
+
+
+def _uses(model: nn.Module) -> dict[str, _Use]:
+    """Every name of every parameter; a tied one appears under each of its names."""
+    return {
+        f"{prefix}.{name}" if prefix else name: _Use(f"{prefix}.{name}" if prefix else name, module, parameter)
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
+
+
+def _require_same_names(*models: Mapping[str, _Use]) -> None:
+    first = models[0].keys()
+    for other in models[1:]:
+        changed = sorted(first ^ other.keys())
+        if changed:
+            raise PlanError(
+                f"the model has other parameters at another width ({', '.join(changed[:5])}): width must change "
+                "sizes only"
+            )
+
+
+def _require_matches(patterns: Collection[str], uses: Mapping[str, _Use]) -> None:
+    for pattern in patterns:
+        if not fnmatch.filter(uses, pattern):
+            raise PlanError(f"pattern {pattern!r} matches no parameter; there are {', '.join(list(uses)[:20])}")
+
+
+def _match(name: str, patterns: Mapping[str, _T]) -> _T | None:
+    return next((value for pattern, value in patterns.items() if fnmatch.fnmatchcase(name, pattern)), None)
+
+
+def _parameter_shape(
+    use: _Use, base: _Use, wider: _Use, given: Role | None, *, zero_readout: bool
+) -> ParameterShape:
+    if given is not None and given not in ROLES:
+        raise PlanError(f"role of {use.name} must be one of {', '.join(ROLES)}, but got {given!r}")
+    shape, base_shape = tuple(use.parameter.shape), tuple(base.parameter.shape)
+    if len(base_shape) != len(shape):
+        raise PlanError(f"{use.name} has {len(base_shape)} dimensions at base width and {len(shape)} here")
+    grows = [a != b for a, b in zip(base_shape, wider.parameter.shape, strict=True)]
+    layout = _layout(use)
+    if layout is None:
+        role = given or _role_without_layout(use.name, base_shape, grows)
+        out_dim, in_dim = _dimensions_without_layout(role, grows)
+    else:
+        out_dim, in_dim = layout
+        role = given or _role(in_grows=grows[in_dim], out_grows=grows[out_dim])
+    kernel = math.prod(shape[2:]) if layout is not None else 1
+
+    def size(of: tuple[int, ...], dimension: int | None) -> int:
+        return 1 if dimension is None else of[dimension]
+
+    base_fan_in = size(base_shape, in_dim) * kernel
+    std: float | None = None
+    if use.name.endswith("bias") and isinstance(use.module, KNOWN_LAYERS):
+        std = 0.0
+    elif isinstance(use.module, nn.Embedding | nn.EmbeddingBag):
+        std = 1.0
+    elif role == "output" and zero_readout:
+        std = 0.0
+    elif layout is not None or role in ("hidden", "output"):
+        std = 1.0 / math.sqrt(base_fan_in)
+    return ParameterShape(
+        name=use.name,
+        shape=shape,
+        role=role,
+        fan_in=size(shape, in_dim) * kernel,
+        fan_out=size(shape, out_dim),
+        base_fan_in=base_fan_in,
+        base_fan_out=size(base_shape, out_dim),
+        base_init_std=std,
+        decays=len(shape) >= 2,
+    )
+
+
+def _layout(use: _Use) -> tuple[int, int] | None:
+    """(fan_out dimension, fan_in dimension) of a weight in a module we know, None of anything else."""
+    if use.parameter.ndim < 2:
+        return None
+    return next((layout for cls, layout in _LAYOUTS if isinstance(use.module, cls)), None)
+
+
+def _role(*, in_grows: bool, out_grows: bool) -> Role:
+    if in_grows and out_grows:
+        return "hidden"
+    if in_grows:
+        return "output"
+    return "input" if out_grows else "scalar"
+
+
+def _role_without_layout(name: str, shape: tuple[int, ...], grows: list[bool]) -> Role:
+    """Role of a raw parameter, where its shape leaves no doubt."""
+    growing = sum(grows)
+    if growing == 0:
+        return "scalar"
+    if growing == 1 and math.prod(shape) == shape[grows.index(True)]:
+        return "vector"
+    if growing == 2 and len(shape) == 2:
+        return "hidden"
+    raise PlanError(
+        f"{name} of shape {shape} is no weight of a known layer, so its role cannot be told from its shape: "
+        f"give roles={{{name!r}: 'input'}} (or hidden, output, vector, scalar)"
+    )
+
+
+def _dimensions_without_layout(role: Role, grows: list[bool]) -> tuple[int | None, int | None]:
+    """(fan_out, fan_in) dimensions: the growing ones, rows before columns as in a linear layer."""
+    growing = [dimension for dimension, grown in enumerate(grows) if grown]
+    if not growing or role == "scalar":
+        return None, None
+    if role == "hidden":
+        return growing[0], growing[-1]
+    if role == "output":
+        return None, growing[-1]
+    return growing[-1], None
+
+
+def _suspicions(
+    shape: ParameterShape, base: _Use, wider: _Use, base_width: int, finite: Collection[int]
+) -> list[str]:
+    """Dimensions that may be meant to grow and do not."""
+    found = []
+    sizes = list(zip(base.parameter.shape, wider.parameter.shape, strict=True))
+    for dimension, (size, wide_size) in enumerate(sizes):
+        is_rows_of_embedding = isinstance(base.module, nn.Embedding | nn.EmbeddingBag) and dimension == 0
+        if size == wide_size == base_width and size not in finite and not is_rows_of_embedding:
+            found.append(
+                f"{shape.name}: dimension {dimension} is {size} at every width, which is the base width: "
+                "should it grow?"
+            )
+    return found
+
+
+def _start_tied_embeddings_like_readouts(shapes: dict[str, ParameterShape]) -> None:
+    """A tied embedding is also the readout: std 1 would give logits of size √width, so it gets 1/√fan_in."""
+    for shape in list(shapes.values()):
+        owner = shapes.get(shape.tied_to or "")
+        if owner is not None and {owner.role, shape.role} == {"input", "output"}:
+            readout = shape if shape.role == "output" else owner
+            std = 1.0 / math.sqrt(readout.base_fan_in)
+            shapes[owner.name] = replace(owner, base_init_std=std)
+            shapes[shape.name] = replace(shape, base_init_std=std)
