@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mutransfer.parametrization.roles import plan_for as plan_for
     from mutransfer.parametrization.rules import attention_scale as attention_scale
     from mutransfer.sweep.coordinator import run_sweep as run_sweep
-    from mutransfer.training.loop import train as train
+    from mutransfer.training.run import train as train
     from mutransfer.transfer.target import make_target as make_target
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ _HOMES = {
     "plan_for": "mutransfer.parametrization.roles",
     "attention_scale": "mutransfer.parametrization.rules",
     "run_sweep": "mutransfer.sweep.coordinator",
-    "train": "mutransfer.training.loop",
+    "train": "mutransfer.training.run",
     "make_target": "mutransfer.transfer.target",
 }
 

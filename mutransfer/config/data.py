@@ -112,7 +112,7 @@ class DigitsSection(BaseDataSection):
 
     @property
     def spec(self) -> ClassSpec:  # noqa: D102
-        return ClassSpec(shape=(8, 8), classes=10)
+        return ClassSpec(shape=(1, 8, 8), classes=10)
 
 
 class ParquetImagesSection(BaseDataSection):

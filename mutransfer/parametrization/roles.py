@@ -10,10 +10,11 @@ import fnmatch
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
@@ -80,7 +81,7 @@ def plan_for(
     Raises:
         PlanError: the parameters differ between widths, a role cannot be told, a pattern matches nothing.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NoRandomInit():
         base, wider, model = factory(base_width), factory(2 * base_width), factory(width)
     overrides = {**getattr(base, "base_init_std", {}), **(init_std or {})}
     given = dict(roles or {})
@@ -118,6 +119,17 @@ def plan_for(
         },
         warnings=warnings,
     )
+
+
+class _NoRandomInit(TorchFunctionMode):
+    """Skips `torch.nn.init`: on `meta` it fills nothing, and its first call there imports for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _uses(model: nn.Module) -> dict[str, _Use]:

@@ -1,0 +1,178 @@
+"""The two shapes of data, token sequences and labelled examples: batches as a function of (seed, step)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mutransfer.errors import DataError
+
+Array = NDArray[Any]
+Batch = tuple[Array, Array]
+
+
+class Dataset(Protocol):
+    """What training asks of a source."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data does, so that a study is never continued on other data."""
+
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
+        """Training batch `step` (from 0): a function of its arguments, so resuming is exact."""
+
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
+        """At most `batches` batches of the validation part, always the same ones."""
+
+
+class TokenDataset:
+    """One long sequence of token ids.
+
+    Batches are inputs (B, S) and targets (B, S), int64, the targets one token ahead. Training windows start
+    anywhere; validation windows do not overlap.
+    """
+
+    def __init__(
+        self, tokens: Array, *, seq_len: int, vocab_size: int, validation_fraction: float, label: str
+    ) -> None:
+        split = len(tokens) - round(len(tokens) * validation_fraction)
+        self._train, self._validation = tokens[:split], tokens[split:]
+        self._seq_len, self._vocab_size, self._label = seq_len, vocab_size, label
+        for part, name in ((self._train, "training"), (self._validation, "validation")):
+            if len(part) < seq_len + 1:
+                raise DataError(
+                    f"{label}: too short: the {name} part has {len(part)} tokens, but one sequence needs "
+                    f"seq_len + 1 = {seq_len + 1}"
+                )
+        # A window from either end and the length: cheap for files larger than memory.
+        self._fingerprint = fingerprint(np.array([len(tokens)]), tokens[: 1 << 20], tokens[-(1 << 20) :])
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Dataset`."""
+        return self._fingerprint
+
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
+        """See `Dataset`."""
+        starts = np.random.default_rng([seed, step]).integers(
+            0, len(self._train) - self._seq_len, size=batch_size
+        )
+        return self._windows(self._train, starts)
+
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
+        """See `Dataset`."""
+        available = (len(self._validation) - 1) // self._seq_len
+        wanted = min(batches * batch_size, available)
+        starts = np.linspace(0, available - 1, wanted).astype(np.int64) * self._seq_len
+        for first in range(0, wanted, batch_size):
+            yield self._windows(self._validation, starts[first : first + batch_size])
+
+    def _windows(self, tokens: Array, starts: Array) -> Batch:
+        windows = np.stack([tokens[start : start + self._seq_len + 1] for start in starts]).astype(np.int64)
+        highest = int(windows.max())
+        if highest >= self._vocab_size:
+            raise DataError(f"{self._label}: has token id {highest}, but vocab_size is {self._vocab_size}")
+        return windows[:, :-1], windows[:, 1:]
+
+
+class ClassDataset:
+    """Labelled examples, kept as they are stored and normalised batch by batch.
+
+    Batches are inputs (B, *shape) float32 with zero mean and unit variance per channel (the first axis of an
+    example), and labels (B,) int64. Training goes through a new permutation each epoch.
+    """
+
+    def __init__(self, examples: Array, labels: Array, *, classes: int, validation_fraction: float, label: str):
+        held_out = round(len(examples) * validation_fraction)
+        if held_out < 1 or held_out >= len(examples):
+            raise DataError(f"{label}: too small to split: {len(examples)} examples")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise DataError(
+                f"{label}: labels run from {labels.min()} to {labels.max()}, but classes is {classes}"
+            )
+        order = np.random.default_rng(0).permutation(len(examples))
+        self._train, self._held_out = order[held_out:], order[:held_out]
+        self._examples, self._labels = examples, labels.astype(np.int64)
+        axes = (0, *range(2, examples.ndim))
+        train = examples[self._train]
+        self._mean = train.mean(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
+        self._std = train.std(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32) + 1e-6
+        self._permutation: tuple[tuple[int, int], Array] | None = None
+        self._fingerprint = fingerprint(examples, labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Dataset`."""
+        return self._fingerprint
+
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
+        """See `Dataset`."""
+        size = len(self._train)
+        positions = np.arange(step * batch_size, (step + 1) * batch_size)
+        epochs = positions // size
+        chosen = np.empty(batch_size, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            chosen[inside] = self._epoch(seed, int(epoch))[positions[inside] % size]
+        return self._examples_at(self._train[chosen])
+
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
+        """See `Dataset`."""
+        wanted = self._held_out[: batches * batch_size]
+        for first in range(0, len(wanted), batch_size):
+            yield self._examples_at(wanted[first : first + batch_size])
+
+    def _epoch(self, seed: int, epoch: int) -> Array:
+        if self._permutation is None or self._permutation[0] != (seed, epoch):
+            order = np.random.default_rng([seed, epoch]).permutation(len(self._train))
+            self._permutation = ((seed, epoch), order)
+        return self._permutation[1]
+
+    def _examples_at(self, rows: Array) -> Batch:
+        inputs = (self._examples[rows].astype(np.float32) - self._mean) / self._std
+        return inputs, self._labels[rows]
+
+
+def fingerprint(*arrays: Array) -> str:
+    """12 hex digits of the arrays' bytes."""
+    digest = hashlib.blake2b(digest_size=6)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def need_extra(module: str, extra: str, kind: str) -> Any:
+    """Import a module of an optional extra.
+
+    Raises:
+        DataError: it is not installed; the message has the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"data kind {kind} needs the extra '{extra}' ({error.name or module} is missing): "
+            f"pip install 'mutransfer[{extra}]'"
+        ) from None
+
+
+def require_file(path: str) -> Path:
+    """The path, if it is a readable file.
+
+    Raises:
+        DataError: it is not.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{path}: {'is a folder' if file.is_dir() else 'no such file'}")
+    try:
+        with file.open("rb"):
+            return file
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,82 @@
+"""The devices of this machine, one worker each: every GPU, or else groups of CPU cores. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mutransfer.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one worker has to itself."""
+
+    name: str
+    """For messages: `cuda:1`, `cpu`."""
+    torch_name: str
+    """What torch calls it inside the worker."""
+    threads: int
+    """CPU threads for torch."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Set before torch is imported."""
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_devices(*, workers: int | None = None, threads: int = 1) -> list[Device]:
+    """One device per worker.
+
+    Args:
+        workers: how many; by default one per GPU, or one per `threads` cores where there is none.
+        threads: CPU threads per worker.
+
+    Raises:
+        UsageError: more workers than GPUs, or fewer than one.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be >= 1, but got {workers}")
+    gpus = _gpus(threads)
+    if gpus:
+        if workers is not None and workers > len(gpus):
+            raise UsageError(f"--workers {workers}: this machine has {len(gpus)} GPU(s), and a worker takes one")
+        return gpus[:workers]
+    count = workers or max(1, cores() // threads)
+    return [_cpu(threads) for _ in range(count)]
+
+
+def single_device() -> Device:
+    """The device of a run that has the machine to itself: the first GPU, or all CPU cores."""
+    gpus = _gpus(cores())
+    return gpus[0] if gpus else _cpu(cores())
+
+
+def _cpu(threads: int) -> Device:
+    count = str(threads)
+    return Device("cpu", "cpu", threads, {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count})
+
+
+def _gpus(threads: int) -> list[Device]:
+    """Ask torch, which honours CUDA_VISIBLE_DEVICES and ROCm's twin, but only where a driver is in sight:
+    importing torch takes seconds."""
+    if sys.platform == "darwin":
+        import torch
+
+        return [Device("mps", "mps", threads)] if torch.backends.mps.is_available() else []
+    if not any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
+        return []
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    ids = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return [
+        Device(f"cuda:{index}", "cuda", threads, {"CUDA_VISIBLE_DEVICES": ids[index].strip()})
+        for index in range(torch.cuda.device_count())
+    ]

@@ -1,0 +1,37 @@
+"""Jobs in the coordinator's own process, one at a time: for debuggers and tests."""
+
+from __future__ import annotations
+
+import traceback
+from concurrent.futures import Future
+from typing import Any
+
+from mutransfer.errors import MutransferError
+from mutransfer.executors.base import Job, JobFailed
+from mutransfer.executors.devices import Device
+
+
+class InlineExecutor:
+    """See `base.Executor`; `submit` returns when the job is done."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    @property
+    def capacity(self) -> int:
+        """One."""
+        return 1
+
+    def submit(self, job: Job) -> Future[Any]:
+        """See `base.Executor`."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(job.run(self._device))
+        except MutransferError as error:
+            future.set_exception(error)
+        except Exception as error:
+            future.set_exception(JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        return future
+
+    def close(self) -> None:
+        """Nothing to end."""

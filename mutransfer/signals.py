@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM as a question that loops ask, instead of an exception anywhere."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within the context SIGINT and SIGTERM only set a flag; the function yielded reads it.
+
+    A second signal takes its usual course, for the user who cannot wait. Outside the main thread nothing is
+    installed and the flag stays false.
+    """
+    requested = False
+    previous = {}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        requested = True
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, request) for number in _STOPPING}
+    try:
+        yield lambda: requested
+    finally:
+        restore()

@@ -1,0 +1,256 @@
+"""The coordinator: owns the study, keeps every worker busy, and loses nothing when it is stopped."""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mutransfer.config.load import differences, load_config, save_config
+from mutransfer.config.schema import RunConfig
+from mutransfer.data import load_data
+from mutransfer.errors import ConfigError, Interrupted, NothingUsable, UsageError
+from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
+from mutransfer.files import make_folder, write_atomic
+from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.results import write_results
+from mutransfer.sweep.selection import Selection, select
+from mutransfer.sweep.study import Study, TrialRecord, completed
+from mutransfer.training.folder import TrainResult
+
+# May differ when a sweep is continued: none of them changes what trial k is.
+CHANGEABLE = ("search.trials", "search.retries", "search.repeats", "provenance")
+_POLL_SECONDS = 0.2
+
+
+class Observer:
+    """What a caller may watch; does nothing by itself."""
+
+    def started(self, folder: SweepFolder, done: int, total: int, workers: int) -> None:
+        """Called once: so many of the trials are done already."""
+
+    def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:
+        """Called when a trial has ended and is saved."""
+
+    def repeated(self, number: int, seed: int, value: float | None) -> None:
+        """Called when the best trial has been trained with a further seed."""
+
+    def retrying(self, number: int, reason: str) -> None:
+        """Called when a crashed trial is tried again."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a finished sweep left."""
+
+    folder: SweepFolder
+    records: tuple[TrialRecord, ...]
+    selection: Selection
+
+
+def run_sweep(
+    config: RunConfig,
+    *,
+    runs: Path,
+    executor: Callable[[], Executor],
+    observer: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> SweepResult:
+    """Run or continue the sweep of `config` in `runs/<name>`.
+
+    Args:
+        executor: makes the executor, once everything that can be refused has been checked.
+        should_stop: asked several times a second; when true the workers are ended.
+
+    Raises:
+        ConfigError: the config has no search section.
+        UsageError: the folder holds another config's sweep, other data, or damaged files, is in use, or
+            cannot be written.
+        DataError: the data cannot be used.
+        NothingUsable: every trial diverged, crashed or ran out of memory.
+        Interrupted: `should_stop` was true; the same call continues.
+    """
+    if config.search is None:
+        raise ConfigError(f"{config.name}: has no search section, so there is nothing to sweep")
+    folder = SweepFolder(runs / config.name)
+    data = load_data(config.data).fingerprint
+    with folder.sole_coordinator():
+        study = _open_study(folder, config, data)
+        crew = executor()
+        coordinator = _Coordinator(config, folder, study, crew, observer or Observer(), should_stop)
+        try:
+            coordinator.run()
+        finally:
+            crew.close()
+            records = study.records()
+            selection = select(config, records, study.attributes.get("repeats", {}))
+            write_results(folder, config, records, selection)
+    if selection is None:
+        raise NothingUsable(_why_nothing(folder, records))
+    return SweepResult(folder, tuple(records), selection)
+
+
+def _open_study(folder: SweepFolder, config: RunConfig, data: str) -> Study:
+    """Create the study, or continue the one that stands there if it is this config's."""
+    if not folder.exists:
+        if folder.trials.exists():
+            raise UsageError(f"{folder.root}: has trials but no study.db; move it away to start over")
+        save_config(config, folder.config)
+        return Study.create(folder.study, config, {"data": data})
+    study = Study(folder.study, config.search)
+    changed = differences(load_config(folder.config), config, ignore=CHANGEABLE)
+    if changed:
+        raise UsageError(
+            f"{folder.root}: holds the sweep of another config; give this one another name. It differs in\n  "
+            + "\n  ".join(changed)
+        )
+    if study.attributes.get("data") != data:
+        raise UsageError(
+            f"{folder.root}: the data has changed since this sweep began, so further trials would not compare; "
+            "give the config another name"
+        )
+    save_config(config, folder.config)
+    return study
+
+
+def _why_nothing(folder: SweepFolder, records: list[TrialRecord]) -> str:
+    counts: dict[str, int] = {}
+    for record in records:
+        outcome = (record.outcome or "unfinished").replace("_", " ")
+        counts[outcome] = counts.get(outcome, 0) + 1
+    listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    errors = [record.error for record in records if record.error]
+    detail = f"; the last error was: {errors[-1]}" if errors else "; try lower learning rates"
+    return f"{folder.root}: no trial completed ({listed}){detail}"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A trial to train, or the best trial again with another seed (`repeat` > 0)."""
+
+    record: TrialRecord
+    repeat: int = 0
+    attempt: int = 0
+
+
+class _Coordinator:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: SweepFolder,
+        study: Study,
+        executor: Executor,
+        observer: Observer,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        assert config.search is not None
+        self._config, self._search, self._folder, self._study = config, config.search, folder, study
+        self._executor, self._observer, self._should_stop = executor, observer, should_stop
+        records = study.records()
+        self._asked = len(records)
+        self._done = sum(record.outcome is not None for record in records)
+        self._total = max(self._search.trial_count, self._asked)
+        self._best = next(iter(completed(records)), None)
+        self._waiting: deque[_Task] = deque(_Task(record) for record in study.unfinished())
+
+    def run(self) -> None:
+        """Every trial, then the repeats of the best one."""
+        self._observer.started(self._folder, self._done, self._total, self._executor.capacity)
+        self._work(self._next_trial)
+        repeats = deque(self._missing_repeats())
+        self._work(lambda: repeats.popleft() if repeats else None)
+
+    def _next_trial(self) -> _Task | None:
+        if self._asked >= self._total:
+            return None
+        self._asked += 1
+        return _Task(self._study.ask())
+
+    def _missing_repeats(self) -> list[_Task]:
+        if self._best is None:
+            return []
+        have = self._study.attributes.get("repeats", {}).get(str(self._best.number), {})
+        return [
+            _Task(self._best, repeat)
+            for repeat in range(1, self._search.repeats + 1)
+            if str(self._seed(repeat)) not in have
+        ]
+
+    def _work(self, next_task: Callable[[], _Task | None]) -> None:
+        """Keep the executor full until there is no task and none in flight."""
+        flying: dict[futures.Future[Any], _Task] = {}
+        while True:
+            while len(flying) < self._executor.capacity and not self._should_stop():
+                task = self._waiting.popleft() if self._waiting else next_task()
+                if task is None:
+                    break
+                flying[self._executor.submit(self._job(task))] = task
+            if self._should_stop():
+                raise Interrupted(
+                    f"stopped with {self._done} of {self._total} trials done; the same command continues"
+                )
+            if not flying:
+                return
+            landed, _ = futures.wait(flying, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
+            for future in sorted(landed, key=lambda future: flying[future].record.number):
+                self._land(flying.pop(future), future)
+
+    def _job(self, task: _Task) -> Job:
+        trial = self._config.with_hparams(task.record.params)
+        training = trial.training.model_copy(update={"seed": self._seed(task.repeat)})
+        trial = trial.model_copy(update={"training": training, "search": None})
+        folder = self._folder.trial(task.record.number, task.repeat)
+        return Job(
+            "mutransfer.sweep.trial:run_trial", {"config": trial.resolved(), "folder": str(folder.resolve())}
+        )
+
+    def _seed(self, repeat: int) -> int:
+        """All trials share one seed, so that they differ in hparams only; each repeat has its own."""
+        return self._config.training.seed + repeat
+
+    def _land(self, task: _Task, future: futures.Future[Any]) -> None:
+        """Save what came back; a MutransferError is about the whole sweep and goes up."""
+        number = task.record.number
+        try:
+            result = TrainResult(**future.result())
+        except (JobFailed, WorkerDied) as error:
+            if isinstance(error, JobFailed):
+                root = make_folder(self._folder.trial(number, task.repeat))
+                write_atomic(root / "error.txt", error.traceback)
+            if task.attempt < self._search.retries:
+                self._observer.retrying(number, str(error))
+                self._waiting.append(replace(task, attempt=task.attempt + 1))
+                return
+            result = TrainResult("crashed", 0, None, None, 0.0, 0)
+            task = replace(task, record=replace(task.record, error=str(error)))
+        value = result.objective(self._search.objective) if result.outcome == "completed" else None
+        if task.repeat:
+            self._save_repeat(number, self._seed(task.repeat), value)
+            return
+        record = replace(
+            task.record,
+            outcome=result.outcome,
+            value=value,
+            training_loss=result.training_loss,
+            validation_loss=result.validation_loss,
+            steps=result.steps,
+            seconds=round(result.seconds, 3),
+            seed=self._seed(0),
+        )
+        self._study.tell(record)
+        self._done += 1
+        self._best = min(
+            (r for r in (self._best, record) if r is not None and r.value is not None),
+            key=lambda r: (r.value, r.number),
+            default=None,
+        )
+        self._observer.ended(record, self._done, self._total, self._best)
+
+    def _save_repeat(self, number: int, seed: int, value: float | None) -> None:
+        repeats = self._study.attributes.get("repeats", {})
+        repeats.setdefault(str(number), {})[str(seed)] = value
+        self._study.set_attribute("repeats", repeats)
+        self._observer.repeated(number, seed, value)

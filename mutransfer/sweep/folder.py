@@ -1,0 +1,104 @@
+"""The folder of one sweep: the one place that knows the names of the files in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mutransfer.errors import UsageError
+from mutransfer.files import disk_errors, make_folder, write_json
+from mutransfer.training.folder import TrainFolder
+
+
+class SweepFolder:
+    """Files of one sweep, and of the targets made from it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.study = root / "study.db"
+        self.trials = root / "trials"
+        self.table = root / "trials.csv"
+        self.best = root / "best.yaml"
+        self.targets = root / "targets"
+        self._lock = root / ".lock"
+        self._holder = root / ".lock.holder"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a sweep has begun here."""
+        return self.study.exists()
+
+    def trial(self, number: int, repeat: int = 0) -> Path:
+        """Folder of one trial; repeats of the best trial with further seeds lie beside it."""
+        return self.trials / (f"{number:05d}" + (f"-repeat{repeat}" if repeat else ""))
+
+    def target(self, name: str) -> TrainFolder:
+        """Folder of one target, and of its training run."""
+        return TrainFolder(self.targets / name)
+
+    @contextmanager
+    def sole_coordinator(self) -> Iterator[None]:
+        """Hold the folder's lock; the operating system drops it with the process, however that ends.
+
+        Raises:
+            UsageError: another coordinator holds it, or the folder cannot be written.
+        """
+        make_folder(self.root)
+        lock = FileLock(self._lock, timeout=0)
+        try:
+            with disk_errors(self._lock):
+                lock.acquire()
+        except Timeout:
+            raise UsageError(f"{self.root}: is being swept by {self._describe_holder()}") from None
+        try:
+            write_json(self._holder, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            self._holder.unlink(missing_ok=True)
+            lock.release()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a coordinator holds the folder now."""
+        if not self._lock.exists():
+            return False
+        try:
+            with FileLock(self._lock, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    def _describe_holder(self) -> str:
+        try:
+            holder = json.loads(self._holder.read_text(encoding="utf-8"))
+            return f"process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+
+def find_sweeps(runs: Path) -> list[SweepFolder]:
+    """Sweeps below a runs folder, newest first."""
+    found = [SweepFolder(path.parent) for path in runs.glob("*/study.db")]
+    return sorted(found, key=lambda folder: folder.study.stat().st_mtime, reverse=True)
+
+
+def resolve_sweep(name: str | None, runs: Path) -> SweepFolder:
+    """The sweep of that name in the runs folder, or at that path.
+
+    Raises:
+        UsageError: there is none; the message names those there are.
+    """
+    if name is not None:
+        for candidate in (SweepFolder(runs / name), SweepFolder(Path(name))):
+            if candidate.exists:
+                return candidate
+    known = [folder.root.name for folder in find_sweeps(runs)]
+    available = f"there are {', '.join(known)}" if known else "there are none yet: mutransfer sweep CONFIG makes one"
+    raise UsageError(f"no sweep {name or ''} in {runs}; {available}".replace("  ", " "))

@@ -1,0 +1,54 @@
+"""Checkpoints: whole or absent, loaded without unpickling code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors.torch import save_model
+
+from mutransfer.errors import UsageError
+from mutransfer.files import write_atomic
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain data; older checkpoints beside it are removed once the new one stands.
+
+    Raises:
+        UsageError: the disk refuses.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        torch.save(state, file)
+
+    write_atomic(path, write)
+    for older in path.parent.glob("step-*.pt"):
+        if older.name < path.name:
+            older.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        UsageError: it is truncated, damaged, or holds anything but tensors and plain data.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, OSError, KeyError, …
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"{path}: checkpoint cannot be read, it may be truncated ({reason}); remove its run folder to train "
+            "from the start"
+        ) from error
+    if not isinstance(state, dict) or not {"step", "model", "optimizer"} <= state.keys():
+        raise UsageError(f"{path}: is no checkpoint of mutransfer")
+    return state
+
+
+def save_weights(path: Path, model: torch.nn.Module) -> None:
+    """Write the plain state dict as safetensors, tied tensors once, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    save_model(model, str(temporary))
+    temporary.replace(path)

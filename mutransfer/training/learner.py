@@ -1,0 +1,91 @@
+"""The training step: model, optimizer and schedule of one run, and what one batch does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mutransfer.config.schema import RunConfig
+from mutransfer.data.dataset import Array, Batch
+from mutransfer.models import build_model, plan_of
+from mutransfer.parametrization.apply import initialize, set_multipliers
+from mutransfer.training.optimizers import build_optimizer, set_lr
+from mutransfer.training.schedules import lr_factor
+
+
+class Learner:
+    """Everything that a training step reads or writes, built from a config and nothing else."""
+
+    def __init__(self, config: RunConfig, device: torch.device) -> None:
+        hparams = config.hparams
+        self.config, self.device = config, device
+        self.plan = plan_of(config)
+        with device:
+            self.model = build_model(config.model, config.data.spec)
+        initialize(self.model, self.plan, seed=config.training.seed, init_scale=hparams.init_scale)
+        set_multipliers(
+            self.model,
+            self.plan,
+            temperature=hparams.temperature,
+            attention_temperature=hparams.attention_temperature,
+            embedding_scale=hparams.embedding_scale,
+            position_scale=hparams.position_scale,
+        )
+        self.optimizer = build_optimizer(self.model, self.plan, hparams)
+        self._forward: Any = torch.compile(self.model) if config.training.compile else self.model
+        self._parameters = list(self.model.parameters())
+
+    def train_step(self, step: int, batch: Batch) -> Tensor:
+        """One update at `step` (from 0); the loss before it, on the device and without waiting for it."""
+        set_lr(self.optimizer, self.lr_factor(step))
+        loss = self._loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.hparams.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.hparams.clip)
+        self.optimizer.step()
+        return loss.detach()
+
+    def lr_factor(self, step: int) -> float:
+        """The schedule's factor at `step`."""
+        return lr_factor(self.config.hparams, step, self.config.training.steps)
+
+    def evaluate(self, batches: Iterable[Batch]) -> float:
+        """Mean loss per target over `batches`, without a gradient."""
+        self.model.eval()
+        total, count = torch.zeros((), device=self.device), 0
+        with torch.no_grad():
+            for batch in batches:
+                targets = batch[1].size
+                total += self._loss(batch) * targets
+                count += targets
+        self.model.train()
+        return float(total) / count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model and optimizer state."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Cross entropy in nats, mean over all targets."""
+        inputs, targets = (self._to_device(array) for array in batch)
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.config.training.precision == "bf16"
+        ):
+            logits = self._forward(inputs)
+            return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+
+    def _to_device(self, array: Array) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)

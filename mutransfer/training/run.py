@@ -1,0 +1,115 @@
+"""A training run in a folder of its own: refused where another run stands, resumed when asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from mutransfer.config.load import differences, load_config, save_config
+from mutransfer.config.schema import RunConfig
+from mutransfer.errors import UsageError
+from mutransfer.files import disk_errors, make_folder, write_json
+from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from mutransfer.training.folder import TrainFolder, TrainResult
+from mutransfer.training.learner import Learner
+from mutransfer.training.loop import Hooks, Progress, fit
+from mutransfer.training.metrics import MetricsFile
+
+
+def train(
+    config: RunConfig,
+    folder: TrainFolder,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> TrainResult:
+    """Train `config` in `folder`: config, plan, metrics, checkpoints, weights and result go there.
+
+    Args:
+        device: a torch device: `cpu`, `cuda`, `cuda:1`, `mps`.
+        resume: continue what stands in `folder` from its last checkpoint; a finished run is returned as it
+            ended. Without it a folder that holds a run is refused.
+        should_stop: asked after every step; when true the run is saved and returned as `interrupted`.
+
+    Raises:
+        UsageError: `folder` holds a run and `resume` is false, or another config's run, or damaged files, or
+            is in use, or cannot be written.
+        DataError: the data cannot be used.
+    """
+    make_folder(folder.root)
+    with _sole_user(folder):
+        if folder.started:
+            if not resume:
+                raise UsageError(
+                    f"{folder.root}: holds a run already; continue it with --resume, or choose another folder "
+                    "with --out"
+                )
+            _require_same(config, folder)
+            result = folder.read_result()
+            if result is not None and result.outcome != "interrupted":
+                return result
+        if not folder.config.exists():
+            save_config(config, folder.config)
+        result = fit(
+            config,
+            MetricsFile(folder.metrics),
+            _FolderHooks(folder, should_stop, on_progress),
+            device=device,
+        )
+        folder.write_result(result)
+        return result
+
+
+class _FolderHooks(Hooks):
+    """Checkpoints, plan and weights of a run that has a folder."""
+
+    def __init__(
+        self, folder: TrainFolder, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._folder, self._should_stop, self._on_progress = folder, should_stop, on_progress
+
+    def start(self, learner: Learner) -> int:
+        checkpoint = self._folder.latest_checkpoint()
+        if checkpoint is None:
+            write_json(self._folder.plan, learner.plan.as_dict())
+            return 0
+        state = load_checkpoint(checkpoint, learner.device)
+        learner.load_state_dict(state)
+        return int(state["step"])
+
+    def save(self, learner: Learner, steps_done: int) -> None:
+        state = {"step": steps_done, "plan": learner.plan.fingerprint, **learner.state_dict()}
+        save_checkpoint(self._folder.checkpoint(steps_done), state)
+
+    def finish(self, learner: Learner) -> None:
+        with disk_errors(self._folder.weights):
+            save_weights(self._folder.weights, learner.model)
+
+    def progress(self, progress: Progress) -> None:
+        self._on_progress(progress)
+
+    def should_stop(self) -> bool:
+        return self._should_stop()
+
+
+@contextmanager
+def _sole_user(folder: TrainFolder) -> Iterator[None]:
+    lock = FileLock(folder.lock, timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise UsageError(f"{folder.root}: another process is training here") from None
+
+
+def _require_same(config: RunConfig, folder: TrainFolder) -> None:
+    """Resuming with another config would give a run that neither config describes."""
+    changed = differences(load_config(folder.config), config, ignore=("name", "search", "provenance"))
+    if changed:
+        raise UsageError(
+            f"{folder.root}: was started with another config, which differs in\n  " + "\n  ".join(changed)
+        )
