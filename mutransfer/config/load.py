@@ -60,6 +60,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     search = source.data.get("search")
     if isinstance(search, str):
         source.data["search"] = _read_search(path, search, source)
+    return validate(source)
+
+
+def validate(source: Source) -> RunConfig:
+    """The config that plain data describes.
+
+    Raises:
+        ConfigError: it describes no possible run; one line per problem, each with where it stands.
+    """
     try:
         return RunConfig.model_validate(source.data)
     except ValidationError as error:

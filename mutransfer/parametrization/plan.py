@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,6 +29,8 @@ class ParameterShape:
     """Std at base width and init_scale 1; 0 for zeros; None for parameters left as their module made them."""
     decays: bool
     """Whether weight decay applies: weight matrices yes, biases and gains no."""
+    multiplies: bool
+    """Whether activations are multiplied by it as by a matrix; not so lookup tables, biases and gains."""
     tied_to: str | None = None
     """Name of the parameter whose tensor this one shares."""
 
@@ -52,6 +55,8 @@ class Scaling:
     """Multiplies λ; 0 for parameters that do not decay."""
     eps: float
     """Multiplies Adam's ε."""
+    multiplies: bool
+    """Whether activations are multiplied by it as by a matrix."""
     tied_to: str | None = None
 
 
@@ -79,14 +84,7 @@ class Plan:
     @property
     def parameter_count(self) -> int:
         """Numbers in the model, tied ones once."""
-        total = 0
-        for scaling in self.parameters.values():
-            if scaling.tied_to is None:
-                size = 1
-                for dimension in scaling.shape:
-                    size *= dimension
-                total += size
-        return total
+        return sum(math.prod(one.shape) for one in self.parameters.values() if one.tied_to is None)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -140,6 +138,7 @@ def make_plan(
             lr=numbers.lr,
             weight_decay=numbers.weight_decay if shape.decays else 0.0,
             eps=numbers.eps,
+            multiplies=shape.multiplies,
             tied_to=shape.tied_to,
         )
     heads = dict(head_dims or {})

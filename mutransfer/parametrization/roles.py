@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ _LAYOUTS: list[tuple[type[nn.Module], tuple[int, int]]] = [
     (nn.Conv3d, _OUT_IN),
     (nn.MultiheadAttention, _OUT_IN),
 ]
+_LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 KNOWN_LAYERS = tuple(cls for cls, _ in _LAYOUTS)
 
 
@@ -81,7 +83,7 @@ def plan_for(
     Raises:
         PlanError: the parameters differ between widths, a role cannot be told, a pattern matches nothing.
     """
-    with torch.device("meta"), _NoRandomInit():
+    with meta_construction():
         base, wider, model = factory(base_width), factory(2 * base_width), factory(width)
     overrides = {**getattr(base, "base_init_std", {}), **(init_std or {})}
     given = dict(roles or {})
@@ -119,6 +121,13 @@ def plan_for(
         },
         warnings=warnings,
     )
+
+
+@contextmanager
+def meta_construction() -> Iterator[None]:
+    """Modules and tensors made inside have shapes and no memory, and are made in no time."""
+    with torch.device("meta"), _NoRandomInit():
+        yield
 
 
 class _NoRandomInit(TorchFunctionMode):
@@ -187,7 +196,7 @@ def _parameter_shape(
     std: float | None = None
     if use.name.endswith("bias") and isinstance(use.module, KNOWN_LAYERS):
         std = 0.0
-    elif isinstance(use.module, nn.Embedding | nn.EmbeddingBag):
+    elif isinstance(use.module, _LOOKUPS):
         std = 1.0
     elif role == "output" and zero_readout:
         std = 0.0
@@ -203,6 +212,7 @@ def _parameter_shape(
         base_fan_out=size(base_shape, out_dim),
         base_init_std=std,
         decays=len(shape) >= 2,
+        multiplies=len(shape) >= 2 and not isinstance(use.module, _LOOKUPS),
     )
 
 
@@ -255,7 +265,7 @@ def _suspicions(
     found = []
     sizes = list(zip(base.parameter.shape, wider.parameter.shape, strict=True))
     for dimension, (size, wide_size) in enumerate(sizes):
-        is_rows_of_embedding = isinstance(base.module, nn.Embedding | nn.EmbeddingBag) and dimension == 0
+        is_rows_of_embedding = isinstance(base.module, _LOOKUPS) and dimension == 0
         if size == wide_size == base_width and size not in finite and not is_rows_of_embedding:
             found.append(
                 f"{shape.name}: dimension {dimension} is {size} at every width, which is the base width: "

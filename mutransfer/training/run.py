@@ -42,22 +42,21 @@ def train(
     """
     make_folder(folder.root)
     with _sole_user(folder):
-        if folder.started:
-            if not resume:
-                raise UsageError(
-                    f"{folder.root}: holds a run already; continue it with --resume, or choose another folder "
-                    "with --out"
-                )
+        if folder.started and not resume:
+            raise UsageError(
+                f"{folder.root}: holds a run already; continue it with --resume, or choose another folder "
+                "with --out"
+            )
+        if folder.config.exists():
             _require_same(config, folder)
+        if folder.started:
             result = folder.read_result()
             if result is not None and result.outcome != "interrupted":
                 return result
-        if not folder.config.exists():
-            save_config(config, folder.config)
         result = fit(
             config,
             MetricsFile(folder.metrics),
-            _FolderHooks(folder, should_stop, on_progress),
+            _FolderHooks(config, folder, should_stop, on_progress),
             device=device,
         )
         folder.write_result(result)
@@ -68,12 +67,19 @@ class _FolderHooks(Hooks):
     """Checkpoints, plan and weights of a run that has a folder."""
 
     def __init__(
-        self, folder: TrainFolder, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+        self,
+        config: RunConfig,
+        folder: TrainFolder,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[Progress], None],
     ) -> None:
+        self._config = config
         self._folder, self._should_stop, self._on_progress = folder, should_stop, on_progress
 
     def start(self, learner: Learner) -> int:
         checkpoint = self._folder.latest_checkpoint()
+        if not self._folder.config.exists():
+            save_config(self._config, self._folder.config)
         if checkpoint is None:
             write_json(self._folder.plan, learner.plan.as_dict())
             return 0
@@ -111,5 +117,5 @@ def _require_same(config: RunConfig, folder: TrainFolder) -> None:
     changed = differences(load_config(folder.config), config, ignore=("name", "search", "provenance"))
     if changed:
         raise UsageError(
-            f"{folder.root}: was started with another config, which differs in\n  " + "\n  ".join(changed)
+            f"{folder.root}: belongs to another config, which differs in\n  " + "\n  ".join(changed)
         )

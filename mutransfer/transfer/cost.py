@@ -1,0 +1,53 @@
+"""What a run costs, read off its plan: nothing is allocated, nothing is run, torch is not imported.
+
+The usual count (Kaplan et al. 2020, arXiv 2001.08361, §2.1), with attention in full: every weight that
+activations are multiplied by costs 2 FLOPs per position forward and 4 backward, and attention 4·S²·D per
+sequence and layer forward, twice that backward. A test holds it against torch's own FlopCounterMode.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mutransfer.config.data import TokenSpec
+from mutransfer.config.schema import RunConfig
+from mutransfer.parametrization.plan import Plan
+
+_BYTES_FP32 = 4
+# Copies of the weights that training keeps: weights, gradients, and the optimizer's state.
+_COPIES = {"adamw": 4, "adam": 4, "sgd": 3}
+# The backward pass multiplies two matrices for each one that the forward pass does.
+_TRAINING_OVER_FORWARD = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one training run."""
+
+    parameters: int
+    flops_per_step: int
+    """Of the matrix products of one forward and backward pass, a multiply-add being two."""
+    steps: int
+    state_bytes: int
+    """Weights, gradients and optimizer state in fp32; activations come on top."""
+
+    @property
+    def training_flops(self) -> int:
+        """FLOPs of the whole run."""
+        return self.flops_per_step * self.steps
+
+
+def estimate(config: RunConfig, plan: Plan) -> Cost:
+    """The cost of training `config`, whose plan is `plan`."""
+    spec = config.data.spec
+    positions = spec.seq_len if isinstance(spec, TokenSpec) else 1
+    products = sum(math.prod(one.shape) for one in plan.parameters.values() if one.multiplies)
+    attention = 4 * positions**2 * plan.width * len(plan.attention)
+    forward = 2 * products * positions + attention
+    return Cost(
+        parameters=plan.parameter_count,
+        flops_per_step=_TRAINING_OVER_FORWARD * forward * config.training.batch_size,
+        steps=config.training.steps,
+        state_bytes=plan.parameter_count * _BYTES_FP32 * _COPIES[config.hparams.optimizer],
+    )

@@ -1,0 +1,188 @@
+"""Proxy and winner become the target's config: new compute settings, identical hparams, where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mutransfer.config.load import differences, load_config, save_config, validate
+from mutransfer.config.schema import Provenance, RunConfig
+from mutransfer.config.source import Source
+from mutransfer.errors import NothingUsable, UsageError
+from mutransfer.models import plan_of
+from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.selection import Selection, select
+from mutransfer.sweep.study import Study, TrialRecord, versions
+from mutransfer.training.folder import TrainFolder
+from mutransfer.transfer.cost import Cost, estimate
+from mutransfer.transfer.reasons import reasons_against
+
+WhichTrial = int | Literal["best", "median"]
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """The target's compute settings; None keeps the proxy's."""
+
+    width: int
+    depth: int | None = None
+    batch_size: int | None = None
+    seq_len: int | None = None
+    steps: int | None = None
+
+    def fields(self) -> list[tuple[str, str, str, int | None]]:
+        """(option, section, field, value) of each."""
+        return [
+            ("--width", "model", "width", self.width),
+            ("--depth", "model", "depth", self.depth),
+            ("--batch-size", "training", "batch_size", self.batch_size),
+            ("--seq-len", "data", "seq_len", self.seq_len),
+            ("--steps", "training", "steps", self.steps),
+        ]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A planned target run."""
+
+    proxy: RunConfig
+    config: RunConfig
+    folder: TrainFolder
+    trial: TrialRecord
+    changed: tuple[str, ...]
+    """`field: proxy's → target's` of the compute settings."""
+    cost: Cost
+    tuning_flops: int
+    """What all trials of the sweep took."""
+    warnings: tuple[str, ...]
+    """Every reason why the transfer may not hold."""
+
+    def write(self) -> None:
+        """Save the config; one that stands there already is kept when it is the same.
+
+        Raises:
+            UsageError: another config stands there, or the folder cannot be written.
+        """
+        path = self.folder.config
+        if path.exists():
+            changed = differences(load_config(path), self.config, ignore=("provenance.versions",))
+            if changed:
+                raise UsageError(
+                    f"{path}: is there already and differs; move it away to write it anew\n  " + "\n  ".join(changed)
+                )
+            return
+        save_config(self.config, path, heading="Written by mutransfer transfer; run it with mutransfer train.")
+
+
+def make_target(sweep: SweepFolder, overrides: Overrides, *, trial: WhichTrial = "best") -> Target:
+    """Plan the target of a sweep, without allocating its weights.
+
+    Args:
+        trial: `best`, `median`, or the number of a completed trial.
+
+    Raises:
+        UsageError: the width is below the base width, an override fits neither model nor data, there is no
+            such trial, or the sweep's files are damaged.
+        NothingUsable: no trial of the sweep completed.
+    """
+    proxy = load_config(sweep.config)
+    if proxy.search is None:
+        raise UsageError(f"{sweep.config}: has no search section")
+    study = Study(sweep.study, proxy.search)
+    records, repeats = study.records(), study.attributes.get("repeats", {})
+    selection = select(proxy, records, repeats)
+    if selection is None:
+        raise NothingUsable(f"{sweep.root}: no trial has completed, so there is nothing to transfer")
+    record = _pick(selection, trial)
+    config = _target_config(sweep, proxy, record, overrides)
+    proxy_cost = estimate(proxy, plan_of(proxy))
+    repeated = sum(len(again) for again in repeats.values()) * proxy.training.steps
+    steps = sum(one.steps or 0 for one in records) + repeated
+    folder = sweep.target(config.name.removeprefix(f"{proxy.name}-"))
+    return Target(
+        proxy=proxy,
+        config=config,
+        folder=folder,
+        trial=record,
+        changed=tuple(
+            differences(proxy, config, ignore=("name", "search", "provenance", "hparams"))
+        ),
+        cost=estimate(config, plan_of(config)),
+        tuning_flops=steps * proxy_cost.flops_per_step,
+        warnings=tuple(_warnings(proxy, config, records, selection, record)),
+    )
+
+
+def _pick(selection: Selection, trial: WhichTrial) -> TrialRecord:
+    if trial == "best":
+        return selection.best
+    if trial == "median":
+        return selection.median
+    found = next((record for record in selection.ranking if record.number == trial), None)
+    if found is None:
+        numbers = ", ".join(str(record.number) for record in selection.ranking)
+        raise UsageError(f"--trial {trial}: is no completed trial; completed, best first, are {numbers}")
+    return found
+
+
+def _target_config(
+    sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, overrides: Overrides
+) -> RunConfig:
+    if overrides.width < proxy.model.base_width:
+        raise UsageError(
+            f"--width {overrides.width}: is narrower than the base width {proxy.model.base_width}; a target is at "
+            "least that wide"
+        )
+    data = proxy.with_hparams(record.params).resolved()
+    source = Source(str(sweep.config), data)
+    name = [f"w{overrides.width}"]
+    for option, section, field, value in overrides.fields():
+        if value is None:
+            continue
+        if field not in type(getattr(proxy, section)).model_fields:
+            kind = getattr(proxy, section).kind
+            raise UsageError(f"{option}: {section} kind {kind} has no {field}")
+        if field != "width" and value != data[section].get(field):
+            name.append(f"{option.strip('-')[0]}{value}" if option != "--steps" else f"n{value}")
+        data[section][field] = value
+        source.overridden[(section, field)] = f"{option} {value}"
+    search = data.pop("search")
+    data["name"] = "-".join([proxy.name, *name, f"t{record.number}"])
+    data["provenance"] = _provenance(sweep, proxy, record, search).model_dump()
+    return validate(source)
+
+
+def _provenance(
+    sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, search: dict[str, Any]
+) -> Provenance:
+    assert record.value is not None
+    return Provenance(
+        study=str(sweep.root),
+        trial=record.number,
+        proxy_width=proxy.model.width,
+        proxy_loss=record.value,
+        objective=search["objective"],
+        seeds={"search": search["seed"], "training": record.seed or 0},
+        config_hash=proxy.hash(),
+        versions=versions(),
+    )
+
+
+def _warnings(
+    proxy: RunConfig,
+    config: RunConfig,
+    records: Sequence[TrialRecord],
+    selection: Selection,
+    record: TrialRecord,
+) -> list[str]:
+    assert proxy.search is not None
+    found = []
+    ended = sum(one.outcome is not None for one in records)
+    if ended < proxy.search.trial_count:
+        found.append(f"the sweep is not finished: {ended} of {proxy.search.trial_count} trials have ended")
+    if record.number == selection.best.number:
+        found += selection.warnings
+    else:
+        found.append(f"trial {record.number} is not the best one, which is {selection.best.number}")
+    return found + reasons_against(proxy, config)
