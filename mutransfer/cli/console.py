@@ -1,0 +1,106 @@
+"""What people and programs see: results on stdout, everything else on stderr, errors as one message and a code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mutransfer.errors import MutransferError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPE_WIDTH = 200
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console; into a pipe it writes plain lines that are not folded at 80 columns."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else _PIPE_WIDTH
+    )
+
+
+@contextmanager
+def errors_reported(as_json: bool) -> Iterator[None]:
+    """Turn a `MutransferError` into its message on stderr (and in the JSON) and its exit code."""
+    try:
+        yield
+    except MutransferError as error:
+        if as_json:
+            print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})
+        note(f"error: {error}", style="bold red")
+        raise typer.Exit(error.exit_code) from error
+
+
+def print_json(data: Any) -> None:
+    """The one JSON object of `--json`."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def say(text: str = "") -> None:
+    """A line of the result, on stdout."""
+    console().print(text, markup=False)
+
+
+def note(text: str, *, style: str = "") -> None:
+    """A line about the result or on the way to it, on stderr."""
+    console(stderr=True).print(text, style=style, markup=False)
+
+
+def warn(texts: Sequence[str]) -> None:
+    """Warnings, a line each, on stderr."""
+    for text in texts:
+        note(f"warning: {text}", style="yellow")
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, its first column to the left and the others to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def number(value: Any) -> str:
+    """A value for people: four significant digits, a dash for none."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def loss(value: float | None) -> str:
+    """A loss with the digits that matter."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def quantity(value: float, unit: str, *, base: float = 1000.0) -> str:
+    """`1.6 G` and the like, with the unit behind."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if abs(value) < base or prefix == "E":
+            digits = f"{value:.0f}" if not prefix else f"{value:.3g}"
+            return f"{digits} {prefix}{unit}".rstrip()
+        value /= base
+    raise AssertionError

@@ -1,0 +1,113 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere. Imported by verbs once they have work to show."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mutransfer.cli import console as ui
+from mutransfer.sweep.coordinator import Observer
+from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.study import TrialRecord
+
+
+class Bar:
+    """A bar where there is a terminal; nothing elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._console = ui.console(stderr=True)
+        self._what = what
+        self._progress: Progress | None = None
+        self._task: Any = None
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return self._console.is_terminal
+
+    def update(self, done: int, total: int, news: str) -> None:
+        """Draw the bar at `done` of `total`, the news behind it."""
+        if not self.shown:
+            return
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn(self._what),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[news]}"),
+                console=self._console,
+            )
+            self._task = self._progress.add_task(self._what, total=total, news=news)
+            self._progress.start()
+        self._progress.update(self._task, completed=done, total=total, news=news)
+
+    def line(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leave the bar as it is and give the terminal back."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class SweepProgress(Observer):
+    """Trials done, best so far, time left."""
+
+    def __init__(self) -> None:
+        self._bar = Bar("trials")
+        self._began, self._done_before = time.monotonic(), 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def started(self, folder: SweepFolder, done: int, total: int, workers: int) -> None:  # noqa: D102
+        self._began, self._done_before = time.monotonic(), done
+        already = f", {done} of them done already" if done else ""
+        self._bar.line(f"Sweeping {total} trials{already} in {folder.root} with {workers} worker(s)")
+        self._bar.update(done, total, "starting")
+
+    def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
+        rate = (time.monotonic() - self._began) / (done - self._done_before)
+        left = f"{ui.duration(rate * (total - done))} left" if done < total else "all done"
+        leader = "none usable yet" if best is None else f"best {ui.loss(best.value)} (trial {best.number})"
+        self._bar.update(done, total, f"{leader}, {left}")
+        if not self._bar.shown:
+            outcome = ui.loss(record.value) if record.value is not None else str(record.outcome)
+            self._bar.line(f"[{done}/{total}] trial {record.number}: {outcome}   {leader}, {left}")
+
+    def repeated(self, number: int, seed: int, value: float | None) -> None:  # noqa: D102
+        self._bar.line(f"trial {number} again with seed {seed}: {ui.loss(value)}")
+
+    def retrying(self, number: int, reason: str) -> None:  # noqa: D102
+        self._bar.line(f"trial {number} is tried again: {reason}")
+
+
+class TrainProgress:
+    """Steps done, loss, time left; off a terminal a line every tenth of the run."""
+
+    def __init__(self) -> None:
+        self._bar = Bar("steps")
+        self._began: tuple[float, int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        """Show that `step` of `steps` are done, the last with this loss."""
+        if self._began is None:
+            self._began = (time.monotonic(), step - 1)
+        rate = (time.monotonic() - self._began[0]) / (step - self._began[1])
+        news = f"loss {loss:.4f}, {ui.duration(rate * (steps - step))} left"
+        self._bar.update(step, steps, news)
+        if not self._bar.shown and (step * 10 // steps > (step - 1) * 10 // steps):
+            self._bar.line(f"step {step}/{steps}: {news}")

@@ -1,0 +1,96 @@
+"""`mutransfer sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mutransfer.cli import console as ui
+from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets
+
+if TYPE_CHECKING:
+    from mutransfer.config.schema import RunConfig
+    from mutransfer.sweep.coordinator import SweepResult
+
+_SHOWN = 5
+
+
+def run(
+    config: ConfigFile,
+    sets: Sets = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Worker processes; one per GPU, or per group of CPU cores, when left out.", min=1),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Search hparams on the proxy; called again, it continues where it stopped."""
+    with ui.errors_reported(as_json):
+        from mutransfer.cli.progress import SweepProgress
+        from mutransfer.config.load import load_config
+        from mutransfer.errors import ConfigError
+        from mutransfer.executors.devices import worker_devices
+        from mutransfer.executors.local import LocalExecutor
+        from mutransfer.signals import stop_on_signals
+        from mutransfer.sweep.coordinator import run_sweep
+
+        parsed = load_config(config, sets or ())
+        if parsed.search is None:
+            raise ConfigError(f"{config}: has no search section, so there is nothing to sweep")
+        threads = parsed.search.threads
+        with stop_on_signals() as stopping, SweepProgress() as observer:
+            result = run_sweep(
+                parsed,
+                runs=runs,
+                executor=lambda: LocalExecutor(worker_devices(workers=workers, threads=threads)),
+                observer=observer,
+                should_stop=stopping,
+            )
+        if as_json:
+            ui.print_json(_as_data(parsed, result))
+        else:
+            _show(parsed, result, runs)
+
+
+def _as_data(config: RunConfig, result: SweepResult) -> dict[str, Any]:
+    from mutransfer.sweep.results import best
+
+    outcomes: dict[str, int] = {}
+    for record in result.records:
+        outcomes[str(record.outcome)] = outcomes.get(str(record.outcome), 0) + 1
+    return {
+        "run": str(result.folder.root),
+        "trials": len(result.records),
+        "outcomes": outcomes,
+        "best": best(config, result.selection),
+    }
+
+
+def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
+    assert config.search is not None
+    selection = result.selection
+    names = list(config.search.space)
+    rows = [
+        [
+            f"{record.number}{' =' if record.number in selection.ties else ''}",
+            ui.loss(record.value),
+            *(ui.number(record.params[name]) for name in names),
+            ui.duration(record.seconds or 0),
+        ]
+        for record in selection.ranking[:_SHOWN]
+    ]
+    ui.show_table(
+        f"Best of {len(result.records)} trials of {config.name}",
+        ["trial", config.search.objective, *names, "time"],
+        rows,
+    )
+    if selection.seed_noise is not None:
+        tied = f"{len(selection.ties)} trial(s) marked = tie with the best" if selection.ties else "no trial ties"
+        ui.say(f"Seed noise of the best trial: ±{selection.seed_noise:.4f} (standard deviation); {tied}.")
+    ui.warn(selection.warnings)
+    ui.say(f"All trials: {result.folder.table}   The winner: {result.folder.best}")
+    elsewhere = "" if runs == RUNS else f" --runs {runs}"
+    ui.say(f"Next: mutransfer transfer --width {8 * config.model.width}{elsewhere}")

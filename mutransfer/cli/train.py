@@ -1,0 +1,75 @@
+"""`mutransfer train`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mutransfer.cli import console as ui
+from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets
+
+if TYPE_CHECKING:
+    from mutransfer.config.schema import RunConfig
+
+
+def run(
+    config: ConfigFile,
+    sets: Sets = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; a target's own folder, else RUNS/NAME/train, when left out."),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Train one config, proxy or target, with its hparams as they stand."""
+    with ui.errors_reported(as_json):
+        from mutransfer.cli.progress import TrainProgress
+        from mutransfer.config.load import load_config
+        from mutransfer.errors import Interrupted, NothingUsable
+        from mutransfer.executors.devices import single_device
+        from mutransfer.signals import stop_on_signals
+        from mutransfer.training.folder import TrainFolder
+        from mutransfer.training.run import train
+
+        parsed = load_config(config, sets or ())
+        folder = TrainFolder(out if out is not None else _home(config, parsed, runs))
+        with stop_on_signals() as stopping, TrainProgress() as progress:
+            result = train(
+                parsed,
+                folder,
+                device=single_device().torch_name,
+                resume=resume,
+                should_stop=stopping,
+                on_progress=lambda news: progress(news.step, news.steps, news.loss),
+            )
+        again = " ".join(["mutransfer train", str(config), *(f"--set {one}" for one in sets or ()), "--resume"])
+        if result.outcome == "interrupted":
+            raise Interrupted(f"stopped after {result.steps} of {parsed.training.steps} steps; continue: {again}")
+        if result.outcome == "diverged":
+            raise NothingUsable(
+                f"{folder.root}: training diverged at step {result.steps} of {parsed.training.steps}; see "
+                f"{folder.metrics}"
+            )
+        if as_json:
+            ui.print_json({"run": str(folder.root), **asdict(result)})
+            return
+        ui.say(
+            f"{parsed.name}: {result.parameters:,} parameters, {result.steps} steps in "
+            f"{ui.duration(result.seconds)}"
+        )
+        ui.say(
+            f"validation loss {ui.loss(result.validation_loss)}, training loss {ui.loss(result.training_loss)}"
+        )
+        ui.say(f"Weights: {folder.weights}   Losses: {folder.metrics}")
+
+
+def _home(config: Path, parsed: RunConfig, runs: Path) -> Path:
+    """A config that `mutransfer transfer` wrote stands in the folder of its own run."""
+    if parsed.provenance is not None and config.name == "config.yaml":
+        return config.parent
+    return runs / parsed.name / "train"

@@ -1,0 +1,122 @@
+"""`mutransfer transfer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mutransfer.cli import console as ui
+from mutransfer.cli.options import RUNS, AsJson, Runs
+
+if TYPE_CHECKING:
+    from mutransfer.sweep.folder import SweepFolder
+    from mutransfer.transfer.target import Target, WhichTrial
+
+
+def run(
+    width: Annotated[int, typer.Option(help="Width of the target.", min=1)],
+    depth: Annotated[int | None, typer.Option(help="Depth; the proxy's when left out.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Batch size; the proxy's when left out.", min=1)] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Sequence length; the proxy's when left out.", min=1)] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; the proxy's when left out.", min=1)] = None,
+    run_name: Annotated[
+        str | None,
+        typer.Option("--run", help="Sweep to take, by name or path; the newest finished one when left out."),
+    ] = None,
+    trial: Annotated[
+        str, typer.Option(help="Whose hparams: best, median, or a trial's number.", metavar="TRIAL")
+    ] = "best",
+    start: Annotated[bool, typer.Option("--launch", help="Start the target run.")] = False,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Write the config of the wide target with the winner's hparams, and say what may not hold."""
+    with ui.errors_reported(as_json):
+        from mutransfer.transfer.launch import launch
+        from mutransfer.transfer.target import Overrides, make_target
+
+        sweep = _sweep(run_name, runs)
+        overrides = Overrides(width, depth, batch_size, seq_len, steps)
+        target = make_target(sweep, overrides, trial=_which(trial))
+        target.write()
+        answer = _as_data(sweep, target)
+        if not as_json:
+            _show(sweep, target)
+        if start:
+            ui.note(f"$ mutransfer train {target.folder.config}")
+            answer["launched"] = launch(target.folder.config, resume=target.folder.started)
+            if not as_json:
+                trained = answer["launched"]
+                ui.say(
+                    f"{target.config.name}: validation loss {ui.loss(trained['validation_loss'])}, training loss "
+                    f"{ui.loss(trained['training_loss'])} after {trained['steps']} steps; weights: "
+                    f"{target.folder.weights}"
+                )
+        if as_json:
+            ui.print_json(answer)
+        elif not start:
+            resume = " --resume" if target.folder.started else ""
+            ui.say(f"Next: mutransfer train {target.folder.config}{resume}")
+
+
+def _which(trial: str) -> WhichTrial:
+    from mutransfer.errors import UsageError
+
+    if trial == "best" or trial == "median":
+        return trial
+    if not trial.isdecimal():
+        raise UsageError(f"--trial {trial}: must be best, median or a trial's number")
+    return int(trial)
+
+
+def _sweep(name: str | None, runs: Path) -> SweepFolder:
+    from mutransfer.sweep.folder import resolve_sweep
+    from mutransfer.sweep.status import newest_finished
+
+    return resolve_sweep(name, runs) if name is not None else newest_finished(runs)
+
+
+def _as_data(sweep: SweepFolder, target: Target) -> dict[str, Any]:
+    share = target.tuning_flops / target.cost.training_flops
+    return {
+        "run": str(sweep.root),
+        "trial": target.trial.number,
+        "config": str(target.folder.config),
+        "changed": list(target.changed),
+        "hparams": target.config.hparams.model_dump(mode="json", exclude_none=True),
+        "parameters": target.cost.parameters,
+        "training_flops": target.cost.training_flops,
+        "state_bytes": target.cost.state_bytes,
+        "tuning_flops": target.tuning_flops,
+        "tuning_share": share,
+        "warnings": list(target.warnings),
+    }
+
+
+def _show(sweep: SweepFolder, target: Target) -> None:
+    cost = target.cost
+    proxy_loss = f"{target.config.provenance.objective} {ui.loss(target.trial.value)}" if target.config.provenance else ""
+    ui.say(f"Target {target.config.name}, from trial {target.trial.number} of {sweep.root} ({proxy_loss})")
+    for change in target.changed:
+        ui.say(f"  changed    {change}")
+    swept = target.trial.params
+    ui.say(f"  identical  {', '.join(f'{name} {ui.number(value)}' for name, value in swept.items())}")
+    fixed = {k: v for k, v in target.config.hparams.model_dump(exclude_none=True).items() if k not in swept}
+    ui.say(f"             {', '.join(f'{name} {ui.number(value)}' for name, value in fixed.items())}")
+    ui.say(f"  parameters {cost.parameters:,}")
+    ui.say(
+        f"  training   {ui.quantity(cost.training_flops, 'FLOP')} in {cost.steps} steps; all tuning took "
+        f"{_share(target.tuning_flops / cost.training_flops)} of that"
+    )
+    ui.say(
+        f"  memory     {ui.quantity(cost.state_bytes, 'iB', base=1024)} for weights, gradients and optimizer "
+        "state in fp32, and activations on top"
+    )
+    ui.say(f"  config     {target.folder.config}")
+    ui.warn(target.warnings)
+
+
+def _share(value: float) -> str:
+    return f"{value:.2g} ×" if value >= 1 else f"{100 * value:.2g} %"

@@ -1,0 +1,29 @@
+"""Commented configs that `mutransfer init` writes, one file per model kind."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from mutransfer.errors import UsageError
+from mutransfer.files import disk_errors
+
+
+def template(kind: str) -> str:
+    """The text of the template for a model kind."""
+    return resources.files(__name__).joinpath(f"{kind}.yaml").read_text(encoding="utf-8")
+
+
+def write_template(kind: str, path: Path) -> None:
+    """Write a template to a new file.
+
+    Raises:
+        UsageError: something stands there already, or the disk refuses.
+    """
+    try:
+        with disk_errors(path), path.open("x", encoding="utf-8") as file:
+            file.write(template(kind))
+    except UsageError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise UsageError(f"{path}: is there already; name another file") from None
+        raise
