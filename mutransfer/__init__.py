@@ -38,7 +38,20 @@ _HOMES = {
     "make_target": "mutransfer.transfer.target",
 }
 
-__all__ = sorted([*_HOMES, "__version__"])
+__all__ = [
+    "Plan",
+    "RunConfig",
+    "__version__",
+    "attention_scale",
+    "initialize",
+    "load_config",
+    "make_target",
+    "parameter_groups",
+    "plan_for",
+    "run_sweep",
+    "set_multipliers",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     installed and the flag stays false.
     """
     requested = False
-    previous = {}
+    previous: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
 
     def restore() -> None:
         for number, handler in previous.items():

@@ -12,9 +12,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. training.steps=50. Repeatable."),
 ]
-Runs = Annotated[
-    Path, typer.Option("--runs", envvar="MUTRANSFER_RUNS", help="Folder of all runs.", show_default=True)
-]
+Runs = Annotated[Path, typer.Option("--runs", envvar="MUTRANSFER_RUNS", help="Folder of all runs.", show_default=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
 
 RUNS = Path("runs")

@@ -46,7 +46,6 @@ def run(
 
 
 def _summary(one: SweepStatus) -> dict[str, Any]:
-    assert one.config.search is not None
     best = one.best
     return {
         "run": one.folder.root.name,
@@ -54,7 +53,7 @@ def _summary(one: SweepStatus) -> dict[str, Any]:
         "state": one.state,
         "done": one.done,
         "total": one.total,
-        "objective": one.config.search.objective,
+        "objective": one.config.require_search().objective,
         "best": None if best is None else {"trial": best.number, "value": best.value, **best.params},
     }
 
@@ -82,8 +81,7 @@ def _list(summaries: list[dict[str, Any]]) -> None:
 
 
 def _show(one: SweepStatus, targets: list[dict[str, Any]]) -> None:
-    assert one.config.search is not None
-    names = list(one.config.search.space)
+    names = list(one.config.require_search().space)
     rows = [
         [
             str(record.number),
@@ -97,7 +95,7 @@ def _show(one: SweepStatus, targets: list[dict[str, Any]]) -> None:
     ]
     ui.show_table(
         f"{one.folder.root.name}: {one.state}, {one.done} of {one.total} trials",
-        ["trial", "outcome", one.config.search.objective, *names, "steps", "time"],
+        ["trial", "outcome", one.config.require_search().objective, *names, "steps", "time"],
         rows,
     )
     if targets:

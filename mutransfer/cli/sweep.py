@@ -31,16 +31,13 @@ def run(
     with ui.errors_reported(as_json):
         from mutransfer.cli.progress import SweepProgress
         from mutransfer.config.load import load_config
-        from mutransfer.errors import ConfigError
         from mutransfer.executors.devices import worker_devices
         from mutransfer.executors.local import LocalExecutor
         from mutransfer.signals import stop_on_signals
         from mutransfer.sweep.coordinator import run_sweep
 
         parsed = load_config(config, sets or ())
-        if parsed.search is None:
-            raise ConfigError(f"{config}: has no search section, so there is nothing to sweep")
-        threads = parsed.search.threads
+        threads = parsed.require_search().threads
         with stop_on_signals() as stopping, SweepProgress() as observer:
             result = run_sweep(
                 parsed,
@@ -70,9 +67,9 @@ def _as_data(config: RunConfig, result: SweepResult) -> dict[str, Any]:
 
 
 def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
-    assert config.search is not None
+    search = config.require_search()
     selection = result.selection
-    names = list(config.search.space)
+    names = list(search.space)
     rows = [
         [
             f"{record.number}{' =' if record.number in selection.ties else ''}",
@@ -84,7 +81,7 @@ def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
     ]
     ui.show_table(
         f"Best of {len(result.records)} trials of {config.name}",
-        ["trial", config.search.objective, *names, "time"],
+        ["trial", search.objective, *names, "time"],
         rows,
     )
     if selection.seed_noise is not None:

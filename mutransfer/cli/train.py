@@ -59,12 +59,9 @@ def run(
             ui.print_json({"run": str(folder.root), **asdict(result)})
             return
         ui.say(
-            f"{parsed.name}: {result.parameters:,} parameters, {result.steps} steps in "
-            f"{ui.duration(result.seconds)}"
+            f"{parsed.name}: {result.parameters:,} parameters, {result.steps} steps in {ui.duration(result.seconds)}"
         )
-        ui.say(
-            f"validation loss {ui.loss(result.validation_loss)}, training loss {ui.loss(result.training_loss)}"
-        )
+        ui.say(f"validation loss {ui.loss(result.validation_loss)}, training loss {ui.loss(result.training_loss)}")
         ui.say(f"Weights: {folder.weights}   Losses: {folder.metrics}")
 
 

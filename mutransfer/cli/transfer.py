@@ -64,8 +64,10 @@ def run(
 def _which(trial: str) -> WhichTrial:
     from mutransfer.errors import UsageError
 
-    if trial == "best" or trial == "median":
-        return trial
+    if trial == "best":
+        return "best"
+    if trial == "median":
+        return "median"
     if not trial.isdecimal():
         raise UsageError(f"--trial {trial}: must be best, median or a trial's number")
     return int(trial)
@@ -97,7 +99,9 @@ def _as_data(sweep: SweepFolder, target: Target) -> dict[str, Any]:
 
 def _show(sweep: SweepFolder, target: Target) -> None:
     cost = target.cost
-    proxy_loss = f"{target.config.provenance.objective} {ui.loss(target.trial.value)}" if target.config.provenance else ""
+    proxy_loss = (
+        f"{target.config.provenance.objective} {ui.loss(target.trial.value)}" if target.config.provenance else ""
+    )
     ui.say(f"Target {target.config.name}, from trial {target.trial.number} of {sweep.root} ({proxy_loss})")
     for change in target.changed:
         ui.say(f"  changed    {change}")

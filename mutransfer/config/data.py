@@ -142,6 +142,4 @@ class ParquetImagesSection(BaseDataSection):
         return ClassSpec(shape=(self.channels, self.size, self.size), classes=self.classes)
 
 
-DataSection = Annotated[
-    TextSection | TokensSection | DigitsSection | ParquetImagesSection, Field(discriminator="kind")
-]
+DataSection = Annotated[TextSection | TokensSection | DigitsSection | ParquetImagesSection, Field(discriminator="kind")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -118,7 +118,7 @@ def _describe(error: ErrorDetails, source: Source) -> str:
 
 
 _TAGS = {
-    name: {str(member.model_fields["kind"].annotation.__args__[0]) for member in union.__origin__.__args__}
+    name: {get_args(member.model_fields["kind"].annotation)[0] for member in get_args(get_args(union)[0])}
     for name, union in (("model", ModelSection), ("data", DataSection))
 }  # fmt: skip
 

@@ -95,10 +95,7 @@ class GPTSection(BaseModelSection):
 
     def head_dim_at(self, width: int) -> int:
         """Size of one head at `width`."""
-        if self.head_dim is not None:
-            return self.head_dim
-        assert self.heads is not None  # _heads_fit
-        return width // self.heads
+        return self.head_dim if self.heads is None else width // self.heads  # type: ignore[return-value]  # _heads_fit
 
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
         dead = super().dead_hparams()

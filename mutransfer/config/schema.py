@@ -14,6 +14,7 @@ from mutransfer.config.data import DataSection
 from mutransfer.config.hparams import UNSWEEPABLE, Hparams
 from mutransfer.config.models import ModelSection
 from mutransfer.config.search import SearchSection
+from mutransfer.errors import ConfigError
 
 
 class TrainingSection(Section):
@@ -97,7 +98,7 @@ class RunConfig(Section):
         self._check_dead_hparams()
         if self.search is not None:
             for name, distribution in self.search.space.items():
-                self._check_swept(name, distribution.extremes)
+                self._check_swept(self.search, name, distribution.extremes)
         return self
 
     def _check_dead_hparams(self) -> None:
@@ -107,15 +108,14 @@ class RunConfig(Section):
             if self.search is not None and name in self.search.space:
                 raise FieldProblem(("search", "space", name), f"has no effect: {why}")
 
-    def _check_swept(self, name: str, extremes: tuple[Any, ...]) -> None:
+    def _check_swept(self, search: SearchSection, name: str, extremes: tuple[Any, ...]) -> None:
         path = ("search", "space", name)
         if name not in Hparams.model_fields:
             near = difflib.get_close_matches(name, Hparams.model_fields, n=1)
             raise FieldProblem(path, "is no hparam" + (f"; did you mean {near[0]}?" if near else ""))
         if name in UNSWEEPABLE:
             raise FieldProblem(path, f"cannot be swept: {UNSWEEPABLE[name]}")
-        assert self.search is not None
-        swept = self.search.space.get("schedule")
+        swept = search.space.get("schedule")
         schedules = (self.hparams.schedule,) if swept is None or name == "schedule" else swept.extremes
         for value in extremes:
             try:
@@ -125,6 +125,16 @@ class RunConfig(Section):
                 raise FieldProblem(path, f"{value!r} is not possible: {detail}") from None
             if value is not None and all(getattr(hparams, name) is None for hparams in changed):
                 raise FieldProblem(path, f"has no effect with schedule {self.hparams.schedule}")
+
+    def require_search(self) -> SearchSection:
+        """The search section.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.search is None:
+            raise ConfigError(f"{self.name}: has no search section, so there is nothing to sweep")
+        return self.search
 
     def with_hparams(self, values: dict[str, Any]) -> RunConfig:
         """A copy whose hparams have `values`, for one trial."""

@@ -30,9 +30,7 @@ class Powers(Section):
     @model_validator(mode="after")
     def _rises(self) -> Self:
         if self.start > self.stop:
-            raise FieldProblem(
-                ("start",), f"start <= stop must hold, but got start={self.start:g}, stop={self.stop:g}"
-            )
+            raise FieldProblem(("start",), f"start <= stop must hold, but got start={self.start:g}, stop={self.stop:g}")
         return self
 
     @property

@@ -38,9 +38,7 @@ class TokenDataset:
     anywhere; validation windows do not overlap.
     """
 
-    def __init__(
-        self, tokens: Array, *, seq_len: int, vocab_size: int, validation_fraction: float, label: str
-    ) -> None:
+    def __init__(self, tokens: Array, *, seq_len: int, vocab_size: int, validation_fraction: float, label: str) -> None:
         split = len(tokens) - round(len(tokens) * validation_fraction)
         self._train, self._validation = tokens[:split], tokens[split:]
         self._seq_len, self._vocab_size, self._label = seq_len, vocab_size, label
@@ -60,9 +58,7 @@ class TokenDataset:
 
     def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
         """See `Dataset`."""
-        starts = np.random.default_rng([seed, step]).integers(
-            0, len(self._train) - self._seq_len, size=batch_size
-        )
+        starts = np.random.default_rng([seed, step]).integers(0, len(self._train) - self._seq_len, size=batch_size)
         return self._windows(self._train, starts)
 
     def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
@@ -93,9 +89,7 @@ class ClassDataset:
         if held_out < 1 or held_out >= len(examples):
             raise DataError(f"{label}: too small to split: {len(examples)} examples")
         if labels.min() < 0 or labels.max() >= classes:
-            raise DataError(
-                f"{label}: labels run from {labels.min()} to {labels.max()}, but classes is {classes}"
-            )
+            raise DataError(f"{label}: labels run from {labels.min()} to {labels.max()}, but classes is {classes}")
         order = np.random.default_rng(0).permutation(len(examples))
         self._train, self._held_out = order[held_out:], order[:held_out]
         self._examples, self._labels = examples, labels.astype(np.int64)
@@ -143,7 +137,7 @@ def fingerprint(*arrays: Array) -> str:
     """12 hex digits of the arrays' bytes."""
     digest = hashlib.blake2b(digest_size=6)
     for array in arrays:
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

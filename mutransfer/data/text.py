@@ -55,7 +55,7 @@ def _matching_files(patterns: tuple[str, ...]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for pattern in patterns:
         expanded = str(Path(pattern).expanduser())
-        found = [expanded] if Path(expanded).exists() else sorted(glob.glob(expanded, recursive=True))
+        found = [expanded] if Path(expanded).exists() else sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         matches = [name for name in found if len(found) == 1 or Path(name).is_file()]
         if not matches:
             raise DataError(f"data.paths: {pattern}: matches no file")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from mutransfer.config.data import ClassSpec, DataSpec, TokenSpec
+from mutransfer.config.data import DataSpec, TokenSpec
 from mutransfer.parametrization.roles import plan_for
 
 if TYPE_CHECKING:
@@ -19,19 +19,13 @@ if TYPE_CHECKING:
 def build_model(section: ModelSection, spec: DataSpec) -> nn.Module:
     """The plain module of a `model:` section for data of shape `spec`, on torch's current default device."""
     home, _, name = section.implementation.partition(":")
-    model = getattr(importlib.import_module(home), name)(section, spec)
-    assert isinstance(model, nn.Module)
-    return model
+    return cast(nn.Module, getattr(importlib.import_module(home), name)(section, spec))
 
 
 def plan_of(config: RunConfig) -> Plan:
     """The plan of a config's model, made without allocating its weights."""
     section, spec = config.model, config.data.spec
-    if isinstance(spec, TokenSpec):
-        finite = {spec.vocab_size, spec.seq_len}
-    else:
-        assert isinstance(spec, ClassSpec)
-        finite = {spec.features, spec.classes}
+    finite = {spec.vocab_size, spec.seq_len} if isinstance(spec, TokenSpec) else {spec.features, spec.classes}
     return plan_for(
         lambda width: build_model(section.at_width(width), spec),
         width=section.width,

@@ -87,9 +87,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.register_buffer(
-            "attention_scale", torch.tensor(1.0 / math.sqrt(self.head_dim)), persistent=False
-        )
+        self.register_buffer("attention_scale", torch.tensor(1.0 / math.sqrt(self.head_dim)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend to this and earlier positions."""

@@ -9,13 +9,16 @@ Shapes: B batch, F features, D width, C classes.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mutransfer.config.data import ClassSpec
 from mutransfer.config.models import MLPSection
 
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "tanh": F.tanh}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "tanh": F.tanh}
 
 
 class MLP(nn.Module):
@@ -25,8 +28,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [spec.features, *[section.width] * section.depth]
         self.layers = nn.ModuleList(
-            nn.Linear(fan_in, fan_out, bias=section.bias)
-            for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
+            nn.Linear(fan_in, fan_out, bias=section.bias) for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.readout = nn.Linear(section.width, spec.classes, bias=section.bias)
         self.activation = _ACTIVATIONS[section.activation]

@@ -116,9 +116,7 @@ def parameter_groups(
 
 def _require_fit(model: nn.Module, plan: Plan) -> None:
     """Refuse a plan made for another model or width: silently training with it is the bug µP users fear."""
-    own: Mapping[str, Scaling] = {
-        name: scaling for name, scaling in plan.parameters.items() if scaling.tied_to is None
-    }
+    own: Mapping[str, Scaling] = {name: scaling for name, scaling in plan.parameters.items() if scaling.tied_to is None}
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     strangers = sorted(shapes.keys() ^ own.keys())
     if strangers:

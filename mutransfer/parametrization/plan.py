@@ -122,9 +122,7 @@ def make_plan(
     parameters = {}
     for shape in shapes:
         m_in, m_out = shape.fan_in / shape.base_fan_in, shape.fan_out / shape.base_fan_out
-        numbers = rules.multipliers(
-            shape.role, m_in, m_out, optimizer=family, parametrization=parametrization
-        )
+        numbers = rules.multipliers(shape.role, m_in, m_out, optimizer=family, parametrization=parametrization)
         base_std = shape.base_init_std
         parameters[shape.name] = Scaling(
             shape=shape.shape,

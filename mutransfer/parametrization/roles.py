@@ -95,9 +95,7 @@ def plan_for(
     shapes: dict[str, ParameterShape] = {}
     owners: dict[int, str] = {}
     for name, use in uses.items():
-        shape = _parameter_shape(
-            use, base_uses[name], wider_uses[name], _match(name, given), zero_readout=zero_readout
-        )
+        shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given), zero_readout=zero_readout)
         owner = owners.setdefault(id(use.parameter), name)
         shapes[name] = replace(shape, tied_to=None if owner == name else owner)
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
@@ -171,9 +169,7 @@ def _match(name: str, patterns: Mapping[str, _T]) -> _T | None:
     return next((value for pattern, value in patterns.items() if fnmatch.fnmatchcase(name, pattern)), None)
 
 
-def _parameter_shape(
-    use: _Use, base: _Use, wider: _Use, given: Role | None, *, zero_readout: bool
-) -> ParameterShape:
+def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, zero_readout: bool) -> ParameterShape:
     if given is not None and given not in ROLES:
         raise PlanError(f"role of {use.name} must be one of {', '.join(ROLES)}, but got {given!r}")
     shape, base_shape = tuple(use.parameter.shape), tuple(base.parameter.shape)
@@ -258,9 +254,7 @@ def _dimensions_without_layout(role: Role, grows: list[bool]) -> tuple[int | Non
     return growing[-1], None
 
 
-def _suspicions(
-    shape: ParameterShape, base: _Use, wider: _Use, base_width: int, finite: Collection[int]
-) -> list[str]:
+def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int, finite: Collection[int]) -> list[str]:
     """Dimensions that may be meant to grow and do not."""
     found = []
     sizes = list(zip(base.parameter.shape, wider.parameter.shape, strict=True))

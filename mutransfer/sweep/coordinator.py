@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import concurrent.futures as futures
 from collections import deque
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
-from mutransfer.errors import ConfigError, Interrupted, NothingUsable, UsageError
+from mutransfer.errors import Interrupted, NothingUsable, UsageError
 from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
 from mutransfer.files import make_folder, write_atomic
 from mutransfer.sweep.folder import SweepFolder
@@ -73,8 +73,7 @@ def run_sweep(
         NothingUsable: every trial diverged, crashed or ran out of memory.
         Interrupted: `should_stop` was true; the same call continues.
     """
-    if config.search is None:
-        raise ConfigError(f"{config.name}: has no search section, so there is nothing to sweep")
+    config.require_search()
     folder = SweepFolder(runs / config.name)
     data = load_data(config.data).fingerprint
     with folder.sole_coordinator():
@@ -146,8 +145,7 @@ class _Coordinator:
         observer: Observer,
         should_stop: Callable[[], bool],
     ) -> None:
-        assert config.search is not None
-        self._config, self._search, self._folder, self._study = config, config.search, folder, study
+        self._config, self._search, self._folder, self._study = config, config.require_search(), folder, study
         self._executor, self._observer, self._should_stop = executor, observer, should_stop
         records = study.records()
         self._asked = len(records)
@@ -189,9 +187,7 @@ class _Coordinator:
                     break
                 flying[self._executor.submit(self._job(task))] = task
             if self._should_stop():
-                raise Interrupted(
-                    f"stopped with {self._done} of {self._total} trials done; the same command continues"
-                )
+                raise Interrupted(f"stopped with {self._done} of {self._total} trials done; the same command continues")
             if not flying:
                 return
             landed, _ = futures.wait(flying, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
@@ -203,9 +199,7 @@ class _Coordinator:
         training = trial.training.model_copy(update={"seed": self._seed(task.repeat)})
         trial = trial.model_copy(update={"training": training, "search": None})
         folder = self._folder.trial(task.record.number, task.repeat)
-        return Job(
-            "mutransfer.sweep.trial:run_trial", {"config": trial.resolved(), "folder": str(folder.resolve())}
-        )
+        return Job("mutransfer.sweep.trial:run_trial", {"config": trial.resolved(), "folder": str(folder.resolve())})
 
     def _seed(self, repeat: int) -> int:
         """All trials share one seed, so that they differ in hparams only; each repeat has its own."""

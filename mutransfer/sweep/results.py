@@ -37,11 +37,10 @@ def table(records: Sequence[TrialRecord]) -> str:
 
 def best(config: RunConfig, selection: Selection) -> dict[str, Any]:
     """The winner and what is to be known of it, as plain data."""
-    assert config.search is not None
     winner = selection.best
     return {
         "trial": winner.number,
-        config.search.objective: winner.value,
+        config.require_search().objective: winner.value,
         "swept": winner.params,
         "hparams": config.with_hparams(winner.params).hparams.model_dump(mode="json", exclude_none=True),
         "seed_noise": selection.seed_noise,

@@ -47,26 +47,25 @@ def select(
     if not ranking:
         return None
     best = ranking[0]
-    assert best.value is not None
     repeated = repeats.get(str(best.number), {})
     again = [value for value in repeated.values() if value is not None]
-    noise = statistics.stdev([best.value, *again]) if again else None
+    noise = statistics.stdev([best.score, *again]) if again else None
     reach = 0.0 if noise is None else 2.0 * math.sqrt(2.0) * noise
-    ties = tuple(
-        record.number for record in ranking[1:] if record.value is not None and record.value - best.value <= reach
-    )
+    ties = tuple(record.number for record in ranking[1:] if record.score - best.score <= reach)
     warnings = _warnings(config, best, records)
     failed = [seed for seed, value in repeated.items() if value is None]
     if failed:
-        warnings.append(f"the best trial gave no result with seed {' and '.join(failed)}: it is on the edge of stability")
+        warnings.append(
+            f"the best trial gave no result with seed {' and '.join(failed)}: it is on the edge of stability"
+        )
     return Selection(best, tuple(ranking), noise, ties, tuple(warnings))
 
 
 def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecord]) -> list[str]:
-    assert config.search is not None
+    space = config.require_search().space
     found = []
     for name, value in best.params.items():
-        distribution = config.search.space[name]
+        distribution = space[name]
         end = edge(distribution, value)
         if end is not None:
             near = f"within {EDGE:.0%} of" if distribution.bounds else "at"

@@ -85,7 +85,7 @@ def _units(search: SearchSection, number: int) -> Mapping[str, float]:
     if search.sampler == "quasi-random":
         from torch.quasirandom import SobolEngine
 
-        engine = SobolEngine(len(search.space), scramble=True, seed=search.seed)
+        engine: Any = SobolEngine(len(search.space), scramble=True, seed=search.seed)  # type: ignore[no-untyped-call]
         row = engine.fast_forward(number).draw(1)[0].double().tolist()
         return dict(zip(sorted(search.space), (min(unit, 1 - 1e-9) for unit in row), strict=True))
     # A stream per name: adding an hparam to the space leaves the draws of the others as they are.
@@ -97,8 +97,7 @@ def _units(search: SearchSection, number: int) -> Mapping[str, float]:
 
 def _grid_point(search: SearchSection, number: int) -> dict[str, Any]:
     """Point `number` of the grid in an order shuffled by the seed, so that a part of the grid is a sample of it."""
-    size = search.grid_size
-    assert size is not None  # SearchSection refuses continuous grids
+    size = search.grid_size or 0  # SearchSection refuses grids of continuous ranges
     index = int(np.random.default_rng(search.seed).permutation(size)[number])
     chosen = {}
     for name, distribution in search.space.items():

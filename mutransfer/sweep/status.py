@@ -30,8 +30,7 @@ class SweepStatus:
     @property
     def total(self) -> int:
         """Trials there will be."""
-        assert self.config.search is not None
-        return max(self.config.search.trial_count, len(self.records))
+        return max(self.config.require_search().trial_count, len(self.records))
 
     @property
     def best(self) -> TrialRecord | None:

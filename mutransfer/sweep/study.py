@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -51,12 +52,17 @@ class TrialRecord:
     seed: int | None = None
     error: str | None = None
 
+    @property
+    def score(self) -> float:
+        """The objective, and infinity where there is none: sorts last."""
+        return math.inf if self.value is None else self.value
+
 
 class Study:
     """The record of one sweep. The coordinator is its only writer."""
 
     def __init__(self, path: Path, search: SearchSection | None) -> None:
-        """Open the study at `path`; a `search` is needed to draw new trials.
+        """Open the study at `path`; without a `search` it can only be read.
 
         Raises:
             UsageError: the file is missing, truncated, damaged, or no study of ours.
@@ -66,8 +72,12 @@ class Study:
         self._distributions: dict[str, BaseDistribution] = optuna_distributions(search) if search else {}
         _require_sound(path)
         try:
+            # Checking the schema's version imports alembic; who only reads need not wait for it.
+            storage = optuna.storages.RDBStorage(
+                _url(path), skip_compatibility_check=search is None, skip_table_creation=search is None
+            )
             self._study = optuna.load_study(
-                study_name=_NAME, storage=_url(path), sampler=_sampler(search) if search else None
+                study_name=_NAME, storage=storage, sampler=_sampler(search) if search else None
             )
         except (SQLAlchemyError, KeyError, RuntimeError, ValueError) as error:
             raise _damaged(path, error) from error
@@ -75,7 +85,6 @@ class Study:
     @classmethod
     def create(cls, path: Path, config: RunConfig, attributes: dict[str, Any]) -> Study:
         """Make the study under a temporary name and rename it: a kill in between leaves none, never half of one."""
-        assert config.search is not None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         temporary = path.with_name(".study.db.partial")
         with disk_errors(path):
@@ -86,7 +95,7 @@ class Study:
                 study.set_user_attr(key, value)
             storage.engine.dispose()
             temporary.replace(path)
-        return cls(path, config.search)
+        return cls(path, config.require_search())
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -117,13 +126,12 @@ class Study:
 
     def tell(self, record: TrialRecord) -> None:
         """Save how a trial ended; once, since an ended trial is refused by Optuna."""
-        assert record.outcome is not None
         trial = self._study.get_trials(deepcopy=False)[record.number]
         handle = optuna.trial.Trial(self._study, trial._trial_id)
         for key in ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error"):
             if getattr(record, key) is not None:
                 handle.set_user_attr(key, getattr(record, key))
-        self._study.tell(record.number, values=record.value, state=_STATES[record.outcome])
+        self._study.tell(record.number, values=record.value, state=_STATES[record.outcome or "crashed"])
 
     def _suggest(self, trial: optuna.trial.Trial) -> dict[str, Any]:
         """Draw every hparam that the trial does not have yet."""
@@ -141,9 +149,7 @@ class _PointSampler(BaseSampler):
     def __init__(self, search: SearchSection) -> None:
         self._search = search
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
 
     def sample_relative(
@@ -198,8 +204,7 @@ def _require_sound(path: Path) -> None:
 def _damaged(path: Path, reason: object) -> UsageError:
     first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
     return UsageError(
-        f"{path}: study file is damaged ({first_line}); restore it from a backup, or move its folder away to "
-        "start over"
+        f"{path}: study file is damaged ({first_line}); restore it from a backup, or move its folder away to start over"
     )
 
 
@@ -222,4 +227,4 @@ def _record(trial: FrozenTrial) -> TrialRecord:
 def completed(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials with an objective, best first; ties go to the lower number."""
     usable = [record for record in records if record.value is not None]
-    return sorted(usable, key=lambda record: (record.value, record.number))
+    return sorted(usable, key=lambda record: (record.score, record.number))

@@ -78,9 +78,7 @@ class Learner:
     def _loss(self, batch: Batch) -> Tensor:
         """Cross entropy in nats, mean over all targets."""
         inputs, targets = (self._to_device(array) for array in batch)
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.config.training.precision == "bf16"
-        ):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.training.precision == "bf16"):
             logits = self._forward(inputs)
             return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -82,9 +81,7 @@ def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = 
             hooks.progress(Progress(step + 1, training.steps, value))
 
     for step in range(first, training.steps):
-        monitor.add(
-            learner.train_step(step, data.batch(step, batch_size=training.batch_size, seed=training.seed))
-        )
+        monitor.add(learner.train_step(step, data.batch(step, batch_size=training.batch_size, seed=training.seed)))
         done = step + 1
         saving, stopping = done % training.checkpoint_every == 0, hooks.should_stop()
         if monitor.due or saving or stopping:

@@ -44,8 +44,7 @@ def train(
     with _sole_user(folder):
         if folder.started and not resume:
             raise UsageError(
-                f"{folder.root}: holds a run already; continue it with --resume, or choose another folder "
-                "with --out"
+                f"{folder.root}: holds a run already; continue it with --resume, or choose another folder with --out"
             )
         if folder.config.exists():
             _require_same(config, folder)
@@ -116,6 +115,4 @@ def _require_same(config: RunConfig, folder: TrainFolder) -> None:
     """Resuming with another config would give a run that neither config describes."""
     changed = differences(load_config(folder.config), config, ignore=("name", "search", "provenance"))
     if changed:
-        raise UsageError(
-            f"{folder.root}: belongs to another config, which differs in\n  " + "\n  ".join(changed)
-        )
+        raise UsageError(f"{folder.root}: belongs to another config, which differs in\n  " + "\n  ".join(changed))

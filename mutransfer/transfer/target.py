@@ -87,9 +87,7 @@ def make_target(sweep: SweepFolder, overrides: Overrides, *, trial: WhichTrial =
         NothingUsable: no trial of the sweep completed.
     """
     proxy = load_config(sweep.config)
-    if proxy.search is None:
-        raise UsageError(f"{sweep.config}: has no search section")
-    study = Study(sweep.study, proxy.search)
+    study = Study(sweep.study, None)
     records, repeats = study.records(), study.attributes.get("repeats", {})
     selection = select(proxy, records, repeats)
     if selection is None:
@@ -105,9 +103,7 @@ def make_target(sweep: SweepFolder, overrides: Overrides, *, trial: WhichTrial =
         config=config,
         folder=folder,
         trial=record,
-        changed=tuple(
-            differences(proxy, config, ignore=("name", "search", "provenance", "hparams"))
-        ),
+        changed=tuple(differences(proxy, config, ignore=("name", "search", "provenance", "hparams"))),
         cost=estimate(config, plan_of(config)),
         tuning_flops=steps * proxy_cost.flops_per_step,
         warnings=tuple(_warnings(proxy, config, records, selection, record)),
@@ -126,9 +122,7 @@ def _pick(selection: Selection, trial: WhichTrial) -> TrialRecord:
     return found
 
 
-def _target_config(
-    sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, overrides: Overrides
-) -> RunConfig:
+def _target_config(sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, overrides: Overrides) -> RunConfig:
     if overrides.width < proxy.model.base_width:
         raise UsageError(
             f"--width {overrides.width}: is narrower than the base width {proxy.model.base_width}; a target is at "
@@ -153,15 +147,12 @@ def _target_config(
     return validate(source)
 
 
-def _provenance(
-    sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, search: dict[str, Any]
-) -> Provenance:
-    assert record.value is not None
+def _provenance(sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, search: dict[str, Any]) -> Provenance:
     return Provenance(
         study=str(sweep.root),
         trial=record.number,
         proxy_width=proxy.model.width,
-        proxy_loss=record.value,
+        proxy_loss=record.score,
         objective=search["objective"],
         seeds={"search": search["seed"], "training": record.seed or 0},
         config_hash=proxy.hash(),
@@ -176,11 +167,10 @@ def _warnings(
     selection: Selection,
     record: TrialRecord,
 ) -> list[str]:
-    assert proxy.search is not None
     found = []
     ended = sum(one.outcome is not None for one in records)
-    if ended < proxy.search.trial_count:
-        found.append(f"the sweep is not finished: {ended} of {proxy.search.trial_count} trials have ended")
+    if ended < proxy.require_search().trial_count:
+        found.append(f"the sweep is not finished: {ended} of {proxy.require_search().trial_count} trials have ended")
     if record.number == selection.best.number:
         found += selection.warnings
     else:
