@@ -238,7 +238,7 @@ class _Coordinator:
         self._done += 1
         self._best = min(
             (r for r in (self._best, record) if r is not None and r.value is not None),
-            key=lambda r: (r.value, r.number),
+            key=lambda r: (r.score, r.number),
             default=None,
         )
         self._observer.ended(record, self._done, self._total, self._best)

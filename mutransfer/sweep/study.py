@@ -26,7 +26,7 @@ from mutransfer.sweep.space import optuna_distributions, point
 from mutransfer.training.folder import Outcome
 
 _NAME = "mutransfer"
-_STATES = {
+_STATES: dict[Outcome | None, TrialState] = {
     "completed": TrialState.COMPLETE,
     "diverged": TrialState.PRUNED,  # a bad point, which TPE should learn from
     "out_of_memory": TrialState.FAIL,
@@ -131,7 +131,7 @@ class Study:
         for key in ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error"):
             if getattr(record, key) is not None:
                 handle.set_user_attr(key, getattr(record, key))
-        self._study.tell(record.number, values=record.value, state=_STATES[record.outcome or "crashed"])
+        self._study.tell(record.number, values=record.value, state=_STATES[record.outcome])
 
     def _suggest(self, trial: optuna.trial.Trial) -> dict[str, Any]:
         """Draw every hparam that the trial does not have yet."""
