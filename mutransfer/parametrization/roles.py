@@ -255,7 +255,9 @@ def _dimensions_without_layout(role: Role, grows: list[bool]) -> tuple[int | Non
 
 
 def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int, finite: Collection[int]) -> list[str]:
-    """Dimensions that may be meant to grow and do not."""
+    """Dimensions of matrices that may be meant to grow and do not."""
+    if base.parameter.ndim < 2:
+        return []
     found = []
     sizes = list(zip(base.parameter.shape, wider.parameter.shape, strict=True))
     for dimension, (size, wide_size) in enumerate(sizes):

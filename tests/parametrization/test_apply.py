@@ -1,0 +1,192 @@
+"""What the plan says is what the model and the optimizer get, at base width exactly what PyTorch would do."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mutransfer.errors import PlanError
+from mutransfer.models import build_model, plan_of
+from mutransfer.parametrization.apply import initialize, parameter_groups, set_multipliers
+from mutransfer.parametrization.roles import plan_for
+from mutransfer.training.learner import Learner
+from tests.conftest import build
+
+
+def made(config):
+    model, plan = build_model(config.model, config.data.spec), plan_of(config)
+    initialize(model, plan, seed=3, init_scale=config.hparams.init_scale)
+    return model, plan
+
+
+def test_initial_std_is_the_planned_one(gpt):
+    config = build(gpt, model__width=128, model__zero_query=False, model__zero_readout=False, hparams__init_scale=0.5)
+    model, plan = made(config)
+    for name, parameter in model.named_parameters():
+        expected = plan.parameters[name].init_std * 0.5
+        spread = expected / math.sqrt(2 * parameter.numel())  # standard error of a normal's sample std
+        assert abs(parameter.std().item() - expected) < 5 * spread, name
+    # the control: hidden weights at the readout's or embedding's std would be caught
+    hidden = model.blocks[0].up.weight
+    wrong = plan.parameters["embedding.weight"].init_std * 0.5
+    assert abs(hidden.std().item() - wrong) > 5 * wrong / math.sqrt(2 * hidden.numel())
+
+
+def test_readout_and_query_start_at_zero_by_default(gpt):
+    model, _ = made(build(gpt, model__width=32))
+    assert not model.readout.weight.any()
+    assert not model.blocks[0].attention.query.weight.any()
+    assert model.blocks[0].attention.key.weight.any()
+
+
+def test_initialization_is_a_function_of_seed_and_name(gpt):
+    config = build(gpt)
+    first, plan = made(config)
+    again, _ = made(config)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    deeper, _ = made(build(gpt, model__depth=2))
+    assert torch.equal(first.blocks[0].up.weight, deeper.blocks[0].up.weight)
+    initialize(again, plan, seed=4)
+    assert not torch.equal(first.embedding.weight, again.embedding.weight)
+
+
+def test_applying_twice_is_applying_once(gpt):
+    config = build(gpt, model__width=64, model__zero_readout=False)
+    model, plan = made(config)
+    tokens = torch.arange(16)[None]
+    once = model(tokens)
+    initialize(model, plan, seed=3)
+    set_multipliers(model, plan)
+    assert torch.equal(once, model(tokens))
+
+
+def test_readout_is_divided_by_m_and_temperature(gpt):
+    config = build(gpt, model__width=64, model__zero_readout=False)
+    model, plan = made(config)
+    tokens = torch.arange(16)[None]
+    hidden = {}
+    model.norm.register_forward_hook(lambda module, inputs, output: hidden.update(x=output))
+    logits = model(tokens)
+    torch.testing.assert_close(logits, F.linear(hidden["x"] / 4, model.readout.weight))
+    set_multipliers(model, plan, temperature=2.0)
+    assert torch.equal(model(tokens), logits / 2)
+
+
+def test_embedding_and_position_scale(gpt):
+    config = build(gpt)
+    model, plan = made(config)
+    tokens = torch.arange(16)[None]
+    set_multipliers(model, plan, embedding_scale=2.0, position_scale=4.0)
+    assert torch.equal(model.embedding(tokens), 2 * model.embedding.weight[tokens])
+    assert torch.equal(model.position(tokens), 4 * model.position.weight[tokens])
+
+
+def test_attention_temperature_multiplies_the_planned_scale(gpt):
+    model, plan = made(build(gpt, model={**gpt["model"], "head_dim": None, "heads": 2, "width": 64}))
+    attention = model.blocks[0].attention
+    assert attention.attention_scale.item() == pytest.approx(math.sqrt(8) / 32)
+    set_multipliers(model, plan, attention_temperature=4.0)
+    assert attention.attention_scale.item() == pytest.approx(math.sqrt(8) / 128)
+
+
+def test_multipliers_are_buffers_outside_the_state_dict(gpt):
+    config = build(gpt, model__width=32)
+    model, _ = made(config)
+    assert model.state_dict().keys() == build_model(config.model, config.data.spec).state_dict().keys()
+    assert "readout.input_multiplier" in dict(model.named_buffers())
+    clone = copy.deepcopy(model)
+    tokens = torch.arange(16)[None]
+    assert torch.equal(clone(tokens), model(tokens))
+    doubled = {"readout.output_multiplier": torch.tensor(2.0), "readout.weight": torch.ones(256, 32)}
+    plain = {"readout.weight": torch.ones(256, 32)}
+    stacked = torch.func.functional_call(model, doubled, (tokens,))
+    torch.testing.assert_close(stacked, 2 * torch.func.functional_call(model, plain, (tokens,)))
+
+
+def test_groups_hold_every_parameter_once_with_the_planned_settings(gpt):
+    config = build(gpt, model__width=64, model__norm_gain=True)
+    model, plan = made(config)
+    groups = parameter_groups(model, plan, lr=0.25, weight_decay=0.5, eps=2.0**-20)
+    found = {}
+    for group in groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            assert parameter is model.get_parameter(name)
+            found[name] = (group["lr"], group["weight_decay"], group["eps"])
+    assert found.keys() == dict(model.named_parameters()).keys()
+    assert found["embedding.weight"] == (0.25, 0.5, 2.0**-22)
+    assert found["blocks.0.up.weight"] == (0.0625, 2.0, 2.0**-22)
+    assert found["readout.weight"] == (0.25, 0.5, 2.0**-22)
+    assert found["norm.weight"] == (0.25, 0.0, 2.0**-22)
+
+
+def test_plan_of_another_model_or_width_is_refused(gpt, mlp):
+    model = build_model(build(gpt).model, build(gpt).data.spec)
+    with pytest.raises(PlanError, match=r"another width: embedding\.weight has shape \(256, 16\), planned was"):
+        initialize(model, plan_of(build(gpt, model__width=32)))
+    with pytest.raises(PlanError, match="another model"):
+        parameter_groups(model, plan_of(build(mlp)), lr=1.0)
+
+
+def test_readout_outside_any_layer_is_refused():
+    class Raw(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.layer = nn.Linear(4, width)
+            self.head = nn.Parameter(torch.zeros(10, width))
+
+    plan = plan_for(Raw, width=16, base_width=8, roles={"head": "output"})
+    with pytest.raises(PlanError, match=r"head is a readout outside any layer.*nn\.Linear"):
+        initialize(Raw(16), plan)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_at_base_width_training_is_standard_pytorch_bit_by_bit(gpt, optimizer):
+    decay = 0.0 if optimizer == "adam" else 0.1
+    config = build(gpt, hparams={"optimizer": optimizer, "lr": 0.01, "weight_decay": decay, "schedule": "constant",
+                                 "warmup": 0.0}, model__zero_readout=False)  # fmt: skip
+    learner = Learner(config, torch.device("cpu"))
+    plain = build_model(config.model, config.data.spec)  # no multipliers installed
+    plain.load_state_dict(learner.model.state_dict())
+    if optimizer == "sgd":
+        standard = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, weight_decay=decay)
+    else:
+        kind = torch.optim.AdamW if optimizer == "adamw" else torch.optim.Adam
+        standard = kind(plain.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=decay)
+    for step in range(5):
+        tokens = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(step))
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        loss = learner.train_step(step, (inputs.numpy(), targets.numpy()))
+        expected = F.cross_entropy(plain(inputs).flatten(0, -2), targets.flatten())
+        standard.zero_grad()
+        expected.backward()
+        standard.step()
+        assert loss.item() == expected.item()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_updates_move_the_output_alike_at_every_width_and_grow_in_sp(mlp, optimizer):
+    """One step of size η changes logits by O(1) under µP; the control must show that the measure can fail."""
+
+    def slope(parametrization):
+        widths, changes = [64, 128, 256, 512], []
+        for width in widths:
+            hparams = {"optimizer": optimizer, "lr": 0.001, "schedule": "constant", "warmup": 0.0}
+            config = build(mlp, model__width=width, parametrization=parametrization, hparams=hparams)
+            learner = Learner(config, torch.device("cpu"))
+            generator = torch.Generator().manual_seed(0)
+            batch = torch.randn(64, 1, 8, 8, generator=generator), torch.randint(0, 10, (64,), generator=generator)
+            before = learner.model(batch[0]).detach()
+            for step in range(3):
+                learner.train_step(step, tuple(tensor.numpy() for tensor in batch))
+            changes.append((learner.model(batch[0]) - before).abs().mean().item())
+        x = torch.tensor(widths).log2()
+        y = torch.tensor(changes).log2()
+        return (((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()).item()
+
+    assert abs(slope("mup")) < 0.15
+    assert slope("sp") > 0.5

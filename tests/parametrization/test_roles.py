@@ -1,0 +1,166 @@
+"""Roles are read off shapes, and doubtful ones are refused or reported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mutransfer.errors import PlanError
+from mutransfer.models import plan_of
+from mutransfer.parametrization.roles import plan_for
+from tests.conftest import build
+
+
+def roles(plan):
+    return {name: scaling.role for name, scaling in plan.parameters.items()}
+
+
+def test_gpt(gpt):
+    plan = plan_of(build(gpt, model__width=64, model__norm_gain=True))
+    found = roles(plan)
+    assert found.pop("embedding.weight") == found.pop("position.weight") == "input"
+    assert found.pop("readout.weight") == "output"
+    norms = {name for name in found if "norm" in name}
+    assert len(norms) == 3
+    assert {found.pop(name) for name in norms} == {"vector"}
+    assert set(found.values()) == {"hidden"}
+    assert len(found) == 6
+
+
+def test_width_multipliers_and_counts_really_vary(gpt):
+    narrow, wide = plan_of(build(gpt)), plan_of(build(gpt, model__width=64))
+    assert narrow.parameters["blocks.0.down.weight"].shape == (16, 64)
+    down = wide.parameters["blocks.0.down.weight"]
+    assert (down.shape, down.fan_in, down.m_in, down.m_out) == ((64, 256), 256, 4, 4)
+    assert narrow.parameter_count == 256 * 16 * 2 + 16 * 16 + 12 * 16**2
+    assert wide.parameter_count == 256 * 64 * 2 + 16 * 64 + 12 * 64**2
+
+
+def test_mlp(mlp):
+    found = roles(plan_of(build(mlp, model__width=32)))
+    assert found == {
+        "layers.0.weight": "input",
+        "layers.0.bias": "vector",
+        "layers.1.weight": "hidden",
+        "layers.1.bias": "vector",
+        "readout.weight": "output",
+        "readout.bias": "scalar",
+    }
+
+
+def test_tied_embedding_is_input_with_a_readout_multiplier(gpt):
+    plan = plan_of(build(gpt, model__width=64, model__tied_embeddings=True))
+    embedding, readout = plan.parameters["embedding.weight"], plan.parameters["readout.weight"]
+    assert embedding.role == "input"
+    assert embedding.tied_to is None
+    assert (readout.role, readout.forward, readout.tied_to) == ("output", 1 / 4, "embedding.weight")
+    assert embedding.init_std == readout.init_std == 1 / 4  # 1/√16, at every width
+    assert "readout.weight" not in [name for name, one in plan.parameters.items() if one.tied_to is None]
+
+
+def test_attention_scale_depends_on_how_heads_grow(gpt):
+    more_heads = plan_of(build(gpt, model__width=64))
+    assert set(more_heads.attention.values()) == set(more_heads.base_attention.values()) == {8**-0.5}
+    wider = plan_of(build(gpt, model={**gpt["model"], "head_dim": None, "heads": 2, "width": 64}))
+    assert list(wider.attention.values()) == pytest.approx([8**0.5 / 32])
+    assert list(wider.base_attention.values()) == pytest.approx([8**-0.5])
+
+
+class Convolutional(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3)
+        self.body = nn.Conv2d(width, width, 3)
+        self.norm = nn.BatchNorm2d(width)
+        self.head = nn.Linear(width, 10)
+
+
+def test_convolution_counts_its_kernel_in_fan_in_and_not_in_m_in():
+    plan = plan_for(Convolutional, width=32, base_width=8)
+    body = plan.parameters["body.weight"]
+    assert (body.role, body.fan_in, body.m_in, body.m_out) == ("hidden", 32 * 9, 4, 4)
+    assert body.init_std == pytest.approx((32 * 9) ** -0.5)
+    assert roles(plan)["stem.weight"] == "input"
+    assert roles(plan)["norm.weight"] == "vector"
+    assert plan.parameters["norm.weight"].init_std is None  # left as ones
+    assert roles(plan)["head.weight"] == "output"
+
+
+class WithRawParameter(nn.Module):
+    def __init__(self, width, shape):
+        super().__init__()
+        self.raw = nn.Parameter(torch.zeros(shape(width)))
+        self.layer = nn.Linear(4, width)
+
+
+def test_raw_parameter_with_one_growing_dimension_needs_a_role():
+    def factory(width):
+        return WithRawParameter(width, lambda w: (1, 7, w))
+
+    with pytest.raises(PlanError, match=r"raw of shape \(1, 7, 8\).*roles=\{'raw': 'input'\}"):
+        plan_for(factory, width=16, base_width=8)
+    given = plan_for(factory, width=16, base_width=8, roles={"raw": "input"})
+    assert (given.parameters["raw"].role, given.parameters["raw"].m_out) == ("input", 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "role"),
+    [
+        (lambda w: (w,), "vector"),
+        (lambda w: (1, 1, w), "vector"),
+        (lambda w: (w, w), "hidden"),
+        (lambda w: (3,), "scalar"),
+        (lambda w: (), "scalar"),
+    ],
+)
+def test_raw_parameters_whose_shape_leaves_no_doubt(shape, role):
+    plan = plan_for(lambda w: WithRawParameter(w, shape), width=16, base_width=8)
+    assert plan.parameters["raw"].role == role
+
+
+def test_dimension_of_base_width_that_does_not_grow_is_reported():
+    class Stuck(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.first = nn.Linear(5, width)
+            self.second = nn.Linear(width, 8)  # the base width, typed in
+
+    (warning,) = plan_for(Stuck, width=32, base_width=8).warnings
+    assert warning.startswith("second.weight: dimension 0 is 8 at every width")
+    assert not plan_for(Stuck, width=32, base_width=8, finite_sizes=(8,)).warnings
+    assert not plan_for(Stuck, width=32, base_width=4).warnings
+
+
+def test_shipped_models_raise_no_warning_when_sizes_coincide(gpt):
+    coinciding = build(gpt, data__seq_len=16)  # seq_len = base width
+    assert plan_of(coinciding).warnings == ()
+    wide_base = build(gpt, model={**gpt["model"], "width": 256, "base_width": 256})  # vocabulary = base width
+    assert plan_of(wide_base).warnings == ()
+
+
+def test_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(PlanError, match=r"'heed.*' matches no parameter"):
+        plan_for(Convolutional, width=32, base_width=8, init_std={"heed.*": 0.0})
+
+
+def test_unknown_role_is_an_error():
+    with pytest.raises(PlanError, match="must be one of input, hidden"):
+        plan_for(Convolutional, width=32, base_width=8, roles={"head.weight": "readout"})
+
+
+def test_width_may_change_sizes_only():
+    class Deeper(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(width // 8))
+
+    with pytest.raises(PlanError, match="other parameters at another width"):
+        plan_for(Deeper, width=32, base_width=8)
+
+
+def test_planning_allocates_nothing_and_keeps_the_random_state():
+    state = torch.random.get_rng_state()
+    plan = plan_for(lambda w: nn.Sequential(nn.Linear(8, w), nn.Linear(w, w)), width=1 << 20, base_width=8)
+    assert plan.parameters["1.weight"].shape == (1 << 20, 1 << 20)  # 4 TiB in fp32
+    assert torch.equal(state, torch.random.get_rng_state())
