@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
 from mutransfer.errors import UsageError
 
 
@@ -60,6 +62,41 @@ def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) 
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def sole_holder(path: Path, busy: Callable[[], str]) -> Iterator[None]:
+    """Hold a lock file; the operating system drops it with the process, however that ends.
+
+    Args:
+        busy: makes the message when another process holds it.
+
+    Raises:
+        UsageError: another process holds it, or it cannot be written.
+    """
+    # A moment's patience, for whoever only looks whether the lock is held.
+    lock = FileLock(path, timeout=1)
+    try:
+        lock.acquire()
+    except Timeout:  # which is an OSError too
+        raise UsageError(busy()) from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file now."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except OSError:
+        return True
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,7 +48,9 @@ def run(
                 should_stop=stopping,
                 on_progress=lambda news: progress(news.step, news.steps, news.loss),
             )
-        again = " ".join(["mutransfer train", str(config), *(f"--set {one}" for one in sets or ()), "--resume"])
+        placed = ["--out", str(out)] if out is not None else ["--runs", str(runs)] if runs != RUNS else []
+        repeated = [part for one in sets or () for part in ("--set", one)]
+        again = shlex.join(["mutransfer", "train", str(config), *repeated, *placed, "--resume"])
         if result.outcome == "interrupted":
             raise Interrupted(f"stopped after {result.steps} of {parsed.training.steps} steps; continue: {again}")
         if result.outcome == "diverged":

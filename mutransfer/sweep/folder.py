@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors, make_folder, write_json
+from mutransfer.files import is_held, make_folder, sole_holder, write_json
 from mutransfer.training.folder import TrainFolder
 
 
@@ -45,35 +43,23 @@ class SweepFolder:
 
     @contextmanager
     def sole_coordinator(self) -> Iterator[None]:
-        """Hold the folder's lock; the operating system drops it with the process, however that ends.
+        """Hold the folder's lock, and say in it who does.
 
         Raises:
             UsageError: another coordinator holds it, or the folder cannot be written.
         """
         make_folder(self.root)
-        lock = FileLock(self._lock, timeout=0)
-        try:
-            with disk_errors(self._lock):
-                lock.acquire()
-        except Timeout:
-            raise UsageError(f"{self.root}: is being swept by {self._describe_holder()}") from None
-        try:
+        with sole_holder(self._lock, lambda: f"{self.root}: is being swept by {self._describe_holder()}"):
             write_json(self._holder, {"pid": os.getpid(), "host": socket.gethostname()})
-            yield
-        finally:
-            self._holder.unlink(missing_ok=True)
-            lock.release()
+            try:
+                yield
+            finally:
+                self._holder.unlink(missing_ok=True)
 
     @property
     def is_running(self) -> bool:
         """Whether a coordinator holds the folder now."""
-        if not self._lock.exists():
-            return False
-        try:
-            with FileLock(self._lock, timeout=0):
-                return False
-        except (Timeout, OSError):
-            return True
+        return is_held(self._lock)
 
     def _describe_holder(self) -> str:
         try:

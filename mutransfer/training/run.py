@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-from filelock import FileLock, Timeout
+from collections.abc import Callable
 
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors, make_folder, write_json
+from mutransfer.files import disk_errors, make_folder, sole_holder, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from mutransfer.training.folder import TrainFolder, TrainResult
 from mutransfer.training.learner import Learner
@@ -41,7 +38,7 @@ def train(
         DataError: the data cannot be used.
     """
     make_folder(folder.root)
-    with _sole_user(folder):
+    with sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"):
         if folder.started and not resume:
             raise UsageError(
                 f"{folder.root}: holds a run already; continue it with --resume, or choose another folder with --out"
@@ -99,16 +96,6 @@ class _FolderHooks(Hooks):
 
     def should_stop(self) -> bool:
         return self._should_stop()
-
-
-@contextmanager
-def _sole_user(folder: TrainFolder) -> Iterator[None]:
-    lock = FileLock(folder.lock, timeout=0)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise UsageError(f"{folder.root}: another process is training here") from None
 
 
 def _require_same(config: RunConfig, folder: TrainFolder) -> None:

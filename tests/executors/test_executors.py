@@ -1,0 +1,92 @@
+"""Both executors against the contract, and what only worker processes can do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import wait
+from pathlib import Path
+
+import pytest
+
+from mutransfer.executors.base import Job, WorkerDied
+from mutransfer.executors.devices import Device
+from mutransfer.executors.inline import InlineExecutor
+from mutransfer.executors.local import LocalExecutor
+from tests.contracts.executors import HERE, ExecutorContract
+
+CPU = Device("cpu", "cpu", 1, {"OMP_NUM_THREADS": "1", "MUTRANSFER_TEST_MARK": "here"})
+THIS = "tests.executors.test_executors"
+
+
+def environment(device: Device) -> tuple[str, str, bool]:
+    import sys
+
+    before = "torch" in sys.modules
+    return os.environ["MUTRANSFER_TEST_MARK"], os.environ["OMP_NUM_THREADS"], before
+
+
+def sleep(device: Device, seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def die(device: Device) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"  # a zombie has ended
+
+
+class TestInline(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return InlineExecutor(CPU)
+
+
+class TestLocal(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        executor = LocalExecutor([CPU, CPU])
+        yield executor
+        executor.close()
+
+    def test_workers_are_other_processes_and_reused(self, executor):
+        pids = set()
+        for _ in range(3):
+            futures = [executor.submit(Job(f"{HERE}:echo", {"value": k})) for k in range(2)]
+            pids |= {future.result(timeout=60)[1] for future in futures}
+        assert os.getpid() not in pids
+        assert len(pids) <= 2
+
+    def test_environment_is_set_before_torch_is_imported(self, executor):
+        mark, threads, torch_before = executor.submit(Job(f"{THIS}:environment", {})).result(timeout=60)
+        assert (mark, threads, torch_before) == ("here", "1", False)
+
+    def test_death_is_reported_and_mended(self, executor):
+        with pytest.raises(WorkerDied, match="exit code -9"):
+            executor.submit(Job(f"{THIS}:die", {})).result(timeout=60)
+        assert executor.submit(Job(f"{HERE}:echo", {"value": 2})).result(timeout=60)[0] == 2
+
+    def test_jobs_overlap(self, executor):
+        wait([executor.submit(Job(f"{HERE}:echo", {"value": k})) for k in range(2)])  # both workers are up
+        began = time.monotonic()
+        wait([executor.submit(Job(f"{THIS}:sleep", {"seconds": 1.0})) for _ in range(2)])
+        assert time.monotonic() - began < 1.9
+
+    def test_close_ends_busy_workers_at_once(self, executor):
+        pid = executor.submit(Job(f"{THIS}:sleep", {"seconds": 0})).result(timeout=60)
+        futures = [executor.submit(Job(f"{THIS}:sleep", {"seconds": 60})) for _ in range(2)]
+        began = time.monotonic()
+        executor.close()
+        assert time.monotonic() - began < 10
+        assert not alive(pid)
+        for future in futures:
+            with pytest.raises(WorkerDied):
+                future.result(timeout=10)

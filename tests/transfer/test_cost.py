@@ -1,0 +1,52 @@
+"""The count of FLOPs against torch's own counter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from mutransfer.models import build_model, plan_of
+from mutransfer.parametrization.roles import meta_construction
+from mutransfer.transfer.cost import estimate
+from tests.conftest import build
+
+
+def counted(config):
+    """What torch counts of one step on the meta device, where attention runs as plain products."""
+    spec, batch = config.data.spec, config.training.batch_size
+    with meta_construction():
+        model = build_model(config.model, spec)
+        if spec.consumed_as == "tokens":
+            inputs = torch.zeros(batch, spec.seq_len, dtype=torch.long)
+            targets = torch.zeros(batch * spec.seq_len, dtype=torch.long)
+        else:
+            # A gradient with respect to the input, so that the first layer's backward pass counts in full.
+            inputs = torch.zeros(batch, *spec.shape, requires_grad=True)
+            targets = torch.zeros(batch, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(inputs).flatten(0, -2), targets).backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"model__width": 256}, {"model__depth": 3, "data__seq_len": 64}, {"model__tied_embeddings": True},
+     {"model__mlp_ratio": 2, "training__batch_size": 2}],
+)  # fmt: skip
+def test_gpt_flops_are_torchs(gpt, changes):
+    config = build(gpt, **changes)
+    assert estimate(config, plan_of(config)).flops_per_step == counted(config)
+
+
+def test_mlp_flops_are_torchs(mlp):
+    config = build(mlp, model__width=64)
+    assert estimate(config, plan_of(config)).flops_per_step == counted(config)
+
+
+def test_state_is_four_copies_for_adam_and_three_for_sgd(gpt):
+    adam, sgd = build(gpt), build(gpt, hparams__optimizer="sgd")
+    count = plan_of(adam).parameter_count
+    assert estimate(adam, plan_of(adam)).state_bytes == 16 * count
+    assert estimate(sgd, plan_of(sgd)).state_bytes == 12 * count
