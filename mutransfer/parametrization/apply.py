@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.plan import Plan, Scaling
 from mutransfer.parametrization.roles import KNOWN_LAYERS
+from mutransfer.parametrization.rules import FAMILIES
 
 _INPUT, _OUTPUT = "input_multiplier", "output_multiplier"
 
@@ -87,14 +88,14 @@ def set_multipliers(
 
 
 def parameter_groups(
-    model: nn.Module, plan: Plan, *, lr: float, weight_decay: float = 0.0, eps: float | None = None
+    model: nn.Module, plan: Plan, *, lr: float, weight_decay: float = 0.0, eps: float = 1e-8
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimizer, parameters of equal settings together.
 
     Args:
         lr: η at base width. Schedulers that multiply each group's own lr keep the ratios.
         weight_decay: λ at base width.
-        eps: Adam's ε at base width; left to the optimizer when None, which then is not scaled.
+        eps: Adam's ε at base width; groups of an SGD plan have none.
 
     Each group also has its `names`, for inspection.
 
@@ -106,7 +107,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         scaling = plan.parameters[name]
         settings = {"lr": lr * scaling.lr, "weight_decay": weight_decay * scaling.weight_decay}
-        if eps is not None:
+        if FAMILIES[plan.optimizer] == "adam":
             settings["eps"] = eps * scaling.eps
         group = groups.setdefault(tuple(settings.values()), {"params": [], "names": [], **settings})
         group["params"].append(parameter)

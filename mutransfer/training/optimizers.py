@@ -13,7 +13,7 @@ from mutransfer.parametrization.plan import Plan
 def build_optimizer(model: nn.Module, plan: Plan, hparams: Hparams) -> torch.optim.Optimizer:
     """The optimizer of `hparams`, each group with its own peak lr under `peak_lr`."""
     groups = parameter_groups(
-        model, plan, lr=hparams.lr, weight_decay=hparams.weight_decay, eps=hparams.resolved("eps")
+        model, plan, lr=hparams.lr, weight_decay=hparams.weight_decay, eps=hparams.resolved("eps") or 0.0
     )
     for group in groups:
         group["peak_lr"] = group["lr"]

@@ -1,0 +1,245 @@
+"""Rewrites what the docs take from the code, or with --check says what is stale.
+
+    python docs/build.py [--check]
+
+Generated: the regions between `<!-- made:NAME -->` and `<!-- end -->` in README.md, all of docs/config.md,
+docs/cli.md and docs/config.schema.json.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import typer.main
+
+from mutransfer import errors
+from mutransfer.cli import app
+from mutransfer.config.base import Section
+from mutransfer.config.data import DataSection
+from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
+from mutransfer.config.models import ModelSection
+from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
+from mutransfer.config.search import Distribution, Powers, SearchSection
+from mutransfer.parametrization.rules import MUP, ROLES, SP, Power, Rule
+
+ROOT = Path(__file__).resolve().parent.parent
+_ROLE_NOTES = {
+    "input": "input (finite → width)",
+    "hidden": "hidden (width → width)",
+    "output": "output (width → finite)",
+    "vector": "vector (bias, gain)",
+    "scalar": "scalar",
+}
+
+
+def formula(symbol: str, power: Power) -> str:
+    """A multiplier as people write it: `η·m_out/m_in`, `σ/√m_in`."""
+    above, below = [], []
+    for name, exponent in (("m_out", power.m_out), ("m_in", power.m_in)):
+        if exponent:
+            root = {0.5: f"√{name}", 1.0: name}[abs(exponent)]
+            (above if exponent > 0 else below).append(root)
+    text = "·".join([symbol, *above] if symbol != "1" or not above else above)
+    return text + "".join(f"/{name}" for name in below)
+
+
+def decay(rule: Rule, lr: Power) -> str:
+    """Weight decay is the reciprocal of the lr multiplier."""
+    return formula("λ", Power(m_in=-lr.m_in, m_out=-lr.m_out))
+
+
+def rules_table() -> str:
+    """The µP table of README.md, and how `sp` differs."""
+    head = ["role", "init std", "forward ×", "Adam lr", "SGD lr", "AdamW decay", "SGD decay", "Adam ε"]
+    rows = []
+    for role in ROLES:
+        rule = MUP[role]
+        rows.append(
+            [
+                _ROLE_NOTES[role],
+                formula("σ", rule.init_std),
+                formula("1", rule.forward),
+                formula("η", rule.adam_lr),
+                formula("η", rule.sgd_lr),
+                decay(rule, rule.adam_lr),
+                decay(rule, rule.sgd_lr),
+                formula("ε", rule.adam_eps),
+            ]
+        )
+    differing = [role for role in ROLES if SP[role] != MUP[role]]
+    inits = ", ".join(f"{role} {formula('σ', SP[role].init_std)}" for role in ROLES if SP[role].init_std != Power())
+    note = f"`sp` differs in {', '.join(differing)}: it scales the initial std ({inits}) and nothing else."
+    return table(head, rows) + "\n\n" + note
+
+
+def exit_codes() -> str:
+    """Exit codes, read off the error classes."""
+    classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if one.__module__ == errors.__name__]
+    rows = [["0", "done"], ["1", "internal error: please report it"]]
+    seen = {1}
+    for one in sorted(classes, key=lambda one: (one.exit_code, len(one.__mro__))):
+        if one.exit_code not in seen:
+            seen.add(one.exit_code)
+            rows.append([str(one.exit_code), sentence(inspect.getdoc(one) or "")])
+    return table(["code", "meaning"], rows)
+
+
+def config_reference() -> str:
+    """docs/config.md."""
+    parts = [
+        "# Config reference",
+        "Made from mutransfer/config by `make docs`. Numbers may be written `1e-3`. Unknown keys are refused.",
+        section("Top level", RunConfig, skip={"model", "data", "training", "hparams", "search", "provenance"}),
+        "Then the sections below: `model`, `data`, `training`, `hparams`, and where there is something to sweep "
+        "`search` (inline, or the path of a YAML file with that section).",
+    ]
+    for name, union in (("model", ModelSection), ("data", DataSection)):
+        for member in get_args(get_args(union)[0]):
+            kind = get_args(member.model_fields["kind"].annotation)[0]
+            title = f"{name}, kind `{kind}`: {sentence(inspect.getdoc(member) or '')}"
+            parts.append(section(title, member, skip={"kind"}))
+    parts += [
+        section("training: compute settings", TrainingSection),
+        section("hparams: what transfers", Hparams, dependent={**_dependent(OPTIMIZER_FIELDS, "optimizer"),
+                                                               **_dependent(SCHEDULE_FIELDS, "schedule")}),
+        section("search", SearchSection),
+        section("search.space: a distribution per hparam", Distribution),
+        section("powers", Powers),
+        section("provenance: written by `mutransfer transfer`", Provenance),
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _dependent(fields: dict[str, dict[str, Any]], chooser: str) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for choice, group in fields.items():
+        for name in group:
+            found.setdefault(name, []).append(choice)
+    return {name: f"{chooser} {', '.join(choices)} only" for name, choices in found.items()}
+
+
+def section(
+    title: str, model: type[Section], *, skip: set[str] = frozenset(), dependent: dict[str, str] | None = None
+) -> str:
+    """One section of the reference: a row per field."""
+    rows = []
+    for name, field in model.model_fields.items():
+        if name in skip:
+            continue
+        default = "required" if field.is_required() else literal(field.get_default(call_default_factory=True))
+        note = (dependent or {}).get(name)
+        meaning = " ".join((field.description or "").split()) + (f" ({note})" if note else "")
+        rows.append([f"`{name}`", type_name(field.annotation), default, meaning])
+    return f"## {title}\n\n" + table(["field", "type", "default", "meaning"], rows)
+
+
+def type_name(annotation: Any) -> str:
+    """A type as users write it in YAML."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return {"str": "text", "float": "number", "int": "whole number", "bool": "true/false"}.get(
+            annotation.__name__, "section"
+        )
+    arguments = [argument for argument in get_args(annotation) if argument is not type(None)]
+    origin = getattr(annotation, "__origin__", None)
+    if str(annotation).startswith("typing.Literal"):
+        return " \\| ".join(f"`{argument}`" for argument in arguments)
+    if hasattr(annotation, "__metadata__"):
+        return type_name(arguments[0])
+    if origin is tuple:
+        return "list"
+    if origin is dict:
+        return "section"
+    return type_name(arguments[0]) if len(arguments) == 1 else "number, text or null"
+
+
+def literal(value: Any) -> str:
+    """A default as it is written in YAML."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def cli_reference() -> str:
+    """docs/cli.md, from the commands' own parameters."""
+    command: Any = typer.main.get_command(app)
+    parts = ["# Command reference", "Made from the commands themselves by `make docs`."]
+    for name, verb in command.commands.items():
+        options, usage = [], f"mutransfer {name}"
+        for parameter in verb.params:
+            if parameter.param_type_name == "argument":
+                metavar = (parameter.metavar or parameter.name.upper()).strip("[]")
+                usage += f" {metavar}" if parameter.required else f" [{metavar}]"
+                options.append([f"`{metavar}`", parameter.help or ""])
+            elif parameter.name != "help":
+                options.append([f"`{parameter.opts[0]}`", parameter.help or ""])
+        parts.append(f"## {usage}\n\n{verb.help}\n\n" + table(["option", "meaning"], options))
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def sentence(text: str) -> str:
+    """The first paragraph of a docstring on one line, without its full stop."""
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split()).rstrip(".")
+
+
+def schema() -> str:
+    """docs/config.schema.json, for editors."""
+    whole = RunConfig.model_json_schema()
+    whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    # In a file, search may also be a path.
+    whole["properties"]["search"]["anyOf"].append({"type": "string"})
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def readme() -> str:
+    """README.md with its made regions made anew."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, content in (("rules", rules_table()), ("exit-codes", exit_codes())):
+        pattern = rf"(<!-- made:{name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(
+            pattern, lambda match, new=content: match[1] + new + "\n" + match[2], text, flags=re.DOTALL
+        )
+        if count != 1:
+            sys.exit(f"README.md: the region {name!r} stands there {count} times, not once")
+    return text
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file and what it should hold."""
+    return {
+        ROOT / "README.md": readme(),
+        ROOT / "docs" / "config.md": config_reference(),
+        ROOT / "docs" / "cli.md": cli_reference(),
+        ROOT / "docs" / "config.schema.json": schema(),
+    }
+
+
+def main() -> None:
+    """Write, or check."""
+    made = pages()
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv[1:]:
+        if stale:
+            sys.exit(f"stale, run make docs: {', '.join(str(path.relative_to(ROOT)) for path in stale)}")
+        return
+    for path in stale:
+        path.write_text(made[path], encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
