@@ -14,6 +14,8 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.errors import Interrupted, NothingUsable, UsageError
 from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
+from mutransfer.executors.devices import worker_devices
+from mutransfer.executors.local import LocalExecutor
 from mutransfer.files import make_folder, write_atomic
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
@@ -54,15 +56,16 @@ class SweepResult:
 def run_sweep(
     config: RunConfig,
     *,
-    runs: Path,
-    executor: Callable[[], Executor],
+    runs: Path = Path("runs"),
+    executor: Callable[[], Executor] | None = None,
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> SweepResult:
     """Run or continue the sweep of `config` in `runs/<name>`.
 
     Args:
-        executor: makes the executor, once everything that can be refused has been checked.
+        executor: makes the executor, once everything that can be refused has been checked; by default a worker
+            process per device of this machine.
         should_stop: asked several times a second; when true the workers are ended.
 
     Raises:
@@ -73,12 +76,13 @@ def run_sweep(
         NothingUsable: every trial diverged, crashed or ran out of memory.
         Interrupted: `should_stop` was true; the same call continues.
     """
-    config.require_search()
+    search = config.require_search()
+    make_executor = executor or (lambda: LocalExecutor(worker_devices(threads=search.threads)))
     folder = SweepFolder(runs / config.name)
     data = load_data(config.data).fingerprint
     with folder.sole_coordinator():
         study = _open_study(folder, config, data)
-        crew = executor()
+        crew = make_executor()
         coordinator = _Coordinator(config, folder, study, crew, observer or Observer(), should_stop)
         try:
             coordinator.run()

@@ -6,7 +6,8 @@ import importlib.metadata
 import math
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class Study:
             UsageError: the file is missing, truncated, damaged, or no study of ours.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._search = search
+        self._path = path
         self._distributions: dict[str, BaseDistribution] = optuna_distributions(search) if search else {}
         _require_sound(path)
         try:
@@ -76,11 +77,11 @@ class Study:
             storage = optuna.storages.RDBStorage(
                 _url(path), skip_compatibility_check=search is None, skip_table_creation=search is None
             )
-            self._study = optuna.load_study(
-                study_name=_NAME, storage=storage, sampler=_sampler(search) if search else None
-            )
+            self._study = optuna.load_study(study_name=_NAME, storage=storage)
         except (SQLAlchemyError, KeyError, RuntimeError, ValueError) as error:
             raise _damaged(path, error) from error
+        if search is not None:
+            self._study.sampler = _sampler(search, len(self._study.get_trials(deepcopy=False)))
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, attributes: dict[str, Any]) -> Study:
@@ -104,7 +105,8 @@ class Study:
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Save plain data with the study."""
-        self._study.set_user_attr(key, value)
+        with self._writing():
+            self._study.set_user_attr(key, value)
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
@@ -114,24 +116,36 @@ class Study:
         """Trials that were asked for and never told, as a kill leaves them, their params completed."""
         found = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self._suggest(optuna.trial.Trial(self._study, trial._trial_id))
+            with self._writing():
+                self._suggest(optuna.trial.Trial(self._study, trial._trial_id))
             found.append(_record(self._study.get_trials(deepcopy=False)[trial.number]))
         return found
 
     def ask(self) -> TrialRecord:
         """The next trial; its number is one more than the last one's."""
-        trial = self._study.ask()
-        params = self._suggest(trial)
+        with self._writing():
+            trial = self._study.ask()
+            params = self._suggest(trial)
         return TrialRecord(trial.number, params)
 
     def tell(self, record: TrialRecord) -> None:
         """Save how a trial ended; once, since an ended trial is refused by Optuna."""
         trial = self._study.get_trials(deepcopy=False)[record.number]
         handle = optuna.trial.Trial(self._study, trial._trial_id)
-        for key in ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error"):
-            if getattr(record, key) is not None:
-                handle.set_user_attr(key, getattr(record, key))
-        self._study.tell(record.number, values=record.value, state=_STATES[record.outcome])
+        with self._writing():
+            for key in ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error"):
+                if getattr(record, key) is not None:
+                    handle.set_user_attr(key, getattr(record, key))
+            self._study.tell(record.number, values=record.value, state=_STATES[record.outcome])
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the disk refuses into one clear message; the trial at hand is run again on resume."""
+        try:
+            yield
+        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise UsageError(f"{self._path}: study cannot be written ({reason}); the same command continues") from error
 
     def _suggest(self, trial: optuna.trial.Trial) -> dict[str, Any]:
         """Draw every hparam that the trial does not have yet."""
@@ -167,9 +181,11 @@ class _PointSampler(BaseSampler):
         return point(self._search, trial.number)[param_name]
 
 
-def _sampler(search: SearchSection) -> BaseSampler:
+def _sampler(search: SearchSection, trials: int) -> BaseSampler:
+    """The sampler for what follows `trials` trials."""
     if search.sampler == "tpe":
-        return TPESampler(seed=search.seed, constant_liar=True)
+        # Its random state is not saved: the same seed again would draw the first trials again.
+        return TPESampler(seed=search.seed + trials, constant_liar=True)
     return _PointSampler(search)
 
 

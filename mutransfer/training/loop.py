@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -107,7 +108,10 @@ def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = 
     if outcome == "completed":
         validation_loss = evaluate()
         metrics.add({"step": done - 1, "validation_loss": validation_loss})
-        hooks.finish(learner)
+        if math.isfinite(validation_loss):
+            hooks.finish(learner)
+        else:  # the last update blew up, after the last training loss
+            outcome, validation_loss = "diverged", None
     metrics.flush()
     return TrainResult(
         outcome=outcome,

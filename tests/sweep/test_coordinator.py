@@ -263,3 +263,31 @@ def test_out_of_memory_is_an_outcome(gpt, tmp_path, monkeypatch):
     monkeypatch.setattr(learner.Learner, "train_step", full)
     with pytest.raises(NothingUsable, match="4 out of memory"):
         sweep(build(gpt), tmp_path)
+
+
+def test_tpe_does_not_draw_its_first_trials_again_on_resume(gpt, tmp_path):
+    sweep(build(gpt, search__sampler="tpe", search__trials=3), tmp_path, Scripted(fake))
+    found = sweep(build(gpt, search__sampler="tpe", search__trials=6), tmp_path, Scripted(fake))
+    assert len({record.params["lr"] for record in found.records}) == 6
+
+
+def test_study_that_cannot_be_written_is_one_clear_error(gpt, tmp_path):
+    """What a full disk looks like to SQLite, half way through."""
+    import sqlite3
+
+    def answer(config, attempt):
+        connection = sqlite3.connect(tmp_path / "runs" / "tiny-gpt" / "study.db")
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON trials BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+        connection.commit()
+        connection.close()
+        return fake(config, attempt)
+
+    with pytest.raises(UsageError, match=r"study cannot be written \(.*disk is full.*the same command continues"):
+        sweep(build(gpt), tmp_path, Scripted(answer, capacity=1))
+    connection = sqlite3.connect(tmp_path / "runs" / "tiny-gpt" / "study.db")
+    connection.execute("DROP TRIGGER full")
+    connection.commit()
+    connection.close()
+    assert losses(sweep(build(gpt), tmp_path, Scripted(fake))) == losses(
+        sweep(build(gpt), tmp_path / "whole", Scripted(fake))
+    )

@@ -80,9 +80,7 @@ def test_clip_bounds_the_first_sgd_update(gpt):
     before = [parameter.clone() for parameter in learner.model.parameters()]
     tokens = np.arange(4 * 16).reshape(4, 16)
     learner.train_step(0, (tokens, tokens))
-    moved = sum(
-        ((new - old) ** 2).sum() for new, old in zip(learner.model.parameters(), before, strict=True)
-    ).sqrt()
+    moved = sum(((new - old) ** 2).sum() for new, old in zip(learner.model.parameters(), before, strict=True)).sqrt()
     assert moved.item() == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -107,3 +105,10 @@ def test_torn_metrics_lines_are_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "loss": 1.0}\n{"step": 1, "lo')
     assert list(read_metrics(path)) == [{"step": 0, "loss": 1.0}]
+
+
+def test_blow_up_in_the_last_update_is_a_divergence(gpt, monkeypatch):
+    """Every training loss is finite, the validation loss is not."""
+    monkeypatch.setattr(Learner, "evaluate", lambda self, batches: math.nan)
+    result = fit(build(gpt), MetricsFile(None), Hooks())
+    assert (result.outcome, result.validation_loss) == ("diverged", None)
