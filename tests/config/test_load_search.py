@@ -1,0 +1,186 @@
+"""The search section on its way in: impossible spaces, `--set`, and spaces in a file of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mutransfer.config.load import load_config
+from mutransfer.errors import ConfigError
+from tests.config.conftest import FILE, GPT, MLP, Load, Refuse, edited
+
+RANGE = "lr: {log_uniform: [1e-3, 1e-1]}"
+
+
+def space(text: str) -> str:
+    """The gpt config with another space, which begins on line 9."""
+    return edited(GPT, RANGE, text)
+
+
+@pytest.mark.parametrize(
+    ("swept", "message"),
+    [
+        ("lr: {log_uniform: [1e-1, 1e-3]}", "lr.log_uniform: low < high must hold, but got low=0.1, high=0.001"),
+        ("lr: {uniform: [0.1, 0.1]}", "lr.uniform: low < high must hold, but got low=0.1, high=0.1"),
+        ("lr: {log_uniform: [0, 1]}", "lr.log_uniform: a log range cannot touch zero, but got low=0"),
+        ("lr: {}", "lr: give exactly one of log_uniform, uniform, choice and powers, but got none"),
+        ("lr: {uniform: [1, 2], choice: [1]}", "lr: give exactly one of"),
+        ("lr: {choice: [0.1, 0.2, 0.1]}", "lr.choice: has a value twice: [0.1, 0.2, 0.1]"),
+        ("lr: {powers: {start: 2, stop: 1}}", "lr.powers.start: start <= stop must hold, but got start=2, stop=1"),
+        ("lr: 0.1", "lr: must be a section (key: value lines), but got 0.1"),
+        ("lr: {uniform: [0, 1]}", "lr: 0.0 is not possible: "),
+        ("schedule: {choice: [cosine, linera]}", "schedule: 'linera' is not possible: "),
+        ("temprature: {log_uniform: [1, 2]}", "temprature: is no hparam; did you mean temperature?"),
+        ("optimizer: {choice: [sgd, adamw]}", "optimizer: cannot be swept: its best lr is another one; sweep each"),
+        ("milestones: {choice: [0.5, 0.8]}", "milestones: cannot be swept: it is a list; sweep step_factor"),
+        ("momentum: {uniform: [0, 0.9]}",
+         "momentum: 0.0 is not possible: has no effect with optimizer adamw; it is for sgd"),
+        ("step_factor: {uniform: [0.1, 0.9]}", "step_factor: has no effect with schedule cosine"),
+    ],
+)  # fmt: skip
+def test_an_impossible_range_is_refused_with_line_and_field(refuse: Refuse, swept: str, message: str) -> None:
+    assert refuse(space(swept)).startswith(f"{FILE}:9: search.space.{message}")
+
+
+def test_final_lr_is_not_swept_with_a_constant_schedule(refuse: Refuse) -> None:
+    text = edited(space("final_lr: {uniform: [0, 0.5]}"), "{lr: 0.01}", "{schedule: constant}")
+    assert refuse(text) == f"{FILE}:9: search.space.final_lr: has no effect with schedule constant"
+
+
+def test_final_lr_may_be_swept_with_schedules_of_which_one_reads_it(load: Load) -> None:
+    both = "final_lr: {uniform: [0, 0.5]}\n    schedule: {choice: [constant, linear]}"
+    config = load(edited(space(both), "{lr: 0.01}", "{schedule: constant}"))
+    assert config.with_hparams({"schedule": "constant", "final_lr": 0.25}).hparams.final_lr is None
+    assert config.with_hparams({"schedule": "linear", "final_lr": 0.25}).hparams.final_lr == 0.25
+
+
+def test_final_lr_with_swept_schedules_that_ignore_it_is_refused_by_their_names(refuse: Refuse) -> None:
+    message = refuse(space("final_lr: {uniform: [0, 0.5]}\n    schedule: {choice: [constant, step]}"))
+    assert message.startswith(f"{FILE}:9: search.space.final_lr: has no effect with schedule ")
+    assert "constant" in message
+    assert "step" in message
+    assert "cosine" not in message, "cosine does read final_lr, and is not among the schedules swept"
+
+
+@pytest.mark.parametrize("name", ["attention_temperature", "position_scale"])
+def test_an_hparam_that_is_dead_for_the_model_is_not_swept(refuse: Refuse, name: str) -> None:
+    message = refuse(edited(MLP, "lr: {log", f"{name}: {{log"))
+    assert message.startswith(f"{FILE}:7: search.space.{name}: has no effect: the model has no ")
+
+
+def test_a_grid_over_a_continuous_range_is_refused(refuse: Refuse) -> None:
+    message = refuse(edited(GPT, "trials: 4", "sampler: grid"))
+    assert message == (
+        f"{FILE}:9: search.space.lr: sampler grid needs choice or powers, but this is a continuous range"
+    )
+
+
+def test_powers_beyond_floating_point_are_refused(refuse: Refuse) -> None:
+    assert refuse(space("lr: {powers: {start: 0, stop: 5000, step: 1000}}")).startswith(f"{FILE}:9: search.space.lr")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        (f"space:\n    {RANGE}", "space: {}", "search.space"),
+        (RANGE, "lr: {log_uniform: [1e-3]}", "search.space.lr.log_uniform"),
+        (RANGE, "lr: {log_uniform: [1e-3, 1e-2, 1e-1]}", "search.space.lr.log_uniform"),
+        (RANGE, "lr: {choice: []}", "search.space.lr.choice"),
+        (RANGE, "lr: {choice: [true]}", "search.space.lr.choice.0"),
+        (RANGE, "lr: {uniform: [0, 1]}", "search.space.lr"),
+        ("name: tiny", f"name: {'x' * 101}", "name"),
+    ],
+)
+def test_messages_speak_of_the_file_and_not_of_the_validator(refuse: Refuse, old: str, new: str, field: str) -> None:
+    message = refuse(edited(GPT, old, new))
+    assert len(message.splitlines()) == 1
+    assert f": {field}: " in message
+    assert not re.search(r"Dictionary|Tuple|Input|String|after validation|is required", message)
+
+
+def test_overrides_apply_in_order_and_make_sections(load: Load) -> None:
+    sets = ("training.steps=5", "training.steps=7", "hparams.clip=1e-2", "data.paths=[x, y]", "provenance=null")
+    config = load(edited(GPT, "training: {steps: 12}\n", ""), *sets)
+    assert (config.training.steps, config.hparams.clip, config.data.paths) == (7, 1e-2, ("x", "y"))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "problem"),
+    [
+        ("training.steps", "write it as dotted.path=value, for example training.steps=50"),
+        ("=5", "write it as dotted.path=value"),
+        ("training..steps=5", "write it as dotted.path=value"),
+        ("name.first=x", "name is no section"),
+        ("training.stepz=5", "training.stepz: unknown key; did you mean steps?"),
+        ("optimiser.lr=5", "optimiser: unknown key"),
+        ("hparams.lr=fast", "hparams.lr: must be a number, but got 'fast'"),
+        ("model.width=8", "model.width: 8 is narrower than base_width 16"),
+        ("training={a: 1, a: 2}", "a is given twice"),
+    ],
+)
+def test_a_bad_override_is_refused_by_its_own_words(refuse: Refuse, assignment: str, problem: str) -> None:
+    message = refuse(GPT, assignment)
+    assert message.startswith(f"--set {assignment}:")
+    assert problem in message
+    assert FILE not in message
+
+
+# A search file, relative to the config's folder.
+SPACE = f"trials: 3\nspace:\n  {RANGE}\n"
+NAMED = GPT.partition("search:")[0] + "search: sub/space.yaml\n"
+
+
+@pytest.fixture
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A config in a folder that is not the current one, naming a search file."""
+    home = tmp_path / "home"
+    (home / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    def writer(search: str | None, config: str = NAMED) -> Path:
+        if search is not None:
+            (home / "sub" / "space.yaml").write_text(search, encoding="utf-8")
+        (home / FILE).write_text(config, encoding="utf-8")
+        return Path("home", FILE)
+
+    return writer
+
+
+def test_a_search_file_is_found_beside_the_config(named: Callable[..., Path]) -> None:
+    config = load_config(named(SPACE))
+    assert config.require_search().trials == 3
+    assert config.require_search().space["lr"].log_uniform == (1e-3, 1e-1)
+
+
+@pytest.mark.parametrize(
+    ("search", "line", "problem"),
+    [
+        (SPACE + "trials: 4\n", 4, "trials is given twice"),
+        ("trials: [\n", 2, "YAML syntax error"),
+        (SPACE.replace("3", "x", 1), 1, "trials: must be a whole number, but got 'x'"),
+        (SPACE.replace("1e-1", "1e-9"), 3, "space.lr.log_uniform: low < high must hold"),
+        (SPACE.replace("lr:", "lrr:"), 3, "search.space.lrr: is no hparam; did you mean lr?"),
+        (SPACE.replace("lr:", "momentum:"), 3, "search.space.momentum: "),
+        (SPACE + "sampler: grid\n", 3, "space.lr: sampler grid needs choice or powers"),
+        (SPACE + "samplre: tpe\n", 4, "samplre: unknown key; did you mean sampler?"),
+        (SPACE.replace("log_uniform", "log_unifrm"), 3, "space.lr.log_unifrm: unknown key; did you mean log_uniform?"),
+    ],
+)
+def test_an_error_in_a_search_file_points_at_that_file(
+    named: Callable[..., Path], search: str, line: int, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^home/sub/space\.yaml:{line}: ") as caught:
+        load_config(named(search))
+    assert problem in str(caught.value)
+
+
+def test_a_search_file_that_is_missing_is_named_with_the_line_that_names_it(named: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match=rf"^home/{FILE}:6: search: no such file: home/sub/space\.yaml$"):
+        load_config(named(None))
+
+
+def test_a_field_of_a_search_file_can_be_overridden(named: Callable[..., Path]) -> None:
+    assert load_config(named(SPACE), ["search.trials=9"]).require_search().trials == 9
