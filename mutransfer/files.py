@@ -30,6 +30,8 @@ def make_folder(path: Path) -> Path:
     Raises:
         UsageError: it cannot be created or written to.
     """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: is a file, but has to be a folder")
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):

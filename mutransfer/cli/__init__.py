@@ -52,6 +52,10 @@ def main() -> None:
         app()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+        if code == 2 and "--json" in sys.argv:
+            from mutransfer.cli.console import explain_usage_error
+
+            explain_usage_error()
     with contextlib.suppress(BrokenPipeError):  # whoever reads through a pipe may have seen enough
         sys.stdout.flush()
         sys.stderr.flush()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PIPE_WIDTH = 200
+_json_printed = False
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -40,7 +41,16 @@ def errors_reported(as_json: bool) -> Iterator[None]:
 
 def print_json(data: Any) -> None:
     """The one JSON object of `--json`."""
+    global _json_printed  # noqa: PLW0603 - stdout is global too
+    _json_printed = True
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def explain_usage_error() -> None:
+    """The JSON object of a call whose arguments could not be parsed, unless one has been printed."""
+    if not _json_printed:
+        message = "the arguments cannot be parsed; stderr says why"
+        print_json({"error": {"kind": "UsageError", "message": message}, "exit_code": 2})
 
 
 def say(text: str = "") -> None:

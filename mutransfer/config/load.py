@@ -13,31 +13,13 @@ from pydantic_core import ErrorDetails
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.data import DataSection
+from mutransfer.config.messages import message_of
 from mutransfer.config.models import ModelSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
 from mutransfer.config.source import FieldPath, Source, read_yaml
 from mutransfer.errors import ConfigError
 from mutransfer.files import write_atomic
-
-_MESSAGES = {
-    "missing": "is required",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "string_type": "must be text",
-    "model_type": "must be a section (key: value lines)",
-    "model_attributes_type": "must be a section (key: value lines)",
-    "dict_type": "must be a section (key: value lines)",
-    "tuple_type": "must be a list",
-    "finite_number": "must be finite",
-    "greater_than": "must be > {gt}",
-    "greater_than_equal": "must be >= {ge}",
-    "less_than": "must be < {lt}",
-    "less_than_equal": "must be <= {le}",
-    "literal_error": "must be {expected}",
-    "union_tag_not_found": "needs a 'kind'",
-}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -55,11 +37,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     source = read_yaml(path)
     if not isinstance(source.data, dict):
         raise ConfigError(f"{path}: must be a mapping with name, model and data")
+    _read_search(path, source)
     for assignment in overrides:
         source.override(assignment)
-    search = source.data.get("search")
-    if isinstance(search, str):
-        source.data["search"] = _read_search(path, search, source)
+        _read_search(path, source)
     return validate(source)
 
 
@@ -75,20 +56,27 @@ def validate(source: Source) -> RunConfig:
         raise ConfigError("\n".join(_describe(detail, source) for detail in error.errors())) from None
 
 
-def _read_search(config: Path, named: str, source: Source) -> Any:
-    """Read the search file that a config names, relative to the config's folder or to the current one."""
+def _read_search(config: Path, source: Source) -> None:
+    """Put the content of the search file that a config names in the name's place.
+
+    The file is looked for from the config's folder, then from the current one.
+    """
+    named = source.data.get("search")
+    if not isinstance(named, str):
+        return
     candidates = [config.parent / named, Path(named)]
     found = next((candidate for candidate in candidates if candidate.is_file()), None)
     if found is None:
         raise ConfigError(f"{source.where(('search',))}: search: no such file: {candidates[0]}")
     loaded = read_yaml(found)
-    try:
-        SearchSection.model_validate(loaded.data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_describe(detail, loaded) for detail in error.errors())) from None
+    source.data["search"] = loaded.data
     for line_path, line in loaded.lines.items():
         source.overridden[("search", *line_path)] = f"{found}:{line}"
-    return loaded.data
+    if not isinstance(loaded.data, dict):
+        raise ConfigError(f"{found}: must be a mapping with the keys of a search section: {', '.join(_SEARCH_KEYS)}")
+
+
+_SEARCH_KEYS = tuple(SearchSection.model_fields)
 
 
 def _describe(error: ErrorDetails, source: Source) -> str:
@@ -106,14 +94,8 @@ def _describe(error: ErrorDetails, source: Source) -> str:
         path = (*path, "kind")
         kinds = [kind.strip("' ") for kind in context["expected_tags"].split(",")]
         message = f"{context['tag']!r} is not one of {', '.join(kinds)}{_nearest(context['tag'], kinds)}"
-    elif error["type"] == "string_pattern_mismatch":
-        message = f"{error['input']!r} may have letters, digits, dots, dashes and underscores only"
-    elif error["type"] in _MESSAGES:
-        message = _MESSAGES[error["type"]].format(**context)
-        if error["type"] != "missing" and not isinstance(error["input"], dict | list):
-            message += f", but got {error['input']!r}"
     else:
-        message = error["msg"].removeprefix("Value error, ")
+        message = message_of(error)
     return f"{source.where(path)}: {'.'.join(map(str, path)) or 'config'}: {message}"
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from mutransfer.config.base import FieldProblem, Section
 from mutransfer.config.data import DataSection
 from mutransfer.config.hparams import UNSWEEPABLE, Hparams
+from mutransfer.config.messages import message_of
 from mutransfer.config.models import ModelSection
 from mutransfer.config.search import SearchSection
 from mutransfer.errors import ConfigError
@@ -112,7 +113,8 @@ class RunConfig(Section):
         path = ("search", "space", name)
         if name not in Hparams.model_fields:
             near = difflib.get_close_matches(name, Hparams.model_fields, n=1)
-            raise FieldProblem(path, "is no hparam" + (f"; did you mean {near[0]}?" if near else ""))
+            known = f"did you mean {near[0]}?" if near else f"the hparams are {', '.join(Hparams.model_fields)}"
+            raise FieldProblem(path, f"is no hparam; {known}")
         if name in UNSWEEPABLE:
             raise FieldProblem(path, f"cannot be swept: {UNSWEEPABLE[name]}")
         swept = search.space.get("schedule")
@@ -121,10 +123,9 @@ class RunConfig(Section):
             try:
                 changed = [self.hparams.with_values({"schedule": s, name: value}) for s in schedules]
             except ValidationError as error:
-                detail = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise FieldProblem(path, f"{value!r} is not possible: {detail}") from None
+                raise FieldProblem(path, message_of(error.errors()[0])) from None
             if value is not None and all(getattr(hparams, name) is None for hparams in changed):
-                raise FieldProblem(path, f"has no effect with schedule {self.hparams.schedule}")
+                raise FieldProblem(path, f"has no effect with schedule {' or '.join(map(str, schedules))}")
 
     def require_search(self) -> SearchSection:
         """The search section.

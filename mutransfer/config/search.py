@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem, Section
 
-Bounds = Annotated[tuple[float, float], Field(strict=False)]
 Value = float | str | None
+
+
+def _two_numbers(given: Any) -> Any:
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        raise ValueError(f"must be [low, high], but got {given!r}")
+    return given
+
+
+def _plain_values(given: Any) -> Any:
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"must be a list of values, but got {given!r}")
+    for index, value in enumerate(given):
+        if isinstance(value, bool) or not isinstance(value, int | float | str | None):
+            raise FieldProblem((index,), f"must be a number, text or null, but got {value!r}")
+    return given
+
+
+Bounds = Annotated[tuple[float, float], Field(strict=False), BeforeValidator(_two_numbers)]
+Values = Annotated[tuple[Value, ...], Field(strict=False), BeforeValidator(_plain_values)]
 
 
 class Powers(Section):
@@ -31,6 +49,12 @@ class Powers(Section):
     def _rises(self) -> Self:
         if self.start > self.stop:
             raise FieldProblem(("start",), f"start <= stop must hold, but got start={self.start:g}, stop={self.stop:g}")
+        try:
+            finite = all(map(math.isfinite, self.values))
+        except OverflowError:
+            finite = False
+        if not finite:
+            raise FieldProblem((), f"{self.base:g}^{self.stop:g} is beyond floating point")
         return self
 
     @property
@@ -47,7 +71,7 @@ class Distribution(Section):
     """`[low, high]`: uniform in the logarithm."""
     uniform: Bounds | None = None
     """`[low, high]`."""
-    choice: Annotated[tuple[Value, ...], Field(strict=False, min_length=1)] | None = None
+    choice: Values | None = None
     """A list of values, each equally likely."""
     powers: Powers | None = None
     """`{scale, base, start, stop, step}`: the values scale·base^z, each equally likely."""

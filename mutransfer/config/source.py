@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ FieldPath = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number (YAML 1.2 does, PyYAML alone does not)."""
+    """SafeLoader with the numbers of YAML 1.2: `1e-3` is one, and `012` or `1:30` are not octal and base 60."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    key: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:float"]
+    key: [pair for pair in pairs if pair[0] not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")]
     for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -29,6 +29,9 @@ _Loader.add_implicit_resolver(
                r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
     list("-+0123456789."),
 )  # fmt: skip
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][\d_]*|0x[\da-fA-F_]+)$"), list("-+0123456789")
+)
 
 
 @dataclass
@@ -63,11 +66,15 @@ class Source:
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
             raise ConfigError(f"{label}: write it as dotted.path=value, for example training.steps=50")
-        value = parse_yaml(text, label).data
+        value = parse_yaml(text, label, one_line=True).data
         target = self.data
         for position, key in enumerate(keys[:-1]):
-            if not isinstance(target.setdefault(key, {}), dict):
-                raise ConfigError(f"{label}: {'.'.join(keys[: position + 1])} is no section")
+            inside = tuple(keys[: position + 1])
+            if key not in target:
+                target[key] = {}
+                self.overridden[inside] = label
+            if not isinstance(target[key], dict):
+                raise ConfigError(f"{label}: {'.'.join(inside)} is no section")
             target = target[key]
         target[keys[-1]] = value
         self.overridden[tuple(keys)] = label
@@ -92,46 +99,54 @@ def read_yaml(path: Path) -> Source:
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, label: str) -> Source:
+def parse_yaml(text: str, label: str, *, one_line: bool = False) -> Source:
     """Parse YAML text; duplicate keys are errors.
+
+    Args:
+        one_line: messages name no line, for text that has only one.
 
     Raises:
         ConfigError: `text` is not YAML, or has a key twice.
     """
-    loader = _Loader(text)
+    source = Source(label, None)
+
+    def where(line: int) -> str:
+        return label if one_line else f"{label}:{line}"
+
     try:
+        loader = _Loader(text)  # looks for forbidden characters at once
         node = loader.get_single_node()
-        source = Source(label, None)
         if node is not None:
-            _walk(node, (), source, loader)
+            _walk(node, (), source, loader, where)
             source.data = loader.construct_document(node)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{where(line)}: YAML syntax error: character {error.character!r} is not allowed") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{label}:{mark.line + 1}" if mark is not None else label
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{where}: YAML syntax error: {problem}") from None
+        raise ConfigError(f"{where(mark.line + 1) if mark else label}: YAML syntax error: {problem}") from None
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{label}: cannot be read as YAML: {error}") from None
-    finally:
-        loader.dispose()
     return source
 
 
-def _walk(node: yaml.Node, path: FieldPath, source: Source, loader: _Loader) -> None:
+def _walk(node: yaml.Node, path: FieldPath, source: Source, loader: _Loader, where: Callable[[int], str]) -> None:
     source.lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: set[Hashable] = set()
         for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, which the loader resolves
+                continue
             key = loader.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
-                raise ConfigError(f"{source.label}:{line}: keys must be text, but got {key!r}")
+                raise ConfigError(f"{where(line)}: keys must be text, but got {key!r}")
             if key in seen:
-                dotted = ".".join(map(str, (*path, key)))
-                raise ConfigError(f"{source.label}:{line}: {dotted} is given twice")
+                raise ConfigError(f"{where(line)}: {'.'.join(map(str, (*path, key)))} is given twice")
             seen.add(key)
             source.lines[(*path, key)] = line
-            _walk(value_node, (*path, key), source, loader)
+            _walk(value_node, (*path, key), source, loader, where)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            _walk(item, (*path, index), source, loader)
+            _walk(item, (*path, index), source, loader, where)

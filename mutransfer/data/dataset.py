@@ -16,13 +16,18 @@ from mutransfer.errors import DataError
 Array = NDArray[Any]
 Batch = tuple[Array, Array]
 
+# Token files up to this length are read whole once, to be fingerprinted and checked; of larger ones a sample.
+_READ_WHOLE = 1 << 27
+_SAMPLED = 1 << 20
+
 
 class Dataset(Protocol):
     """What training asks of a source."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the data does, so that a study is never continued on other data."""
+        """Changes when the data does, so that a study is never continued on other data. Of more than 2^27 tokens
+        a sample counts."""
 
     def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
         """Training batch `step` (from 0): a function of its arguments, so resuming is exact."""
@@ -48,8 +53,13 @@ class TokenDataset:
                     f"{label}: too short: the {name} part has {len(part)} tokens, but one sequence needs "
                     f"seq_len + 1 = {seq_len + 1}"
                 )
-        # A window from either end and the length: cheap for files larger than memory.
-        self._fingerprint = fingerprint(np.array([len(tokens)]), tokens[: 1 << 20], tokens[-(1 << 20) :])
+        if len(tokens) <= _READ_WHOLE:
+            self._fingerprint = fingerprint(tokens)
+            self._check_ids(tokens)
+        else:
+            sample = tokens[:: len(tokens) // _SAMPLED]
+            ends = tokens[:_SAMPLED], tokens[-_SAMPLED:]
+            self._fingerprint = fingerprint(np.array([len(tokens)]), *ends, sample)
 
     @property
     def fingerprint(self) -> str:
@@ -71,10 +81,13 @@ class TokenDataset:
 
     def _windows(self, tokens: Array, starts: Array) -> Batch:
         windows = np.stack([tokens[start : start + self._seq_len + 1] for start in starts]).astype(np.int64)
-        highest = int(windows.max())
+        self._check_ids(windows)
+        return windows[:, :-1], windows[:, 1:]
+
+    def _check_ids(self, tokens: Array) -> None:
+        highest = int(tokens.max())
         if highest >= self._vocab_size:
             raise DataError(f"{self._label}: has token id {highest}, but vocab_size is {self._vocab_size}")
-        return windows[:, :-1], windows[:, 1:]
 
 
 class ClassDataset:

@@ -55,8 +55,8 @@ def _decode(image_module: Any, cell: Any, section: ParquetImagesSection, where: 
         raise DataError(f"{where}: column {section.image_column!r} holds no encoded image")
     try:
         image = image_module.open(io.BytesIO(encoded)).convert("L" if section.channels == 1 else "RGB")
-    except OSError as error:
-        raise DataError(f"{where}: cannot be decoded as an image: {error}") from None
+    except Exception as error:  # a broken image may raise OSError, SyntaxError, ValueError, TypeError, …
+        raise DataError(f"{where}: cannot be decoded as an image ({type(error).__name__})") from None
     if image.size != (section.size, section.size):
         raise DataError(
             f"{where}: image is {image.width}×{image.height}, but data.size is {section.size}; "

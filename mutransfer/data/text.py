@@ -52,12 +52,14 @@ def _stdlib_files() -> dict[str, Path]:
 
 
 def _matching_files(patterns: tuple[str, ...]) -> dict[str, Path]:
-    files: dict[str, Path] = {}
+    paths: set[Path] = set()
     for pattern in patterns:
         expanded = str(Path(pattern).expanduser())
         found = [expanded] if Path(expanded).exists() else sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         matches = [name for name in found if len(found) == 1 or Path(name).is_file()]
         if not matches:
             raise DataError(f"data.paths: {pattern}: matches no file")
-        files.update({Path(name).as_posix(): require_file(name) for name in matches})
-    return files
+        paths.update(require_file(name).resolve() for name in matches)
+    # The same files are the same data from any working folder, and after their folder has moved.
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return {path.relative_to(common).as_posix(): path for path in paths}

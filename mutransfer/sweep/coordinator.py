@@ -79,6 +79,7 @@ def run_sweep(
     search = config.require_search()
     make_executor = executor or (lambda: LocalExecutor(worker_devices(threads=search.threads)))
     folder = SweepFolder(runs / config.name)
+    load_data.cache_clear()  # what this process has read before may have changed since
     data = load_data(config.data).fingerprint
     with folder.sole_coordinator():
         study = _open_study(folder, config, data)

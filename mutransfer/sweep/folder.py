@@ -31,7 +31,10 @@ class SweepFolder:
     @property
     def exists(self) -> bool:
         """Whether a sweep has begun here."""
-        return self.study.exists()
+        try:
+            return self.study.exists()
+        except OSError:  # a name too long for the disk
+            return False
 
     def trial(self, number: int, repeat: int = 0) -> Path:
         """Folder of one trial; repeats of the best trial with further seeds lie beside it."""
@@ -70,7 +73,13 @@ class SweepFolder:
 
 
 def find_sweeps(runs: Path) -> list[SweepFolder]:
-    """Sweeps below a runs folder, newest first."""
+    """Sweeps below a runs folder, newest first.
+
+    Raises:
+        UsageError: `runs` is a file.
+    """
+    if runs.is_file():
+        raise UsageError(f"{runs}: is a file, but has to be a folder")
     found = [SweepFolder(path.parent) for path in runs.glob("*/study.db")]
     return sorted(found, key=lambda folder: folder.study.stat().st_mtime, reverse=True)
 

@@ -52,7 +52,7 @@ def optuna_distributions(search: SearchSection) -> dict[str, BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     found: dict[str, BaseDistribution] = {}
-    for name, distribution in search.space.items():
+    for name, distribution in sorted(search.space.items()):
         if distribution.bounds is not None:
             low, high = distribution.bounds
             found[name] = FloatDistribution(low, high, log=distribution.log_uniform is not None)
@@ -100,8 +100,8 @@ def _grid_point(search: SearchSection, number: int) -> dict[str, Any]:
     size = search.grid_size or 0  # SearchSection refuses grids of continuous ranges
     index = int(np.random.default_rng(search.seed).permutation(size)[number])
     chosen = {}
-    for name, distribution in search.space.items():
-        values = distribution.values or ()
+    for name in sorted(search.space):  # whatever order the file has them in
+        values = search.space[name].values or ()
         index, position = divmod(index, len(values))
         chosen[name] = values[position]
     return chosen

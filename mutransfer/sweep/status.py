@@ -58,13 +58,13 @@ def newest_finished(runs: Path) -> SweepFolder:
     Raises:
         UsageError: there is none.
     """
-    unfinished = []
+    unfinished, damaged = [], []
     for folder in find_sweeps(runs):
         try:
             if status(folder).state == "finished":
                 return folder
         except MutransferError as error:
-            unfinished.append(f"{folder.root.name} (unreadable: {error})")
+            damaged.append(str(error))
         else:
             unfinished.append(folder.root.name)
     if unfinished:
@@ -72,4 +72,6 @@ def newest_finished(runs: Path) -> SweepFolder:
             f"no finished sweep in {runs}; not finished: {', '.join(unfinished)}; name one with --run to take it as it "
             "stands"
         )
+    if damaged:
+        raise UsageError("no finished sweep in {}: {}".format(runs, "; ".join(damaged)))
     return resolve_sweep(None, runs)

@@ -37,10 +37,10 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, OSError, KeyError, …
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Not torch's own message, which advises to load the file unsafely.
         raise UsageError(
-            f"{path}: checkpoint cannot be read, it may be truncated ({reason}); remove its run folder to train "
-            "from the start"
+            f"{path}: checkpoint cannot be read, it may be truncated ({type(error).__name__}); remove its run folder "
+            "to train from the start"
         ) from error
     if not isinstance(state, dict) or not {"step", "model", "optimizer"} <= state.keys():
         raise UsageError(f"{path}: is no checkpoint of mutransfer")

@@ -122,7 +122,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Records of a metrics file; a torn last line, as a kill leaves it, is passed over."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
+from mutransfer.data import load_data
 from mutransfer.errors import UsageError
 from mutransfer.files import disk_errors, make_folder, sole_holder, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
@@ -37,6 +38,8 @@ def train(
             is in use, or cannot be written.
         DataError: the data cannot be used.
     """
+    if not folder.started:
+        load_data(config.data)  # what it may refuse is refused before anything is written
     make_folder(folder.root)
     with sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"):
         if folder.started and not resume:

@@ -141,6 +141,7 @@ def _target_config(sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, ov
             name.append(f"{option.strip('-')[0]}{value}" if option != "--steps" else f"n{value}")
         data[section][field] = value
         source.overridden[(section, field)] = f"{option} {value}"
+        source.overridden.setdefault((section,), f"{option} {value}")  # for what then no longer fits it
     search = data.pop("search")
     data["name"] = "-".join([proxy.name, *name, f"t{record.number}"])
     data["provenance"] = _provenance(sweep, proxy, record, search).model_dump()

@@ -123,14 +123,18 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are(refuse
         ("name: tiny", "name: 12", "1: name: must be text, but got 12"),
         ("{steps: 12}", "12", "4: training: must be a section (key: value lines), but got 12"),
         ("steps: 12", "steps: 0", "4: training.steps: must be > 0, but got 0"),
-        ("lr: 0.01", "lr: 0", "5: hparams.lr: must be > 0.0, but got 0"),
-        ("lr: 0.01", "warmup: 1", "5: hparams.warmup: must be < 1.0, but got 1"),
-        ("lr: 0.01", "weight_decay: -0.1", "5: hparams.weight_decay: must be >= 0.0, but got -0.1"),
+        ("lr: 0.01", "lr: 0", "5: hparams.lr: must be > 0, but got 0"),
+        ("lr: 0.01", "warmup: 1", "5: hparams.warmup: must be < 1, but got 1"),
+        ("lr: 0.01", "weight_decay: -0.1", "5: hparams.weight_decay: must be >= 0, but got -0.1"),
         ("lr: 0.01", "optimizer: adamax", "5: hparams.optimizer: must be 'adamw', 'adam' or 'sgd', but got 'adamax'"),
         ("kind: gpt", "kind: gtp", "2: model.kind: 'gtp' is not one of gpt, mlp; did you mean gpt?"),
         ("kind: gpt, ", "", "2: model: needs a 'kind'"),
         ("base_width: 16, ", "", "2: model.base_width: is required"),
-        ("name: tiny", "name: a/b", "1: name: 'a/b' may have letters, digits, dots, dashes and underscores only"),
+        (
+            "name: tiny",
+            "name: a/b",
+            "1: name: may have letters, digits, dots, dashes and underscores only, but got 'a/b'",
+        ),
         ("paths: [a.txt], ", "", "3: data.paths: source 'files' needs at least one path or glob"),
         ("seq_len: 16", "source: python-stdlib", "3: data.paths: has no effect with source 'python-stdlib'"),
         ("trials: 4", "trials: 0", "7: search.trials: must be > 0, but got 0"),
@@ -178,3 +182,14 @@ def test_parts_that_do_not_fit_are_refused(refuse: Refuse, old: str, new: str, m
 def test_an_hparam_that_the_model_cannot_feel_is_refused(refuse: Refuse) -> None:
     message = refuse(edited(MLP, "{optimizer: sgd}", "{optimizer: sgd, attention_temperature: 2.0}"))
     assert message == f"{FILE}:4: hparams.attention_temperature: has no effect: the model has no attention"
+
+
+def test_merge_keys_are_followed(load: Load) -> None:
+    config = load(edited(GPT, "training: {steps: 12}", "training: {<<: &t {steps: 12}, batch_size: 3}"))
+    assert (config.training.steps, config.training.batch_size) == (12, 3)
+
+
+@pytest.mark.parametrize("text", ["012", "1:30"])
+def test_octal_and_base_60_are_not_guessed(refuse: Refuse, text: str) -> None:
+    message = refuse(edited(GPT, "steps: 12", f"steps: {text}"))
+    assert message == f"{FILE}:4: training.steps: must be a whole number, but got '{text}'"

@@ -84,19 +84,38 @@ def test_a_token_file_without_read_permission(tmp_path: Path) -> None:
     assert refused(tokens(path)) == f"{path}: cannot be read: Permission denied"
 
 
-def test_a_token_id_beyond_the_vocabulary_is_found_in_either_part(tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", [5, 185])  # in the training part, in the validation part
+@pytest.mark.parametrize("read_whole", [1 << 27, 100])  # a small file at once, a larger one batch by batch
+def test_a_token_id_beyond_the_vocabulary_is_found_in_either_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int, read_whole: int
+) -> None:
+    monkeypatch.setattr("mutransfer.data.dataset._READ_WHOLE", read_whole)
+    monkeypatch.setattr("mutransfer.data.dataset._SAMPLED", 10)
     path = tmp_path / "ids.bin"
     ids = np.zeros(200, dtype="<u2")
-    ids[185] = 1000  # in the validation part
+    ids[position] = 1000
     ids.tofile(path)
-    data = fresh(tokens(path))
-    data.batch(0, batch_size=64, seed=0)
-    with pytest.raises(DataError, match=r"ids\.bin: has token id 1000, but vocab_size is 1000$"):
+
+    def read_everything() -> None:
+        data = fresh(tokens(path))
+        data.batch(0, batch_size=64, seed=0)
         list(data.validation(batch_size=4, batches=4))
-    ids[:] = 1000
-    ids.tofile(path)
+
     with pytest.raises(DataError, match=r"ids\.bin: has token id 1000, but vocab_size is 1000$"):
-        fresh(tokens(path)).batch(0, batch_size=4, seed=0)
+        read_everything()
+
+
+def test_the_same_files_named_otherwise_or_moved_are_the_same_data(tmp_path: Path, monkeypatch: Any) -> None:
+    """Else a study could not be continued from another working folder."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("one.txt", "two.txt", "b/three.txt"):
+        (tmp_path / "a" / name).write_text(name * 50)
+    monkeypatch.chdir(tmp_path)
+    relative = fresh(TextSection(kind="text", paths=("a/**/*.txt",), seq_len=8)).fingerprint
+    absolute = fresh(TextSection(kind="text", paths=(f"{tmp_path}/a/**/*.txt",), seq_len=8)).fingerprint
+    (tmp_path / "a").rename(tmp_path / "c")
+    moved = fresh(TextSection(kind="text", paths=("c/*.txt", "c/b/three.txt"), seq_len=8)).fingerprint
+    assert relative == absolute == moved
 
 
 def pictures(count: int = 20, size: int = 4) -> list[bytes]:

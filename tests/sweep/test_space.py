@@ -45,10 +45,14 @@ def test_ranges_are_covered_evenly(sampler):
 def test_grid_visits_every_point_once_in_a_seeded_order():
     space = {"lr": {"powers": {"base": 2, "start": -3, "stop": -1}}, "clip": {"choice": [1, 2]}}
     grid = SearchSection.model_validate({"sampler": "grid", "space": space})
-    points = [tuple(point(grid, k).values()) for k in range(grid.trial_count)]
-    assert sorted(points) == [(lr, clip) for lr in (0.125, 0.25, 0.5) for clip in (1, 2)]
+
+    def points(search):
+        return [(found["lr"], found["clip"]) for found in (point(search, k) for k in range(6))]
+
+    assert grid.trial_count == 6
+    assert sorted(points(grid)) == [(lr, clip) for lr in (0.125, 0.25, 0.5) for clip in (1, 2)]
     other = SearchSection.model_validate({"sampler": "grid", "space": space, "seed": 1})
-    assert [tuple(point(other, k).values()) for k in range(6)] != points
+    assert points(other) != points(grid)
 
 
 def test_tpe_has_no_fixed_points():
@@ -95,3 +99,11 @@ def test_log_range_is_never_left_by_rounding():
     wide = Distribution.model_validate({"log_uniform": [1e-7, 0.3]})
     assert at_unit(wide, math.nextafter(1, 0)) <= 0.3
     assert at_unit(wide, 0.0) >= 1e-7
+
+
+def test_the_order_of_keys_in_the_file_changes_no_trial():
+    space = {"lr": {"choice": [1, 2, 3]}, "warmup": {"choice": [0.1, 0.2]}}
+    for sampler in ("grid", "random", "quasi-random"):
+        forward = SearchSection.model_validate({"sampler": sampler, "space": space})
+        backward = SearchSection.model_validate({"sampler": sampler, "space": dict(reversed(space.items()))})
+        assert [point(forward, k) for k in range(6)] == [point(backward, k) for k in range(6)]

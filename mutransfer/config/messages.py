@@ -1,0 +1,40 @@
+"""Pydantic's errors in the words of a config file."""
+
+from __future__ import annotations
+
+from pydantic_core import ErrorDetails
+
+_SECTION = "must be a section (key: value lines)"
+_MESSAGES = {
+    "missing": "is required",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "model_type": _SECTION,
+    "model_attributes_type": _SECTION,
+    "dict_type": _SECTION,
+    "tuple_type": "must be a list",
+    "finite_number": "must be finite",
+    "greater_than": "must be > {gt:g}",
+    "greater_than_equal": "must be >= {ge:g}",
+    "less_than": "must be < {lt:g}",
+    "less_than_equal": "must be <= {le:g}",
+    "literal_error": "must be {expected}",
+    "union_tag_not_found": "needs a 'kind'",
+    "too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "may have letters, digits, dots, dashes and underscores only",
+}
+
+
+def message_of(error: ErrorDetails) -> str:
+    """What is wrong with a value, without where it stands: `must be > 0, but got -1`."""
+    template = _MESSAGES.get(error["type"])
+    if template is None:
+        return error["msg"].removeprefix("Value error, ")
+    message = template.format(**error.get("ctx", {}))
+    shown = error["type"] not in ("missing", "too_short", "string_too_long") and not isinstance(
+        error["input"], dict | list | tuple
+    )
+    return message + (f", but got {error['input']!r}" if shown else "")
