@@ -49,9 +49,12 @@ def main() -> None:
     transferred, control = (losses[f"w{WIDTH}-t{trial['number']}"] for trial in (best, median))
     folder = Path(found["path"])
     print(f"\nDone in {time.monotonic() - began:.0f} s. Validation losses, in nats per byte:")
-    print(f"  proxy, width 64, best of {len(ranking)} trials      {best['value']:.4f}  (trial {best['number']})")
-    print(f"  target, width {WIDTH}, the same hparams         {transferred:.4f}")
-    print(f"  target, width {WIDTH}, median trial's hparams   {control:.4f}  (trial {median['number']}, the control)")
+    for what, loss, number in (
+        (f"proxy, width 64, best of {len(ranking)} trials", best["value"], best["number"]),
+        (f"target, width {WIDTH}, the same hparams", transferred, best["number"]),
+        (f"target, width {WIDTH}, the median trial's hparams", control, median["number"]),
+    ):
+        print(f"  {what:46}{loss:.4f}  (trial {number})")
     print("Where everything lies:")
     for what, where in (
         ("trials", folder / "trials.csv"),
