@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -49,9 +50,9 @@ class BaseDataSection(Section):
     """Share of the data kept for validation; it never overlaps the training part."""
 
     @property
+    @abstractmethod
     def spec(self) -> DataSpec:
         """What the model needs to know, without opening the data."""
-        raise NotImplementedError  # every kind defines it
 
 
 class TextSection(BaseDataSection):
