@@ -19,7 +19,8 @@ from mutransfer.parametrization.plan import Plan, Scaling
 from mutransfer.parametrization.roles import KNOWN_LAYERS
 from mutransfer.parametrization.rules import FAMILIES
 
-_INPUT, _OUTPUT = "input_multiplier", "output_multiplier"
+# Prefixed, so that they meet no attribute of the user's.
+_INPUT, _OUTPUT = "mup_input_multiplier", "mup_output_multiplier"
 
 
 def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, init_scale: float = 1.0) -> None:
@@ -45,6 +46,9 @@ def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, init_scale: float
             else:
                 generator = torch.Generator(parameter.device).manual_seed(_stream(seed, name))
                 parameter.normal_(0.0, std * init_scale, generator=generator)
+        for module in model.modules():
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
     set_multipliers(model, plan)
 
 
@@ -60,7 +64,7 @@ def set_multipliers(
     """Set the forward multipliers: µP's own, times the hparams'.
 
     A readout's input is multiplied by the plan's factor (so that a bias is not) and its output divided by
-    `temperature`. An embedding's output, or a first layer's, is multiplied by `embedding_scale`; a module that
+    `temperature`. The output of embeddings, or of first layers where there are none, is multiplied by `embedding_scale`; a module that
     the model lists in its attribute `position_modules` by `position_scale` instead. Buffers named
     `attention_scale` get the plan's scale over `attention_temperature`.
 
@@ -70,6 +74,7 @@ def set_multipliers(
     _require_fit(model, plan)
     positions = getattr(model, "position_modules", ())
     modules = dict(model.named_modules(remove_duplicate=False))
+    has_embedding = any(one.role == "input" and not one.multiplies for one in plan.parameters.values())
     for name, scaling in plan.parameters.items():
         owner = name.rpartition(".")[0]
         if not isinstance(modules[owner], KNOWN_LAYERS):
@@ -81,7 +86,7 @@ def set_multipliers(
         elif scaling.role == "output":
             _set_buffer(modules[owner], _INPUT, scaling.forward)
             _set_buffer(modules[owner], _OUTPUT, 1.0 / temperature)
-        elif scaling.role == "input":
+        elif scaling.role == "input" and not (has_embedding and scaling.multiplies):
             _set_buffer(modules[owner], _OUTPUT, position_scale if owner in positions else embedding_scale)
     for name, scale in plan.attention.items():
         _set_buffer(modules[name], "attention_scale", scale / attention_temperature, hook=False)
@@ -100,9 +105,12 @@ def parameter_groups(
     Each group also has its `names`, for inspection.
 
     Raises:
-        PlanError: the plan is of another model or width.
+        PlanError: the plan is of another model or width, or asks Adam for weight decay: coupled L2 has no
+            width-independent rule (AdamW's decay has).
     """
     _require_fit(model, plan)
+    if plan.optimizer == "adam" and weight_decay:
+        raise PlanError("adam's coupled L2 has no width-independent rule; plan for optimizer adamw")
     groups: dict[tuple[float, ...], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         scaling = plan.parameters[name]
@@ -141,16 +149,22 @@ def _set_buffer(module: nn.Module, name: str, value: float, *, hook: bool = True
         tensor = torch.tensor(value, device=reference.device, dtype=torch.float32)
         module.register_buffer(name, tensor, persistent=False)
         if hook and name == _INPUT:
-            module.register_forward_pre_hook(_scale_input)
+            module.register_forward_pre_hook(_scale_input, with_kwargs=True)
         elif hook:
             module.register_forward_hook(_scale_output)
     else:
         existing.fill_(value)
 
 
-def _scale_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    first, *rest = inputs
-    return (first * getattr(module, _INPUT).to(first.dtype), *rest)
+def _scale_input(
+    module: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    factor = getattr(module, _INPUT)
+    if inputs:
+        first, *rest = inputs
+        return (first * factor.to(first.dtype), *rest), keywords
+    given = keywords["input"]
+    return inputs, {**keywords, "input": given * factor.to(given.dtype)}
 
 
 def _scale_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:

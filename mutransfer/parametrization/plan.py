@@ -48,7 +48,7 @@ class Scaling:
     init_std: float | None
     """Std of the initial values at init_scale 1; None: left as the module made them."""
     forward: float
-    """Multiplies what the parameter's module gives."""
+    """Multiplies the input of the parameter's layer."""
     lr: float
     """Multiplies the learning rate."""
     weight_decay: float

@@ -39,6 +39,7 @@ _LAYOUTS: list[tuple[type[nn.Module], tuple[int, int]]] = [
     (nn.Conv3d, _OUT_IN),
     (nn.MultiheadAttention, _OUT_IN),
 ]
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 KNOWN_LAYERS = tuple(cls for cls, _ in _LAYOUTS)
 
@@ -83,13 +84,19 @@ def plan_for(
     Raises:
         PlanError: the parameters differ between widths, a role cannot be told, a pattern matches nothing.
     """
-    with meta_construction():
-        base, wider, model = factory(base_width), factory(2 * base_width), factory(width)
-    overrides = {**getattr(base, "base_init_std", {}), **(init_std or {})}
-    given = dict(roles or {})
+    for name, value in (("width", width), ("base_width", base_width)):
+        if value < 1:
+            raise PlanError(f"{name} must be >= 1, but got {value}")
+    base, wider, model = (_on_meta(factory, size) for size in (base_width, 2 * base_width, width))
+    own, given = getattr(base, "base_init_std", {}), dict(roles or {})
+    overrides = {
+        **(init_std or {}),
+        **{pattern: std for pattern, std in own.items() if pattern not in (init_std or {})},
+    }
     base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
     _require_same_names(base_uses, wider_uses, uses)
     _require_matches([*given, *overrides], uses)
+    _require_plannable(base, wider)
 
     warnings: list[str] = []
     shapes: dict[str, ParameterShape] = {}
@@ -103,7 +110,13 @@ def plan_for(
     for name, shape in shapes.items():
         std = _match(name, overrides)
         if std is not None:
-            shapes[name] = replace(shape, base_init_std=std)
+            for alias in {name, shape.tied_to or name}:
+                shapes[alias] = replace(shapes[alias], base_init_std=std)
+    if "output" not in {shape.role for shape in shapes.values()}:
+        warnings.append(
+            "no parameter is a readout (width → finite): if logits come from a weight used by hand, as in "
+            "F.linear(x, embedding.weight), multiply them by base width / width yourself"
+        )
     return make_plan(
         shapes.values(),
         width=width,
@@ -111,11 +124,9 @@ def plan_for(
         optimizer=optimizer,
         parametrization=parametrization,
         head_dims={
-            name: (module.head_dim, base_head.head_dim)
-            for (name, module), base_head in zip(model.named_modules(), base.modules(), strict=True)
+            name: (_head_dim(name, module), _head_dim(name, base_module))
+            for (name, module), base_module in zip(model.named_modules(), base.modules(), strict=True)
             if isinstance(getattr(module, "attention_scale", None), torch.Tensor)
-            and isinstance(module.head_dim, int)
-            and isinstance(base_head.head_dim, int)
         },
         warnings=warnings,
     )
@@ -137,6 +148,38 @@ class _NoRandomInit(TorchFunctionMode):
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
+
+
+def _on_meta(factory: ModelFactory, width: int) -> nn.Module:
+    try:
+        with meta_construction():
+            return factory(width)
+    except (RuntimeError, NotImplementedError) as error:
+        raise PlanError(
+            f"the model cannot be built at width {width} on the meta device, where tensors have no values: {error}"
+        ) from error
+
+
+def _head_dim(name: str, module: nn.Module) -> int:
+    head_dim = getattr(module, "head_dim", None)
+    if not isinstance(head_dim, int):
+        raise PlanError(f"{name} has a buffer attention_scale, so it needs an int head_dim, but got {head_dim!r}")
+    return head_dim
+
+
+def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
+    """Refuse layers of torch that hide a scale or a layout in which a rule would silently go wrong."""
+    for (name, module), wide in zip(base.named_modules(), wider.modules(), strict=True):
+        if isinstance(module, _TRANSPOSED) and module.groups != 1:
+            raise PlanError(f"{name}: a transposed convolution with groups has no rule here; use groups=1")
+        if isinstance(module, nn.MultiheadAttention) and isinstance(wide, nn.MultiheadAttention):
+            if module.head_dim != wide.head_dim:
+                raise PlanError(
+                    f"{name}: nn.MultiheadAttention scales by 1/√head_dim inside, which is wrong for heads that grow: "
+                    "let the number of heads grow, or write attention with mutransfer.attention_scale"
+                )
+            if module.in_proj_weight is None or module.bias_k is not None:
+                raise PlanError(f"{name}: nn.MultiheadAttention with kdim, vdim or add_bias_kv has no rule here")
 
 
 def _uses(model: nn.Module) -> dict[str, _Use]:
@@ -182,7 +225,8 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, 
         out_dim, in_dim = _dimensions_without_layout(role, grows)
     else:
         out_dim, in_dim = layout
-        role = given or _role(in_grows=grows[in_dim], out_grows=grows[out_dim])
+        depthwise = getattr(use.module, "groups", 1) > 1 and grows[out_dim] and not grows[in_dim]
+        role = given or ("vector" if depthwise else _role(in_grows=grows[in_dim], out_grows=grows[out_dim]))
     kernel = math.prod(shape[2:]) if layout is not None else 1
 
     def size(of: tuple[int, ...], dimension: int | None) -> int:
@@ -207,8 +251,8 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, 
         base_fan_in=base_fan_in,
         base_fan_out=size(base_shape, out_dim),
         base_init_std=std,
-        decays=len(shape) >= 2,
-        multiplies=len(shape) >= 2 and not isinstance(use.module, _LOOKUPS),
+        decays=role in ("input", "hidden", "output") or (role == "scalar" and len(shape) >= 2),
+        multiplies=(layout is not None or role in ("hidden", "output")) and not isinstance(use.module, _LOOKUPS),
     )
 
 

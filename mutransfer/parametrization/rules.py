@@ -1,8 +1,9 @@
 """The equations: how init, forward pass, lr, weight decay and ε of a parameter follow width.
 
 The one place where a rule stands. Source: Yang, Hu et al. 2022, "Tensor Programs V" (arXiv 2203.03466),
-Appendix B, Table 8 (the equivalent form that allows tied embeddings); ε as Adam's update demands when it is to
-stay homogeneous in the gradient, whose entries shrink with width (same appendix, on ε).
+Appendix B, Table 8 (the equivalent form that allows tied embeddings). ε follows the size of the gradient's entries,
+so that Adam's update stays what it is at base width: 1/m_out where the loss reaches the weight through a layer that
+grows, 1/m_in for a readout, whose input carries the factor.
 
 Every multiplier is a product of powers of
 
@@ -55,7 +56,7 @@ MUP: dict[Role, Rule] = {
         init_std=Power(m_in=-0.5),
         adam_lr=Power(m_in=-1),
         sgd_lr=Power(m_in=-1, m_out=1),
-        adam_eps=Power(m_in=-1),
+        adam_eps=Power(m_out=-1),
     ),
     "output": Rule(forward=Power(m_in=-1), sgd_lr=Power(m_in=1), adam_eps=Power(m_in=-1)),
     "vector": Rule(sgd_lr=Power(m_out=1), adam_eps=Power(m_out=-1)),

@@ -98,11 +98,11 @@ def test_multipliers_are_buffers_outside_the_state_dict(gpt):
     config = build(gpt, model__width=32)
     model, _ = made(config)
     assert model.state_dict().keys() == build_model(config.model, config.data.spec).state_dict().keys()
-    assert "readout.input_multiplier" in dict(model.named_buffers())
+    assert "readout.mup_input_multiplier" in dict(model.named_buffers())
     clone = copy.deepcopy(model)
     tokens = torch.arange(16)[None]
     assert torch.equal(clone(tokens), model(tokens))
-    doubled = {"readout.output_multiplier": torch.tensor(2.0), "readout.weight": torch.ones(256, 32)}
+    doubled = {"readout.mup_output_multiplier": torch.tensor(2.0), "readout.weight": torch.ones(256, 32)}
     plain = {"readout.weight": torch.ones(256, 32)}
     stacked = torch.func.functional_call(model, doubled, (tokens,))
     torch.testing.assert_close(stacked, 2 * torch.func.functional_call(model, plain, (tokens,)))
@@ -190,3 +190,84 @@ def test_updates_move_the_output_alike_at_every_width_and_grow_in_sp(mlp, optimi
 
     assert abs(slope("mup")) < 0.15
     assert slope("sp") > 0.5
+
+
+def planned(factory, **arguments):
+    plan = plan_for(factory, width=32, base_width=8, **arguments)
+    model = factory(32)
+    initialize(model, plan)
+    return model, plan
+
+
+def test_padding_row_of_an_embedding_stays_zero():
+    model, _ = planned(lambda w: nn.Sequential(nn.Embedding(5, w, padding_idx=0), nn.Linear(w, 3)))
+    assert not model[0].weight[0].any()
+    assert model[0].weight[1].any()
+
+
+def test_readout_called_with_a_keyword_is_scaled_too():
+    class Keyword(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.first = nn.Linear(4, width)
+            self.head = nn.Linear(width, 3, bias=False)
+            self.input_multiplier = "the user's own"
+
+        def forward(self, x):
+            return self.head(input=self.first(x))
+
+    model, _ = planned(Keyword, zero_readout=False)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(model(x), F.linear(model.first(x) / 4, model.head.weight))
+    assert model.input_multiplier == "the user's own"
+
+
+def test_explicit_std_wins_over_the_models_own_and_reaches_a_tied_weight():
+    class Tied(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.base_init_std = {"*": 0.5}
+            self.embed = nn.Embedding(400, width)
+            self.head = nn.Linear(width, 400, bias=False)
+            self.head.weight = self.embed.weight
+
+    model, plan = planned(Tied, init_std={"head.weight": 0.01})
+    assert plan.parameters["embed.weight"].init_std == plan.parameters["head.weight"].init_std == 0.01
+    assert model.embed.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_adam_with_coupled_decay_is_refused():
+    model, plan = planned(lambda w: nn.Sequential(nn.Linear(4, w), nn.Linear(w, 3)), optimizer="adam")
+    with pytest.raises(PlanError, match="coupled L2 has no width-independent rule"):
+        parameter_groups(model, plan, lr=1.0, weight_decay=0.1)
+    assert parameter_groups(model, plan, lr=1.0)
+
+
+def test_epsilon_follows_the_gradient_of_hidden_weights():
+    """RMS gradients of a rectangular hidden weight fall with its fan-out, not its fan-in; so must ε."""
+
+    class Rectangular(nn.Module):
+        def __init__(self, width, narrow_in, narrow_out):
+            super().__init__()
+            self.first = nn.Linear(16, width // 16 if narrow_in else width)
+            self.hidden = nn.Linear(self.first.out_features, width // 16 if narrow_out else width)
+            self.head = nn.Linear(self.hidden.out_features, 10)
+
+        def forward(self, x):
+            return self.head(torch.tanh(self.hidden(torch.tanh(self.first(x)))))
+
+    def gradient(**narrow):
+        def factory(width):
+            return Rectangular(width, **narrow)
+
+        plan = plan_for(factory, width=1024, base_width=64, zero_readout=False)
+        model = factory(1024)
+        initialize(model, plan)
+        x = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
+        F.cross_entropy(model(x), torch.arange(256) % 10).backward()
+        return model.hidden.weight.grad.square().mean().sqrt().item(), plan.parameters["hidden.weight"].eps
+
+    square, square_eps = gradient(narrow_in=False, narrow_out=False)
+    narrow_in, narrow_in_eps = gradient(narrow_in=True, narrow_out=False)
+    assert square_eps == narrow_in_eps == 1 / 16
+    assert 0.5 < square / narrow_in < 2  # the fan-in is 16 times as large and the gradient is not smaller

@@ -164,3 +164,65 @@ def test_planning_allocates_nothing_and_keeps_the_random_state():
     plan = plan_for(lambda w: nn.Sequential(nn.Linear(8, w), nn.Linear(w, w)), width=1 << 20, base_width=8)
     assert plan.parameters["1.weight"].shape == (1 << 20, 1 << 20)  # 4 TiB in fp32
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+class Wrapped(nn.Module):
+    """A layer between a first layer and a readout."""
+
+    def __init__(self, layer, width):
+        super().__init__()
+        self.first, self.layer, self.head = nn.Linear(3, width), layer, nn.Linear(width, 10)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda w: nn.ConvTranspose1d(w, w, 3, groups=w), "transposed convolution with groups"),
+        (lambda w: nn.MultiheadAttention(w, 2), "1/√head_dim inside"),
+        (lambda w: nn.MultiheadAttention(w, w // 4, kdim=24, vdim=24), "kdim, vdim or add_bias_kv"),
+        (lambda w: nn.MultiheadAttention(w, w // 4, add_bias_kv=True), "kdim, vdim or add_bias_kv"),
+    ],
+)
+def test_layers_that_would_silently_go_wrong_are_refused(layer, message):
+    with pytest.raises(PlanError, match=message):
+        plan_for(lambda w: Wrapped(layer(w), w), width=32, base_width=8)
+
+
+def test_attention_of_torch_with_heads_that_multiply_is_planned():
+    found = plan_for(lambda w: Wrapped(nn.MultiheadAttention(w, w // 4), w), width=32, base_width=8)
+    assert roles(found)["layer.in_proj_weight"] == roles(found)["layer.out_proj.weight"] == "hidden"
+
+
+def test_depthwise_convolution_is_a_vector():
+    scaling = plan_for(lambda w: Wrapped(nn.Conv1d(w, w, 3, groups=w), w), width=32, base_width=8).parameters
+    depthwise = scaling["layer.weight"]
+    assert (depthwise.role, depthwise.m_in, depthwise.m_out, depthwise.weight_decay) == ("vector", 1, 4, 0)
+    assert depthwise.init_std == pytest.approx(3**-0.5)
+
+
+def test_model_without_a_readout_is_reported():
+    (warning,) = plan_for(lambda w: nn.Embedding(7, w), width=32, base_width=8).warnings
+    assert "no parameter is a readout" in warning
+
+
+@pytest.mark.parametrize("head_dim", [None, 4.0])
+def test_attention_scale_needs_a_head_size(head_dim):
+    class Attention(nn.Linear):
+        def __init__(self, width):
+            super().__init__(width, width)
+            self.register_buffer("attention_scale", torch.tensor(1.0))
+            self.head_dim = head_dim
+
+    with pytest.raises(PlanError, match="layer has a buffer attention_scale, so it needs an int head_dim"):
+        plan_for(lambda w: Wrapped(Attention(w), w), width=32, base_width=8)
+
+
+def test_impossible_widths_and_models_are_refused():
+    with pytest.raises(PlanError, match="base_width must be >= 1, but got 0"):
+        plan_for(Convolutional, width=32, base_width=0)
+
+    def reads_values(width):
+        return nn.Linear(3, int(torch.ones(1).item()) * width)
+
+    with pytest.raises(PlanError, match="cannot be built at width 8 on the meta device"):
+        plan_for(reads_values, width=32, base_width=8)

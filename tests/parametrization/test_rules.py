@@ -6,10 +6,10 @@ import pytest
 
 from mutransfer.parametrization.rules import MUP, ROLES, RULES, SP, attention_scale, multipliers
 
-# role: (m_in, m_out) → init std, forward, Adam lr, SGD lr, Adam ε (TP-V Table 8; ε as in design notes)
+# role: (m_in, m_out) → init std, forward, Adam lr, SGD lr, Adam ε (TP-V Table 8; ε as the gradient)
 EXPECTED = {
     "input": ((1, 16), 1, 1, 1, 16, 1 / 16),
-    "hidden": ((4, 16), 1 / 2, 1, 1 / 4, 4, 1 / 4),
+    "hidden": ((4, 16), 1 / 2, 1, 1 / 4, 4, 1 / 16),
     "output": ((16, 1), 1, 1 / 16, 1, 16, 1 / 16),
     "vector": ((1, 16), 1, 1, 1, 16, 1 / 16),
     "scalar": ((1, 1), 1, 1, 1, 1, 1),
