@@ -49,3 +49,7 @@ def test_python_example_runs_and_scales():
 def test_links_lead_somewhere():
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
         assert (REPOSITORY / link).exists(), link
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.findall(r"@[A-Z]+@|TODO|TBD", README)

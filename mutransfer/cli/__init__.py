@@ -6,7 +6,10 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
 import sys
+import traceback
+from types import FrameType
 
 import typer
 
@@ -43,19 +46,40 @@ for _verb in _VERBS:
     app.command(_verb)(importlib.import_module(f"mutransfer.cli.{_verb}").run)
 
 
+def _stopped(number: int, frame: FrameType | None) -> None:
+    """A signal before there is anything to save."""
+    from mutransfer.cli.console import explain
+    from mutransfer.errors import Interrupted
+
+    message = "stopped before anything had begun; the same command begins again"
+    if "--json" in sys.argv:
+        explain(Interrupted.__name__, message, Interrupted.exit_code)
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(Interrupted.exit_code)
+
+
 def main() -> None:
     """Entry point of the `mutransfer` script."""
     # Importing torch makes a million objects and no garbage: default thresholds collect for half a second.
     gc.set_threshold(100_000, 20, 20)
     code = 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopped)  # until a verb has work that it can save
     try:
         app()
+    except Exception:
+        traceback.print_exc()
+        if "--json" in sys.argv:
+            from mutransfer.cli.console import explain
+
+            explain("InternalError", "this is a bug; stderr has the traceback", 1)
+        code = 1
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
         if code == 2 and "--json" in sys.argv:
-            from mutransfer.cli.console import explain_usage_error
+            from mutransfer.cli.console import explain
 
-            explain_usage_error()
+            explain("UsageError", "the arguments cannot be parsed; stderr says why", 2)
     with contextlib.suppress(BrokenPipeError):  # whoever reads through a pipe may have seen enough
         sys.stdout.flush()
         sys.stderr.flush()

@@ -46,11 +46,10 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def explain_usage_error() -> None:
-    """The JSON object of a call whose arguments could not be parsed, unless one has been printed."""
+def explain(kind: str, message: str, exit_code: int) -> None:
+    """The JSON object of a call that failed, unless one has been printed."""
     if not _json_printed:
-        message = "the arguments cannot be parsed; stderr says why"
-        print_json({"error": {"kind": "UsageError", "message": message}, "exit_code": 2})
+        print_json({"error": {"kind": kind, "message": message}, "exit_code": exit_code})
 
 
 def say(text: str = "") -> None:
@@ -79,7 +78,11 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    stdout = console()
+    # In a narrow terminal long lines wrap; cut cells would be lost.
+    natural = stdout.measure(table, options=stdout.options.update(width=10_000)).maximum
+    stdout.width = max(stdout.width, natural)
+    stdout.print(table)
 
 
 def number(value: Any) -> str:

@@ -75,7 +75,7 @@ class SweepProgress(Observer):
 
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
         rate = (time.monotonic() - self._began) / (done - self._done_before)
-        left = f"{ui.duration(rate * (total - done))} left" if done < total else "all done"
+        left = f"{ui.duration(rate * (total - done))} left" if done < total else "all trials done"
         leader = "none usable yet" if best is None else f"best {ui.loss(best.value)} (trial {best.number})"
         self._bar.update(done, total, f"{leader}, {left}")
         if not self._bar.shown:

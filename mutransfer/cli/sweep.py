@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,5 +90,5 @@ def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
         ui.say(f"Seed noise of the best trial: ±{selection.seed_noise:.4f} (standard deviation); {tied}.")
     ui.warn(selection.warnings)
     ui.say(f"All trials: {result.folder.table}   The winner: {result.folder.best}")
-    elsewhere = "" if runs == RUNS else f" --runs {runs}"
+    elsewhere = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"
     ui.say(f"Next: mutransfer transfer --width {8 * config.model.width}{elsewhere}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +59,7 @@ def run(
             ui.print_json(answer)
         elif not start:
             resume = " --resume" if target.folder.started else ""
-            ui.say(f"Next: mutransfer train {target.folder.config}{resume}")
+            ui.say(f"Next: mutransfer train {shlex.quote(str(target.folder.config))}{resume}")
 
 
 def _which(trial: str) -> WhichTrial:

@@ -94,6 +94,11 @@ class Hparams(Section):
             value = {**OPTIMIZER_FIELDS[self.optimizer], **SCHEDULE_FIELDS[self.schedule]}.get(name)
         return value
 
+    def filled(self) -> Hparams:
+        """A copy in which every optional field that this optimizer and schedule read is written out."""
+        live = {**OPTIMIZER_FIELDS[self.optimizer], **SCHEDULE_FIELDS[self.schedule]}
+        return self.model_copy(update={name: self.resolved(name) for name in live})
+
     def with_values(self, values: dict[str, Any]) -> Hparams:
         """A copy with `values` set, validated; what a newly chosen schedule does not read is dropped.
 

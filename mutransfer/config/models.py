@@ -32,10 +32,6 @@ class BaseModelSection(Section):
         """
         return type(self).model_validate({**self.model_dump(), "width": width})
 
-    def at_base(self) -> Self:
-        """The same model at its base width."""
-        return self.at_width(self.base_width)
-
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
         return {} if self.attention else {"attention_temperature": "the model has no attention"}

@@ -9,13 +9,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.base import FieldProblem, Section, Seed
 from mutransfer.config.data import DataSection
 from mutransfer.config.hparams import UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
 from mutransfer.config.models import ModelSection
 from mutransfer.config.search import SearchSection
 from mutransfer.errors import ConfigError
+
+_LONGEST_SWEPT_NAME = 100
 
 
 class TrainingSection(Section):
@@ -27,7 +29,7 @@ class TrainingSection(Section):
     """Sequences or examples per step."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs forward and loss under autocast; weights and optimizer state stay fp32."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the initial weights and of the order of batches."""
     compile: bool = False
     """Run the model through torch.compile."""
@@ -67,7 +69,7 @@ class Provenance(Section):
 class RunConfig(Section):
     """One run, proxy or target."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
     """Name of the run and of its folder: letters, digits, dot, dash, underscore."""
     model: ModelSection
     """What is trained."""
@@ -98,6 +100,8 @@ class RunConfig(Section):
             )
         self._check_dead_hparams()
         if self.search is not None:
+            if len(self.name) > _LONGEST_SWEPT_NAME:
+                raise FieldProblem(("name",), f"must have at most {_LONGEST_SWEPT_NAME} characters; targets add to it")
             for name, distribution in self.search.space.items():
                 self._check_swept(self.search, name, distribution.extremes)
         return self
@@ -142,7 +146,7 @@ class RunConfig(Section):
         return self.model_copy(update={"hparams": self.hparams.with_values(values)})
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data with every default filled in; loading it gives this config again."""
+        """Plain data, what was left out without a default left out; loading it gives this config again."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def hash(self) -> str:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.base import FieldProblem, Section, Seed
 
 Value = float | str | None
+_MOST_POWERS = 1000
 
 
 def _two_numbers(given: Any) -> Any:
@@ -36,7 +37,7 @@ class Powers(Section):
 
     scale: PositiveFloat = 1.0
     """Factor of every value."""
-    base: PositiveFloat = 2.0
+    base: Annotated[float, Field(gt=1)] = 2.0
     """Base of the power."""
     start: float
     """First exponent."""
@@ -49,6 +50,8 @@ class Powers(Section):
     def _rises(self) -> Self:
         if self.start > self.stop:
             raise FieldProblem(("start",), f"start <= stop must hold, but got start={self.start:g}, stop={self.stop:g}")
+        if (self.stop - self.start) / self.step >= _MOST_POWERS:
+            raise FieldProblem(("step",), f"gives more than {_MOST_POWERS} values")
         try:
             finite = all(map(math.isfinite, self.values))
         except OverflowError:
@@ -117,7 +120,7 @@ class SearchSection(Section):
     """Number of trials; 16 when left out, or the whole grid with sampler `grid`."""
     sampler: Literal["random", "quasi-random", "tpe", "grid"] = "random"
     """How hparams are drawn. Trial k is a function of (seed, k) for all but `tpe`, which learns."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the draw. Initial weights and batches have `training.seed`, the same for every trial."""
     objective: Literal["validation_loss", "training_loss"] = "validation_loss"
     """What is minimised at the end of a trial."""

@@ -19,13 +19,15 @@ from mutransfer.executors.local import LocalExecutor
 from mutransfer.files import make_folder, write_atomic
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
-from mutransfer.sweep.selection import Selection, select
+from mutransfer.sweep.selection import Selection, missing_repeats, select
 from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.training.folder import TrainResult
 
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = ("search.trials", "search.retries", "search.repeats", "provenance")
 _POLL_SECONDS = 0.2
+# So many trials crashing before any has worked are one problem, not so many.
+_HOPELESS = 3
 
 
 class Observer:
@@ -158,11 +160,14 @@ class _Coordinator:
         self._total = max(self._search.trial_count, self._asked)
         self._best = next(iter(completed(records)), None)
         self._waiting: deque[_Task] = deque(_Task(record) for record in study.unfinished())
+        self._works = any(record.outcome not in (None, "crashed") for record in records)
+        self._doubtful: list[TrialRecord] = []
 
     def run(self) -> None:
         """Every trial, then the repeats of the best one."""
         self._observer.started(self._folder, self._done, self._total, self._executor.capacity)
         self._work(self._next_trial)
+        self._give_up_if_nothing_works(at_least=1)
         repeats = deque(self._missing_repeats())
         self._work(lambda: repeats.popleft() if repeats else None)
 
@@ -175,12 +180,8 @@ class _Coordinator:
     def _missing_repeats(self) -> list[_Task]:
         if self._best is None:
             return []
-        have = self._study.attributes.get("repeats", {}).get(str(self._best.number), {})
-        return [
-            _Task(self._best, repeat)
-            for repeat in range(1, self._search.repeats + 1)
-            if str(self._seed(repeat)) not in have
-        ]
+        repeats = missing_repeats(self._config, self._best, self._study.attributes.get("repeats", {}))
+        return [_Task(self._best, repeat) for repeat in repeats]
 
     def _work(self, next_task: Callable[[], _Task | None]) -> None:
         """Keep the executor full until there is no task and none in flight."""
@@ -192,7 +193,10 @@ class _Coordinator:
                     break
                 flying[self._executor.submit(self._job(task))] = task
             if self._should_stop():
-                raise Interrupted(f"stopped with {self._done} of {self._total} trials done; the same command continues")
+                repeats = " and repeats of the best one to go" if self._done == self._total else ""
+                raise Interrupted(
+                    f"stopped with {self._done} of {self._total} trials done{repeats}; the same command continues"
+                )
             if not flying:
                 return
             landed, _ = futures.wait(flying, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
@@ -225,6 +229,8 @@ class _Coordinator:
                 return
             result = TrainResult("crashed", 0, None, None, 0.0, 0)
             task = replace(task, record=replace(task.record, error=str(error)))
+        if result.outcome != "crashed":
+            self._works = True
         value = result.objective(self._search.objective) if result.outcome == "completed" else None
         if task.repeat:
             self._save_repeat(number, self._seed(task.repeat), value)
@@ -239,6 +245,26 @@ class _Coordinator:
             seconds=round(result.seconds, 3),
             seed=self._seed(0),
         )
+        # Crashes count against trials only once something has worked: until then the cause is likelier elsewhere.
+        if not self._works:
+            self._doubtful.append(record)
+            self._give_up_if_nothing_works(at_least=_HOPELESS)
+            return
+        for crashed in self._doubtful:
+            self._save(crashed)
+        self._doubtful.clear()
+        self._save(record)
+
+    def _give_up_if_nothing_works(self, *, at_least: int) -> None:
+        """End the sweep when so many trials have crashed and none has worked; none of them is recorded."""
+        if len(self._doubtful) >= at_least:
+            raise NothingUsable(
+                f"{self._folder.root}: every trial crashed, the last with: {self._doubtful[-1].error}. No crash is "
+                "recorded: mend the cause, and the same command tries again. (A script that calls run_sweep has to do "
+                'so under if __name__ == "__main__":)'
+            )
+
+    def _save(self, record: TrialRecord) -> None:
         self._study.tell(record)
         self._done += 1
         self._best = min(

@@ -42,7 +42,7 @@ def best(config: RunConfig, selection: Selection) -> dict[str, Any]:
         "trial": winner.number,
         config.require_search().objective: winner.value,
         "swept": winner.params,
-        "hparams": config.with_hparams(winner.params).hparams.model_dump(mode="json", exclude_none=True),
+        "hparams": config.with_hparams(winner.params).hparams.filled().model_dump(mode="json", exclude_none=True),
         "seed_noise": selection.seed_noise,
         "ties": list(selection.ties),
         "warnings": list(selection.warnings),

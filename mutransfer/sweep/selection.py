@@ -56,9 +56,20 @@ def select(
     failed = [seed for seed, value in repeated.items() if value is None]
     if failed:
         warnings.append(
-            f"the best trial gave no result with seed {' and '.join(failed)}: it is on the edge of stability"
+            f"the best trial gave no result with seed {' and '.join(failed)}: it may be on the edge of stability"
         )
     return Selection(best, tuple(ranking), noise, ties, tuple(warnings))
+
+
+def missing_repeats(
+    config: RunConfig, best: TrialRecord | None, repeats: Mapping[str, Mapping[str, float | None]]
+) -> list[int]:
+    """Which repeats of the best trial have not been trained yet; repeat r has seed training.seed + r."""
+    if best is None:
+        return []
+    have = repeats.get(str(best.number), {})
+    wanted = range(1, config.require_search().repeats + 1)
+    return [repeat for repeat in wanted if str(config.training.seed + repeat) not in have]
 
 
 def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecord]) -> list[str]:

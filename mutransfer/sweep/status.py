@@ -9,6 +9,7 @@ from mutransfer.config.load import load_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import MutransferError, UsageError
 from mutransfer.sweep.folder import SweepFolder, find_sweeps, resolve_sweep
+from mutransfer.sweep.selection import missing_repeats
 from mutransfer.sweep.study import Study, TrialRecord, completed
 
 
@@ -45,15 +46,19 @@ def status(folder: SweepFolder) -> SweepStatus:
         UsageError: its files are damaged.
     """
     config = load_config(folder.config)
-    records = tuple(Study(folder.study, None).records())
+    study = Study(folder.study, None)
+    records = tuple(study.records())
+    best = next(iter(completed(records)), None)
     ended = sum(record.outcome is not None for record in records)
-    total = config.search.trial_count if config.search else 0
-    state = "running" if folder.is_running else "finished" if ended >= total else "stopped"
+    to_go = config.require_search().trial_count > ended or missing_repeats(
+        config, best, study.attributes.get("repeats", {})
+    )
+    state = "running" if folder.is_running else "stopped" if to_go else "finished"
     return SweepStatus(folder, config, records, state)
 
 
 def newest_finished(runs: Path) -> SweepFolder:
-    """The sweep whose study changed last among those with all trials ended.
+    """The sweep whose study changed last among those that are finished and have a winner.
 
     Raises:
         UsageError: there is none.
@@ -61,12 +66,14 @@ def newest_finished(runs: Path) -> SweepFolder:
     unfinished, damaged = [], []
     for folder in find_sweeps(runs):
         try:
-            if status(folder).state == "finished":
+            found = status(folder)
+            if found.state == "finished" and found.best is not None:
                 return folder
         except MutransferError as error:
             damaged.append(str(error))
         else:
-            unfinished.append(folder.root.name)
+            why = "no trial completed" if found.state == "finished" else f"{found.done} of {found.total} trials done"
+            unfinished.append(f"{folder.root.name} ({why})")
     if unfinished:
         raise UsageError(
             f"no finished sweep in {runs}; not finished: {', '.join(unfinished)}; name one with --run to take it as it "

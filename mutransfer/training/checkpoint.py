@@ -42,7 +42,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             f"{path}: checkpoint cannot be read, it may be truncated ({type(error).__name__}); remove its run folder "
             "to train from the start"
         ) from error
-    if not isinstance(state, dict) or not {"step", "model", "optimizer"} <= state.keys():
+    if not isinstance(state, dict) or not {"step", "data", "plan", "model", "optimizer"} <= state.keys():
         raise UsageError(f"{path}: is no checkpoint of mutransfer")
     return state
 

@@ -10,6 +10,7 @@ import torch
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
+from mutransfer.data.dataset import Dataset
 from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.learner import Learner
 from mutransfer.training.metrics import MetricsFile, Monitor
@@ -28,12 +29,12 @@ class Progress:
 class Hooks:
     """What a caller may add to the loop; does nothing by itself."""
 
-    def start(self, learner: Learner) -> int:
+    def start(self, learner: Learner, data: Dataset) -> int:
         """Bring the learner to where the run starts; the number of steps already done."""
-        del learner
+        del learner, data
         return 0
 
-    def save(self, learner: Learner, steps_done: int) -> None:
+    def save(self, learner: Learner, data: Dataset, steps_done: int) -> None:
         """Called every `training.checkpoint_every` steps and when the run is interrupted."""
 
     def finish(self, learner: Learner) -> None:
@@ -66,7 +67,7 @@ def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = 
     learner = Learner(config, place)
     # On a GPU every look at a loss waits for the device; on a CPU it is free.
     monitor = Monitor(training.divergence_factor, 1 if place.type == "cpu" else training.log_every)
-    first = hooks.start(learner)
+    first = hooks.start(learner, data)
     monitor.replay(metrics.restart(first))
     outcome: Outcome = "completed"
     done = first
@@ -98,7 +99,7 @@ def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = 
         if stopping and done < training.steps:
             outcome = "interrupted"
         if saving or outcome == "interrupted":
-            hooks.save(learner, done)
+            hooks.save(learner, data, done)
         if outcome == "interrupted":
             break
     fetch()

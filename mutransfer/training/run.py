@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
+from mutransfer.data.dataset import Dataset
 from mutransfer.errors import UsageError
 from mutransfer.files import disk_errors, make_folder, sole_holder, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
@@ -75,7 +76,7 @@ class _FolderHooks(Hooks):
         self._config = config
         self._folder, self._should_stop, self._on_progress = folder, should_stop, on_progress
 
-    def start(self, learner: Learner) -> int:
+    def start(self, learner: Learner, data: Dataset) -> int:
         checkpoint = self._folder.latest_checkpoint()
         if not self._folder.config.exists():
             save_config(self._config, self._folder.config)
@@ -83,11 +84,22 @@ class _FolderHooks(Hooks):
             write_json(self._folder.plan, learner.plan.as_dict())
             return 0
         state = load_checkpoint(checkpoint, learner.device)
+        for what, now in (("data", data.fingerprint), ("plan", learner.plan.fingerprint)):
+            if state[what] != now:
+                raise UsageError(
+                    f"{checkpoint}: the {what} has changed since it was saved, and a run on two would be neither; "
+                    "train in another folder (--out)"
+                )
         learner.load_state_dict(state)
         return int(state["step"])
 
-    def save(self, learner: Learner, steps_done: int) -> None:
-        state = {"step": steps_done, "plan": learner.plan.fingerprint, **learner.state_dict()}
+    def save(self, learner: Learner, data: Dataset, steps_done: int) -> None:
+        state = {
+            "step": steps_done,
+            "data": data.fingerprint,
+            "plan": learner.plan.fingerprint,
+            **learner.state_dict(),
+        }
         save_checkpoint(self._folder.checkpoint(steps_done), state)
 
     def finish(self, learner: Learner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -39,8 +40,9 @@ def launch(config: Path, *, resume: bool) -> dict[str, Any]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    again = f"mutransfer train {config} --resume"
-    if process.returncode == Interrupted.exit_code:
+    again = shlex.join(["mutransfer", "train", str(config), "--resume"])
+    # The negative ones: stopped while Python itself was starting.
+    if process.returncode in (Interrupted.exit_code, -signal.SIGINT, -signal.SIGTERM):
         raise Interrupted(f"the target run was stopped; continue it with: {again}")
     try:
         answer = json.loads(output)

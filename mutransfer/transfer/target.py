@@ -128,7 +128,8 @@ def _target_config(sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, ov
             f"--width {overrides.width}: is narrower than the base width {proxy.model.base_width}; a target is at "
             "least that wide"
         )
-    data = proxy.with_hparams(record.params).resolved()
+    winner = proxy.with_hparams(record.params)
+    data = winner.model_copy(update={"hparams": winner.hparams.filled()}).resolved()
     source = Source(str(sweep.config), data)
     name = [f"w{overrides.width}"]
     for option, section, field, value in overrides.fields():
@@ -172,6 +173,8 @@ def _warnings(
     ended = sum(one.outcome is not None for one in records)
     if ended < proxy.require_search().trial_count:
         found.append(f"the sweep is not finished: {ended} of {proxy.require_search().trial_count} trials have ended")
+    elif selection.seed_noise is None and proxy.require_search().repeats:
+        found.append("the repeats of the best trial are missing, so its seed noise and ties are unknown")
     if record.number == selection.best.number:
         found += selection.warnings
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -126,3 +127,35 @@ def test_failed_launch_is_exit_code_5(workplace):
     assert done.returncode == 5
     assert "the target run failed: " in done.stderr
     assert "checkpoint cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_starting_is_exit_code_4_and_one_json_object(workplace, number):
+    command = [sys.executable, "-m", "mutransfer", "train", "proxy.yaml", "--out", "early", "--json"]
+    process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.7)  # torch is being imported
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 4, errors
+    assert json.loads(output)["exit_code"] == 4
+    assert "Traceback" not in errors
+
+
+def test_tables_are_whole_in_a_narrow_terminal(workplace):
+    """In a terminal of 80 columns lines wrap, and no cell is cut."""
+    import pty
+
+    leader, follower = pty.openpty()
+    subprocess.run(["stty", "cols", "80"], stdin=follower, check=True)
+    command = [sys.executable, "-m", "mutransfer", "audit", "proxy.yaml", *SMALL[:6], "--width", "128"]
+    with subprocess.Popen(command, cwd=workplace, stdout=follower, stderr=follower) as process:
+        os.close(follower)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(leader, 4096)
+            except OSError:
+                break
+    assert process.returncode == 0
+    assert "0.004 → 0.001" in shown.decode()
+    assert "…" not in shown.decode()

@@ -15,7 +15,7 @@ from mutransfer.executors.inline import InlineExecutor
 from mutransfer.sweep.coordinator import Observer, run_sweep
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.space import point
-from mutransfer.sweep.status import status
+from mutransfer.sweep.status import newest_finished, status
 from mutransfer.sweep.study import Study
 from tests.conftest import build
 
@@ -201,12 +201,20 @@ def test_all_diverged_is_nothing_usable(gpt, tmp_path):
         sweep(build(gpt), tmp_path, Scripted(lambda config, attempt: result(9.0, "diverged")))
 
 
-def test_all_crashed_tells_the_error(gpt, tmp_path):
-    def answer(config, attempt):
-        raise JobFailed("KeyError: 'x'", "")
+@pytest.mark.parametrize("trials", [2, 9])
+def test_when_every_trial_crashes_the_error_is_told_and_none_is_recorded(gpt, tmp_path, trials):
+    """A broken installation must not use a study up."""
 
-    with pytest.raises(NothingUsable, match=r"no trial completed \(4 crashed\); the last error was: KeyError"):
-        sweep(build(gpt), tmp_path, Scripted(answer))
+    def answer(config, attempt):
+        raise JobFailed("KeyError: 'x'", "the traceback")
+
+    executor = Scripted(answer)
+    config = build(gpt, search__trials=trials, search__retries=1)
+    with pytest.raises(NothingUsable, match=r"every trial crashed, the last with: KeyError: 'x'.*tries again"):
+        sweep(config, tmp_path, executor)
+    assert len(executor.jobs) <= 2 * 4  # it gives up early
+    again = sweep(config, tmp_path, Scripted(fake))
+    assert losses(again) == losses(sweep(config, tmp_path / "whole", Scripted(fake)))
 
 
 def test_all_trials_share_the_seed_and_repeats_have_others(gpt, tmp_path):
@@ -291,3 +299,24 @@ def test_study_that_cannot_be_written_is_one_clear_error(gpt, tmp_path):
     assert losses(sweep(build(gpt), tmp_path, Scripted(fake))) == losses(
         sweep(build(gpt), tmp_path / "whole", Scripted(fake))
     )
+
+
+def test_sweep_whose_repeats_are_missing_is_not_finished(gpt, tmp_path):
+    config = build(gpt, search__repeats=2)
+    executor = Scripted(fake)
+    with pytest.raises(Interrupted, match="4 of 4 trials done and repeats of the best one to go"):
+        sweep(config, tmp_path, executor, should_stop=lambda: any(seed for _, seed in executor.jobs))
+    folder = SweepFolder(tmp_path / "runs" / "tiny-gpt")
+    assert status(folder).state == "stopped"
+    sweep(config, tmp_path, Scripted(fake))
+    assert status(folder).state == "finished"
+
+
+def test_newest_finished_passes_over_sweeps_without_a_winner(gpt, tmp_path):
+    good = sweep(build(gpt), tmp_path, Scripted(fake)).folder
+    with pytest.raises(NothingUsable):
+        sweep(build(gpt, name="bad"), tmp_path, Scripted(lambda config, attempt: result(9.0, "diverged")))
+    assert newest_finished(tmp_path / "runs").root == good.root
+    good.study.unlink()
+    with pytest.raises(UsageError, match=r"not finished: bad \(no trial completed\)"):
+        newest_finished(tmp_path / "runs")

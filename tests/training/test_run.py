@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, load_model
 
+from mutransfer.data import load_data
 from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.apply import set_multipliers
@@ -45,8 +46,6 @@ def test_saved_weights_with_the_plan_give_the_trained_loss(gpt, folder):
     load_model(learner.model, str(folder.weights))
     set_multipliers(learner.model, plan_of(config), temperature=2.0)
     learner._forward = learner.model
-    from mutransfer.data import load_data
-
     again = learner.evaluate(load_data(config.data).validation(batch_size=4, batches=2))
     assert again == result.validation_loss
 
@@ -144,3 +143,11 @@ def test_one_process_trains_in_a_folder(gpt, folder):
 def test_only_the_newest_checkpoint_is_kept(gpt, folder):
     train(build(gpt, training__checkpoint_every=2), folder)
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000012.pt"]
+
+
+def test_resuming_on_other_data_is_refused(gpt, folder, corpus):
+    train(build(gpt), folder, should_stop=stop_after(3))
+    corpus.write_text(corpus.read_text().upper())
+    load_data.cache_clear()
+    with pytest.raises(UsageError, match="the data has changed since it was saved"):
+        train(build(gpt), folder, resume=True)

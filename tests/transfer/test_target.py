@@ -23,7 +23,8 @@ def swept(gpt, tmp_path):
 def test_hparams_are_the_winners_and_compute_settings_the_users(swept):
     target = make_target(swept.folder, Overrides(width=64, depth=3, batch_size=8, seq_len=32, steps=99))
     proxy, config = target.proxy, target.config
-    assert config.hparams == proxy.hparams.with_values(swept.selection.best.params)
+    assert config.hparams == proxy.hparams.with_values(swept.selection.best.params).filled()
+    assert (config.hparams.beta2, config.hparams.final_lr) == (0.95, 0.1)  # no later default can change them
     assert (config.model.width, config.model.depth, config.model.base_width) == (64, 3, 16)
     assert (config.training.batch_size, config.training.steps, config.data.seq_len) == (8, 99, 32)
     assert config.search is None
