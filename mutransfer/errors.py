@@ -34,7 +34,7 @@ class NothingUsable(MutransferError):
 
 
 class Interrupted(MutransferError):
-    """Stopped by a signal with everything saved; the same command continues."""
+    """Stopped by a signal with everything saved; the message says how to go on."""
 
     exit_code = 4
 
