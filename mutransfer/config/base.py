@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+SEEDS = 2**31
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 
 
 class FieldProblem(ValueError):

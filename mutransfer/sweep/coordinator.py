@@ -19,7 +19,7 @@ from mutransfer.executors.local import LocalExecutor
 from mutransfer.files import make_folder, write_atomic
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
-from mutransfer.sweep.selection import Selection, missing_repeats, select
+from mutransfer.sweep.selection import Selection, missing_repeats, repeat_seed, select
 from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.training.folder import TrainResult
 
@@ -193,7 +193,8 @@ class _Coordinator:
                     break
                 flying[self._executor.submit(self._job(task))] = task
             if self._should_stop():
-                repeats = " and repeats of the best one to go" if self._done == self._total else ""
+                to_go = self._done == self._total and self._missing_repeats()
+                repeats = " and repeats of the best one to go" if to_go else ""
                 raise Interrupted(
                     f"stopped with {self._done} of {self._total} trials done{repeats}; the same command continues"
                 )
@@ -205,14 +206,10 @@ class _Coordinator:
 
     def _job(self, task: _Task) -> Job:
         trial = self._config.with_hparams(task.record.params)
-        training = trial.training.model_copy(update={"seed": self._seed(task.repeat)})
+        training = trial.training.model_copy(update={"seed": repeat_seed(self._config, task.repeat)})
         trial = trial.model_copy(update={"training": training, "search": None})
         folder = self._folder.trial(task.record.number, task.repeat)
         return Job("mutransfer.sweep.trial:run_trial", {"config": trial.resolved(), "folder": str(folder.resolve())})
-
-    def _seed(self, repeat: int) -> int:
-        """All trials share one seed, so that they differ in hparams only; each repeat has its own."""
-        return self._config.training.seed + repeat
 
     def _land(self, task: _Task, future: futures.Future[Any]) -> None:
         """Save what came back; a MutransferError is about the whole sweep and goes up."""
@@ -233,7 +230,7 @@ class _Coordinator:
             self._works = True
         value = result.objective(self._search.objective) if result.outcome == "completed" else None
         if task.repeat:
-            self._save_repeat(number, self._seed(task.repeat), value)
+            self._save_repeat(number, repeat_seed(self._config, task.repeat), value)
             return
         record = replace(
             task.record,
@@ -243,7 +240,7 @@ class _Coordinator:
             validation_loss=result.validation_loss,
             steps=result.steps,
             seconds=round(result.seconds, 3),
-            seed=self._seed(0),
+            seed=repeat_seed(self._config, 0),
         )
         # Crashes count against trials only once something has worked: until then the cause is likelier elsewhere.
         if not self._works:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mutransfer.config.base import SEEDS
 from mutransfer.config.schema import RunConfig
 from mutransfer.sweep.space import EDGE, edge
 from mutransfer.sweep.study import TrialRecord, completed
@@ -64,12 +65,17 @@ def select(
 def missing_repeats(
     config: RunConfig, best: TrialRecord | None, repeats: Mapping[str, Mapping[str, float | None]]
 ) -> list[int]:
-    """Which repeats of the best trial have not been trained yet; repeat r has seed training.seed + r."""
+    """Which repeats of the best trial have not been trained yet."""
     if best is None:
         return []
     have = repeats.get(str(best.number), {})
     wanted = range(1, config.require_search().repeats + 1)
-    return [repeat for repeat in wanted if str(config.training.seed + repeat) not in have]
+    return [repeat for repeat in wanted if str(repeat_seed(config, repeat)) not in have]
+
+
+def repeat_seed(config: RunConfig, repeat: int) -> int:
+    """Seed of a trial (repeat 0: one for all, so that trials differ in hparams only) or of its repeat."""
+    return (config.training.seed + repeat) % SEEDS
 
 
 def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecord]) -> list[str]:

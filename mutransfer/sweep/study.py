@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
+from mutransfer.config.base import SEEDS
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
 from mutransfer.errors import UsageError
@@ -185,7 +186,7 @@ def _sampler(search: SearchSection, trials: int) -> BaseSampler:
     """The sampler for what follows `trials` trials."""
     if search.sampler == "tpe":
         # Its random state is not saved: the same seed again would draw the first trials again.
-        return TPESampler(seed=search.seed + trials, constant_liar=True)
+        return TPESampler(seed=(search.seed + trials) % SEEDS, constant_liar=True)
     return _PointSampler(search)
 
 
