@@ -47,11 +47,11 @@ for _verb in _VERBS:
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:
-    """A signal before there is anything to save."""
+    """A signal before a verb has work to save, or a second one from a user who cannot wait."""
     from mutransfer.cli.console import explain
     from mutransfer.errors import Interrupted
 
-    message = "stopped before anything had begun; the same command begins again"
+    message = "stopped at once; what had been saved stays"
     if "--json" in sys.argv:
         explain(Interrupted.__name__, message, Interrupted.exit_code)
     sys.stderr.write(f"error: {message}\n")

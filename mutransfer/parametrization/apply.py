@@ -64,10 +64,9 @@ def set_multipliers(
     """Set the forward multipliers: µP's own, times the hparams'.
 
     A readout's input is multiplied by the plan's factor (so that a bias is not) and its output divided by
-    `temperature`. The output of embeddings, or of first layers where there are none, is
-    multiplied by `embedding_scale`; a module that
-    the model lists in its attribute `position_modules` by `position_scale` instead. Buffers named
-    `attention_scale` get the plan's scale over `attention_temperature`.
+    `temperature`. The output of embeddings, or of first layers where there are none, is multiplied by
+    `embedding_scale`; that of a module which the model lists in its attribute `position_modules` by `position_scale`
+    instead. Buffers named `attention_scale` get the plan's scale over `attention_temperature`.
 
     Raises:
         PlanError: the plan is of another model or width.

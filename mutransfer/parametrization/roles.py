@@ -88,14 +88,10 @@ def plan_for(
         if value < 1:
             raise PlanError(f"{name} must be >= 1, but got {value}")
     base, wider, model = (_on_meta(factory, size) for size in (base_width, 2 * base_width, width))
-    own, given = getattr(base, "base_init_std", {}), dict(roles or {})
-    overrides = {
-        **(init_std or {}),
-        **{pattern: std for pattern, std in own.items() if pattern not in (init_std or {})},
-    }
+    own, asked, given = getattr(base, "base_init_std", {}), dict(init_std or {}), dict(roles or {})
     base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
     _require_same_names(base_uses, wider_uses, uses)
-    _require_matches([*given, *overrides], uses)
+    _require_matches([*given, *own, *asked], uses)
     _require_plannable(base, wider)
 
     warnings: list[str] = []
@@ -107,11 +103,12 @@ def plan_for(
         shapes[name] = replace(shape, tied_to=None if owner == name else owner)
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
     _start_tied_embeddings_like_readouts(shapes)
-    for name, shape in shapes.items():
-        std = _match(name, overrides)
-        if std is not None:
-            for alias in {name, shape.tied_to or name}:
-                shapes[alias] = replace(shapes[alias], base_init_std=std)
+    for overrides in (own, asked):  # what the caller asks for has the last word, under any name of a tied weight
+        for name, shape in list(shapes.items()):
+            std = _match(name, overrides)
+            if std is not None:
+                for alias in {name, shape.tied_to or name}:
+                    shapes[alias] = replace(shapes[alias], base_init_std=std)
     if "output" not in {shape.role for shape in shapes.values()}:
         warnings.append(
             "no parameter is a readout (width → finite): if logits come from a weight used by hand, as in "

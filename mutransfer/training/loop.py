@@ -89,7 +89,6 @@ def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = 
         if monitor.due or saving or stopping:
             fetch()
         if monitor.diverged:
-            outcome, done = "diverged", len(monitor.losses)
             break
         if training.eval_every and done % training.eval_every == 0 and done < training.steps:
             fetch()

@@ -222,7 +222,8 @@ def test_readout_called_with_a_keyword_is_scaled_too():
     assert model.input_multiplier == "the user's own"
 
 
-def test_explicit_std_wins_over_the_models_own_and_reaches_a_tied_weight():
+@pytest.mark.parametrize("name", ["embed.weight", "head.weight"])
+def test_explicit_std_wins_over_the_models_own_under_either_name_of_a_tied_weight(name):
     class Tied(nn.Module):
         def __init__(self, width):
             super().__init__()
@@ -231,7 +232,7 @@ def test_explicit_std_wins_over_the_models_own_and_reaches_a_tied_weight():
             self.head = nn.Linear(width, 400, bias=False)
             self.head.weight = self.embed.weight
 
-    model, plan = planned(Tied, init_std={"head.weight": 0.01})
+    model, plan = planned(Tied, init_std={name: 0.01})
     assert plan.parameters["embed.weight"].init_std == plan.parameters["head.weight"].init_std == 0.01
     assert model.embed.weight.std().item() == pytest.approx(0.01, rel=0.05)
 
