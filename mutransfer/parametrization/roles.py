@@ -106,9 +106,12 @@ def plan_for(
     for overrides in (own, asked):  # what the caller asks for has the last word, under any name of a tied weight
         for name, shape in list(shapes.items()):
             std = _match(name, overrides)
-            if std is not None:
-                for alias in {name, shape.tied_to or name}:
-                    shapes[alias] = replace(shapes[alias], base_init_std=std)
+            if std is None:
+                continue
+            owner = shape.tied_to or name
+            for alias, other in list(shapes.items()):
+                if (other.tied_to or alias) == owner:
+                    shapes[alias] = replace(other, base_init_std=std)
     if "output" not in {shape.role for shape in shapes.values()}:
         warnings.append(
             "no parameter is a readout (width → finite): if logits come from a weight used by hand, as in "
