@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from mutransfer.config.base import FieldProblem, Section
 
-OptimizerName = Literal["adamw", "adam", "sgd"]
+OptimizerName = Literal["adamw", "adam", "sgd", "muon"]
 ScheduleName = Literal["constant", "linear", "cosine", "inverse_sqrt", "step"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -17,6 +17,7 @@ OPTIMIZER_FIELDS: dict[str, dict[str, Any]] = {
     "adamw": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
     "adam": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
     "sgd": {"momentum": 0.9},
+    "muon": {"momentum": 0.95, "adam_lr": 4e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
 }
 SCHEDULE_FIELDS: dict[str, dict[str, Any]] = {
     "constant": {},
@@ -35,9 +36,14 @@ class Hparams(Section):
     """Hyperparameters that proxy and target share; the values are those at the base width."""
 
     optimizer: OptimizerName = "adamw"
-    """`adamw`, `adam` (no weight decay: coupled L2 has no width-independent rule) or `sgd`."""
+    """`adamw`, `adam` (no weight decay: coupled L2 has no width-independent rule), `sgd`, or `muon` (hidden matrices
+    on Muon with Nesterov momentum, everything else on AdamW)."""
     lr: PositiveFloat = 4e-3
-    """Peak learning rate η."""
+    """Peak learning rate η; with `muon` that of the hidden matrices."""
+    adam_lr: PositiveFloat | None = None
+    """Peak learning rate of what `muon` leaves to AdamW; 0.004 when left out."""
+    embedding_lr: PositiveFloat = 1.0
+    """Multiplies the lr of embeddings, or of an mlp's first layer."""
     init_scale: PositiveFloat = 1.0
     """Multiplies the std of every random initial weight."""
     temperature: PositiveFloat = 1.0
@@ -57,7 +63,7 @@ class Hparams(Section):
     eps: PositiveFloat | None = None
     """Adam's ε; 1e-8 when left out."""
     momentum: Fraction | None = None
-    """SGD's momentum; 0.9 when left out."""
+    """Momentum of SGD (0.9 when left out) or Muon (0.95)."""
     clip: PositiveFloat | None = None
     """Gradients are clipped to this global norm; no clipping when left out."""
     schedule: ScheduleName = "cosine"

@@ -18,6 +18,8 @@ class BaseModelSection(Section):
     """What data the model takes: token sequences, or features with a class label."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
+    residual: ClassVar[bool] = False
+    """Whether it is a pre-norm residual model, for which there are depth rules."""
 
     width: PositiveInt
     """The dimension that grows: d_model of a gpt, hidden units of an mlp."""
@@ -43,6 +45,7 @@ class GPTSection(BaseModelSection):
     implementation = "mutransfer.models.gpt:GPT"
     consumes = "tokens"
     attention = True
+    residual = True
 
     kind: Literal["gpt"]
     """Model kind."""

@@ -14,6 +14,7 @@ from mutransfer.config.data import DataSection
 from mutransfer.config.hparams import UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
 from mutransfer.config.models import ModelSection
+from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
 from mutransfer.errors import ConfigError
 
@@ -73,8 +74,11 @@ class RunConfig(Section):
     """Name of the run and of its folder: letters, digits, dot, dash, underscore."""
     model: ModelSection
     """What is trained."""
-    parametrization: Literal["mup", "sp"] = "mup"
-    """`mup`, or the control `sp`: PyTorch's way, whose best hparams move with width."""
+    parametrization: Literal["mup", "sp", "ntk", "interpolated"] = "mup"
+    """`mup`, or a control: `sp` (PyTorch's way, whose best hparams move with width), `ntk` (the kernel regime, where
+    features stop moving), `interpolated` (between `sp` and `mup`, see `rules.interpolation`)."""
+    rules: RulesSection = RulesSection()
+    """Scaling rules beyond the parametrization's own."""
     data: DataSection
     """What it is trained on."""
     training: TrainingSection = TrainingSection()
@@ -99,12 +103,26 @@ class RunConfig(Section):
                 ("model", "width"), f"{self.model.width} is narrower than base_width {self.model.base_width}"
             )
         self._check_dead_hparams()
+        self._check_rules()
         if self.search is not None:
             if len(self.name) > _LONGEST_SWEPT_NAME:
                 raise FieldProblem(("name",), f"must have at most {_LONGEST_SWEPT_NAME} characters; targets add to it")
             for name, distribution in self.search.space.items():
                 self._check_swept(self.search, name, distribution.extremes)
         return self
+
+    def _check_rules(self) -> None:
+        if (self.parametrization == "interpolated") != (self.rules.interpolation is not None):
+            raise FieldProblem(
+                ("rules", "interpolation"), "belongs to parametrization interpolated; give both or neither"
+            )
+        if self.parametrization == "interpolated" and getattr(self.model, "tied_embeddings", False):
+            raise FieldProblem(
+                ("model", "tied_embeddings"),
+                "is impossible with parametrization interpolated: a tied readout's multiplier cannot become its init",
+            )
+        if self.rules.depth is not None and not self.model.residual:
+            raise FieldProblem(("rules", "depth"), f"needs a residual model, which kind {self.model.kind} is not")
 
     def _check_dead_hparams(self) -> None:
         for name, why in self.model.dead_hparams().items():

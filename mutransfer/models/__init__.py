@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from mutransfer.config.data import DataSpec, TokenSpec
+from mutransfer.parametrization.options import options_of
 from mutransfer.parametrization.roles import plan_for
 
 if TYPE_CHECKING:
@@ -34,4 +35,5 @@ def plan_of(config: RunConfig) -> Plan:
         parametrization=config.parametrization,
         zero_readout=section.zero_readout is not False,
         finite_sizes=finite,
+        options=options_of(config),
     )

@@ -55,7 +55,9 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); (B, S, D) → (B, S, D)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), each branch times `residual_scale`; (B, S, D) → (B, S, D)."""
+
+    residual_scale: Tensor
 
     def __init__(self, section: GPTSection) -> None:
         super().__init__()
@@ -65,11 +67,13 @@ class Block(nn.Module):
         self.mlp_norm = _norm(section)
         self.up = nn.Linear(width, inner, bias=False)
         self.down = nn.Linear(inner, width, bias=False)
+        self.register_buffer("residual_scale", torch.tensor(1.0), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """One block."""
-        x = x + self.attention(self.attention_norm(x))
-        out: Tensor = x + self.down(F.gelu(self.up(self.mlp_norm(x))))
+        scale = self.residual_scale.to(x.dtype)
+        x = x + scale * self.attention(self.attention_norm(x))
+        out: Tensor = x + scale * self.down(F.gelu(self.up(self.mlp_norm(x))))
         return out
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.plan import Plan, Scaling
 from mutransfer.parametrization.roles import KNOWN_LAYERS
-from mutransfer.parametrization.rules import FAMILIES
 
 # Prefixed, so that they meet no attribute of the user's.
 _INPUT, _OUTPUT = "mup_input_multiplier", "mup_output_multiplier"
@@ -66,7 +65,8 @@ def set_multipliers(
     A readout's input is multiplied by the plan's factor (so that a bias is not) and its output divided by
     `temperature`. The output of embeddings, or of first layers where there are none, is multiplied by
     `embedding_scale`; that of a module which the model lists in its attribute `position_modules` by `position_scale`
-    instead. Buffers named `attention_scale` get the plan's scale over `attention_temperature`.
+    instead. Buffers named `attention_scale` get the plan's scale over `attention_temperature`, buffers named
+    `residual_scale` the depth rule's.
 
     Raises:
         PlanError: the plan is of another model or width.
@@ -74,35 +74,54 @@ def set_multipliers(
     _require_fit(model, plan)
     positions = getattr(model, "position_modules", ())
     modules = dict(model.named_modules(remove_duplicate=False))
-    has_embedding = any(one.role == "input" and not one.multiplies for one in plan.parameters.values())
+    entries = entrances(plan)
     for name, scaling in plan.parameters.items():
         owner = name.rpartition(".")[0]
-        if not isinstance(modules[owner], KNOWN_LAYERS):
-            if scaling.role == "output":
-                raise PlanError(
-                    f"{name} is a readout outside any layer, so its input cannot be multiplied by "
-                    f"{scaling.forward:g}: make it the weight of an nn.Linear"
-                )
-        elif scaling.role == "output":
+        multiplied = scaling.role == "output" or scaling.forward != 1.0
+        if multiplied and not _takes_input_multiplier(modules[owner]):
+            what = "a readout outside any layer" if scaling.role == "output" else "outside a layer that can be hooked"
+            raise PlanError(
+                f"{name} is {what}, so its input cannot be multiplied by {scaling.forward:g}: make it the weight of "
+                "an nn.Linear"
+            )
+        if multiplied:
             _set_buffer(modules[owner], _INPUT, scaling.forward)
+        if scaling.role == "output":
             _set_buffer(modules[owner], _OUTPUT, 1.0 / temperature)
-        elif scaling.role == "input" and not (has_embedding and scaling.multiplies):
+        elif name in entries and isinstance(modules[owner], KNOWN_LAYERS):
             _set_buffer(modules[owner], _OUTPUT, position_scale if owner in positions else embedding_scale)
     for name, scale in plan.attention.items():
         _set_buffer(modules[name], "attention_scale", scale / attention_temperature, hook=False)
+    for name, scale in plan.residual.items():
+        _set_buffer(modules[name], "residual_scale", scale, hook=False)
+
+
+def entrances(plan: Plan) -> set[str]:
+    """Weights through which data enters: embeddings, or the first layers of a model without any."""
+    tables = {name for name, one in plan.parameters.items() if one.role == "input" and not one.multiplies}
+    return tables or {name for name, one in plan.parameters.items() if one.role == "input"}
 
 
 def parameter_groups(
-    model: nn.Module, plan: Plan, *, lr: float, weight_decay: float = 0.0, eps: float = 1e-8
+    model: nn.Module,
+    plan: Plan,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+    embedding_lr: float = 1.0,
+    adam_lr: float | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimizer, parameters of equal settings together.
 
     Args:
         lr: η at base width. Schedulers that multiply each group's own lr keep the ratios.
         weight_decay: λ at base width.
-        eps: Adam's ε at base width; groups of an SGD plan have none.
+        eps: Adam's ε at base width; groups of SGD and Muon have none.
+        embedding_lr: multiplies the lr of embeddings, or of first layers where there are none.
+        adam_lr: with a Muon plan, η of what AdamW trains; `lr` when left out.
 
-    Each group also has its `names`, for inspection.
+    Each group also has its `names`, for inspection, and its `family`: `adam`, `sgd`, or `muon`.
 
     Raises:
         PlanError: the plan is of another model or width, or asks Adam for weight decay: coupled L2 has no
@@ -111,11 +130,17 @@ def parameter_groups(
     _require_fit(model, plan)
     if plan.optimizer == "adam" and weight_decay:
         raise PlanError("adam's coupled L2 has no width-independent rule; plan for optimizer adamw")
-    groups: dict[tuple[float, ...], dict[str, Any]] = {}
+    entries = entrances(plan)
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         scaling = plan.parameters[name]
-        settings = {"lr": lr * scaling.lr, "weight_decay": weight_decay * scaling.weight_decay}
-        if FAMILIES[plan.optimizer] == "adam":
+        base_lr = adam_lr if adam_lr is not None and plan.optimizer == "muon" and scaling.family == "adam" else lr
+        own_lr = base_lr * plan.options.lr_factor * scaling.lr * (embedding_lr if name in entries else 1.0)
+        decay = weight_decay * scaling.weight_decay
+        if plan.options.weight_decay == "independent":  # torch multiplies by the lr: take it out beforehand
+            decay = weight_decay / own_lr if scaling.weight_decay else 0.0
+        settings = {"lr": own_lr, "weight_decay": decay, "family": scaling.family}
+        if scaling.family == "adam":
             settings["eps"] = eps * scaling.eps
         group = groups.setdefault(tuple(settings.values()), {"params": [], "names": [], **settings})
         group["params"].append(parameter)
@@ -135,6 +160,13 @@ def _require_fit(model: nn.Module, plan: Plan) -> None:
             raise PlanError(
                 f"the plan is of another width: {name} has shape {shape}, planned was {tuple(own[name].shape)}"
             )
+
+
+def _takes_input_multiplier(module: nn.Module) -> bool:
+    """nn.MultiheadAttention computes with its weights by itself, where no hook of a layer is called."""
+    return isinstance(module, KNOWN_LAYERS) and not isinstance(
+        module, nn.MultiheadAttention | nn.modules.linear.NonDynamicallyQuantizableLinear
+    )
 
 
 def _stream(seed: int, name: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mutransfer.errors import PlanError
 from mutransfer.parametrization import rules
-from mutransfer.parametrization.rules import Parametrization, Role
+from mutransfer.parametrization.rules import OptimizerFamily, Options, Parametrization, Role
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,13 @@ class ParameterShape:
     """Whether activations are multiplied by it as by a matrix; not so lookup tables, biases and gains."""
     tied_to: str | None = None
     """Name of the parameter whose tensor this one shares."""
+    in_branch: bool = False
+    """Whether it belongs to a residual block whose branches a depth rule scales."""
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether it is a lookup table (an embedding)."""
+        return self.role == "input" and not self.multiplies
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Scaling:
     """Std of the initial values at init_scale 1; None: left as the module made them."""
     forward: float
     """Multiplies the input of the parameter's layer."""
+    family: OptimizerFamily
+    """Whose rule lr and ε follow: with Muon, hidden matrices are Muon's and all else is Adam's."""
     lr: float
     """Multiplies the learning rate."""
     weight_decay: float
@@ -73,6 +82,10 @@ class Plan:
     """What q·k is multiplied by, per attention module."""
     base_attention: Mapping[str, float]
     """The same at base width."""
+    residual: Mapping[str, float]
+    """What the residual branches of each block are multiplied by."""
+    options: Options
+    """Optional rules that are on; `lr_factor` multiplies every lr on top of `Scaling.lr`."""
     warnings: tuple[str, ...] = ()
     """Shapes that may be a mistake, for instance a dimension that equals the base width and does not grow."""
 
@@ -94,6 +107,7 @@ class Plan:
     def fingerprint(self) -> str:
         """12 hex digits that change with any number in the plan."""
         plain = {key: value for key, value in self.as_dict().items() if key != "warnings"}
+        plain["options"].pop("notes")
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -104,52 +118,78 @@ def make_plan(
     base_width: int,
     optimizer: str = "adamw",
     parametrization: Parametrization = "mup",
+    options: Options | None = None,
     head_dims: Mapping[str, tuple[int, int]] | None = None,
+    blocks: Iterable[str] = (),
     warnings: Iterable[str] = (),
 ) -> Plan:
     """Evaluate the rules for every parameter.
 
     Args:
-        optimizer: `adamw`, `adam` or `sgd`.
+        optimizer: `adamw`, `adam`, `sgd` or `muon`.
         head_dims: `{attention module: (head_dim, base head_dim)}`.
+        blocks: modules whose residual branches a depth rule scales.
 
     Raises:
-        PlanError: unknown optimizer.
+        PlanError: unknown optimizer; a depth rule without residual blocks; interpolation of a model with tied
+            embeddings, which has no form without a readout multiplier.
     """
     if optimizer not in rules.FAMILIES:
         raise PlanError(f"optimizer must be one of {', '.join(rules.FAMILIES)}, but got {optimizer!r}")
-    family = rules.FAMILIES[optimizer]
-    parameters = {}
-    for shape in shapes:
-        m_in, m_out = shape.fan_in / shape.base_fan_in, shape.fan_out / shape.base_fan_out
-        numbers = rules.multipliers(shape.role, m_in, m_out, optimizer=family, parametrization=parametrization)
-        base_std = shape.base_init_std
-        parameters[shape.name] = Scaling(
-            shape=shape.shape,
-            role=shape.role,
-            fan_in=shape.fan_in,
-            m_in=m_in,
-            m_out=m_out,
-            base_init_std=base_std,
-            init_std=None if base_std is None else base_std * numbers.init_std,
-            forward=numbers.forward,
-            lr=numbers.lr,
-            weight_decay=numbers.weight_decay if shape.decays else 0.0,
-            eps=numbers.eps,
-            multiplies=shape.multiplies,
-            tied_to=shape.tied_to,
+    options, shapes, blocks = options or Options(), list(shapes), list(blocks)
+    if options.depth is not None and not blocks:
+        raise PlanError(
+            "a depth rule needs pre-norm residual blocks, each with a buffer residual_scale that multiplies what it "
+            "adds to the residual stream; this model has none"
         )
+    if parametrization == "interpolated" and any(shape.tied_to for shape in shapes):
+        raise PlanError("interpolated needs untied weights: a tied readout's multiplier cannot be moved into its init")
     heads = dict(head_dims or {})
     return Plan(
         parametrization=parametrization,
         optimizer=optimizer,
         width=width,
         base_width=base_width,
-        parameters=parameters,
+        parameters={shape.name: _scaling(shape, optimizer, parametrization, options) for shape in shapes},
         attention={
-            name: rules.attention_scale(head_dim, base, parametrization=parametrization)
+            name: rules.attention_scale(head_dim, base, parametrization=parametrization, init=options.init)
             for name, (head_dim, base) in heads.items()
         },
         base_attention={name: rules.attention_scale(base, base) for name, (_, base) in heads.items()},
+        residual=dict.fromkeys(blocks, 1.0 if options.depth is None else options.depth.branch),
+        options=options,
         warnings=tuple(warnings),
+    )
+
+
+def _scaling(shape: ParameterShape, optimizer: str, parametrization: Parametrization, options: Options) -> Scaling:
+    m_in, m_out = shape.fan_in / shape.base_fan_in, shape.fan_out / shape.base_fan_out
+    family = rules.FAMILIES[optimizer]
+    if family == "muon" and not (shape.role == "hidden" and len(shape.shape) == 2):
+        family = "adam"
+    numbers = rules.multipliers(
+        shape.role,
+        m_in,
+        m_out,
+        optimizer=family,
+        rule=rules.rule_of(parametrization, shape.role, init=options.init, lr=options.lr),
+        lookup_exponent=options.lookup_exponent if shape.looks_up else 0.0,
+        depth=options.depth if shape.in_branch else None,
+    )
+    base_std = shape.base_init_std
+    return Scaling(
+        shape=shape.shape,
+        role=shape.role,
+        fan_in=shape.fan_in,
+        m_in=m_in,
+        m_out=m_out,
+        base_init_std=base_std,
+        init_std=None if base_std is None else base_std * numbers.init_std,
+        forward=numbers.forward,
+        family=family,
+        lr=numbers.lr,
+        weight_decay=numbers.weight_decay if shape.decays else 0.0,
+        eps=numbers.eps,
+        multiplies=shape.multiplies,
+        tied_to=shape.tied_to,
     )

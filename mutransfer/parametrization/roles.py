@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
-from mutransfer.parametrization.rules import ROLES, Parametrization, Role
+from mutransfer.parametrization.rules import ROLES, Options, Parametrization, Role
 
 ModelFactory = Callable[[int], nn.Module]
 _T = TypeVar("_T")
@@ -64,6 +64,7 @@ def plan_for(
     init_std: Mapping[str, float] | None = None,
     zero_readout: bool = True,
     finite_sizes: Collection[int] = (),
+    options: Options | None = None,
 ) -> Plan:
     """Build the plan of `factory(width)` without allocating its weights.
 
@@ -71,15 +72,17 @@ def plan_for(
         factory: called with a width, returns the module; called three times, on the `meta` device.
         width: width of the model that will be trained.
         base_width: width at which µP is the standard parametrization.
-        optimizer: `adamw`, `adam` or `sgd`.
+        optimizer: `adamw`, `adam`, `sgd` or `muon` (hidden matrices on Muon, all else on AdamW).
         roles: `{name pattern: role}` for parameters whose role shapes cannot tell.
         init_std: `{name pattern: std at base width}` instead of the defaults (embeddings 1, dense weights
             1/√fan_in, biases 0, others as constructed). A model's attribute `base_init_std` does the same.
         zero_readout: start readout weights at zero.
         finite_sizes: sizes that do not grow on purpose (vocabulary, classes), so that they raise no warning
             where they happen to equal the base width.
+        options: optional rules: depth, batch size, horizon, weight decay, embeddings' lr.
 
-    A module with a buffer `attention_scale` and an attribute `head_dim` gets the µP attention scale.
+    A module with a buffer `attention_scale` and an attribute `head_dim` gets the µP attention scale; one with a
+    buffer `residual_scale` is a residual block for the depth rule.
 
     Raises:
         PlanError: the parameters differ between widths, a role cannot be told, a pattern matches nothing.
@@ -97,10 +100,15 @@ def plan_for(
     warnings: list[str] = []
     shapes: dict[str, ParameterShape] = {}
     owners: dict[int, str] = {}
+    blocks = [name for name, module in model.named_modules() if _has_buffer(module, "residual_scale")]
     for name, use in uses.items():
         shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given), zero_readout=zero_readout)
         owner = owners.setdefault(id(use.parameter), name)
-        shapes[name] = replace(shape, tied_to=None if owner == name else owner)
+        shapes[name] = replace(
+            shape,
+            tied_to=None if owner == name else owner,
+            in_branch=any(name.startswith(f"{block}.") for block in blocks),
+        )
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
     _start_tied_embeddings_like_readouts(shapes)
     for overrides in (own, asked):  # what the caller asks for has the last word, under any name of a tied weight
@@ -126,8 +134,10 @@ def plan_for(
         head_dims={
             name: (_head_dim(name, module), _head_dim(name, base_module))
             for (name, module), base_module in zip(model.named_modules(), base.modules(), strict=True)
-            if isinstance(getattr(module, "attention_scale", None), torch.Tensor)
+            if _has_buffer(module, "attention_scale")
         },
+        options=options,
+        blocks=blocks,
         warnings=warnings,
     )
 
@@ -158,6 +168,10 @@ def _on_meta(factory: ModelFactory, width: int) -> nn.Module:
         raise PlanError(
             f"the model cannot be built at width {width} on the meta device, where tensors have no values: {error}"
         ) from error
+
+
+def _has_buffer(module: nn.Module, name: str) -> bool:
+    return isinstance(getattr(module, name, None), torch.Tensor)
 
 
 def _head_dim(name: str, module: nn.Module) -> int:

@@ -2,28 +2,101 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import nn
 
 from mutransfer.config.hparams import Hparams
 from mutransfer.parametrization.apply import parameter_groups
-from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.plan import Plan, Scaling
 
 
-def build_optimizer(model: nn.Module, plan: Plan, hparams: Hparams) -> torch.optim.Optimizer:
+class Together:
+    """Several optimizers as one, each for parameters of its own."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        self._optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of all."""
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop every gradient."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none)
+
+    def step(self) -> None:
+        """One update of every parameter."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of each, by its place."""
+        return {str(index): optimizer.state_dict() for index, optimizer in enumerate(self._optimizers)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state that `state_dict` gave."""
+        for index, optimizer in enumerate(self._optimizers):
+            optimizer.load_state_dict(state[str(index)])
+
+
+def build_optimizer(model: nn.Module, plan: Plan, hparams: Hparams) -> torch.optim.Optimizer | Together:
     """The optimizer of `hparams`, each group with its own peak lr under `peak_lr`."""
     groups = parameter_groups(
-        model, plan, lr=hparams.lr, weight_decay=hparams.weight_decay, eps=hparams.resolved("eps") or 0.0
+        model,
+        plan,
+        lr=hparams.lr,
+        weight_decay=hparams.weight_decay,
+        eps=hparams.resolved("eps") or 0.0,
+        embedding_lr=hparams.embedding_lr,
+        adam_lr=hparams.resolved("adam_lr"),
     )
     for group in groups:
         group["peak_lr"] = group["lr"]
     if hparams.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=hparams.resolved("momentum"))
+    betas = (hparams.resolved("beta1"), hparams.resolved("beta2"))
+    if hparams.optimizer == "muon":
+        matrices = [one for group in groups if group["family"] == "muon" for one in _by_shape(group, plan)]
+        rest = [group for group in groups if group["family"] != "muon"]
+        adamw = torch.optim.AdamW(rest, betas=betas)
+        if not matrices:
+            return adamw
+        return Together(torch.optim.Muon(matrices, momentum=hparams.resolved("momentum")), adamw)
     kind = torch.optim.AdamW if hparams.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, betas=(hparams.resolved("beta1"), hparams.resolved("beta2")))
+    return kind(groups, betas=betas)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def _by_shape(group: dict[str, Any], plan: Plan) -> list[dict[str, Any]]:
+    """A Muon group split so that torch's own factor √max(1, rows/columns) stays what it is at base width: the rule for
+    width is the plan's, and torch's would come on top of it where rows and columns grow unequally."""
+    split: dict[float, dict[str, Any]] = {}
+    for name, parameter in zip(group["names"], group["params"], strict=True):
+        scaling = plan.parameters[name]
+        share = 1.0
+        if plan.parametrization != "sp":
+            share = _torch_factor(scaling, base=True) / _torch_factor(scaling, base=False)
+        settings = {"lr": group["lr"] * share, "peak_lr": group["peak_lr"] * share,
+                    "weight_decay": group["weight_decay"] / share}  # fmt: skip
+        own = split.setdefault(share, {**group, "params": [], "names": [], **settings})
+        own["params"].append(parameter)
+        own["names"].append(name)
+    for own in split.values():
+        own.pop("family")
+    return list(split.values())
+
+
+def _torch_factor(scaling: Scaling, *, base: bool) -> float:
+    rows, columns = scaling.shape
+    ratio = rows / columns
+    return math.sqrt(max(1.0, ratio * scaling.m_in / scaling.m_out if base else ratio))
+
+
+def set_lr(optimizer: torch.optim.Optimizer | Together, factor: float) -> None:
     """Set every group to `factor` times its own peak lr."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor

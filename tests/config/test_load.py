@@ -126,7 +126,11 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are(refuse
         ("lr: 0.01", "lr: 0", "5: hparams.lr: must be > 0, but got 0"),
         ("lr: 0.01", "warmup: 1", "5: hparams.warmup: must be < 1, but got 1"),
         ("lr: 0.01", "weight_decay: -0.1", "5: hparams.weight_decay: must be >= 0, but got -0.1"),
-        ("lr: 0.01", "optimizer: adamax", "5: hparams.optimizer: must be 'adamw', 'adam' or 'sgd', but got 'adamax'"),
+        (
+            "lr: 0.01",
+            "optimizer: adamax",
+            "5: hparams.optimizer: must be 'adamw', 'adam', 'sgd' or 'muon', but got 'adamax'",
+        ),
         ("kind: gpt", "kind: gtp", "2: model.kind: 'gtp' is not one of gpt, mlp; did you mean gpt?"),
         ("kind: gpt, ", "", "2: model: needs a 'kind'"),
         ("base_width: 16, ", "", "2: model.base_width: is required"),

@@ -40,6 +40,8 @@ MLP_CHANGES = {
 HPARAM_CHANGES = {
     "optimizer": {"optimizer": "sgd"},
     "lr": {"lr": 0.02},
+    "adam_lr": {"adam_lr": 0.02},
+    "embedding_lr": {"embedding_lr": 4.0},
     "init_scale": {"init_scale": 2.0},
     "temperature": {"temperature": 2.0},
     "attention_temperature": {"attention_temperature": 0.125},
@@ -96,6 +98,8 @@ def test_hparam_changes_the_run(gpt, field):
     base = {"lr": 0.01}
     if field in OPTIMIZER_FIELDS["sgd"]:
         base["optimizer"] = "sgd"
+    if field == "adam_lr":
+        base["optimizer"] = "muon"
     if field in SCHEDULE_FIELDS["step"]:
         base["schedule"] = "step"
     gpt["model"]["zero_query"] = False  # attention that attends from the first step

@@ -39,5 +39,5 @@ def test_biases_and_gains_do_not_decay(gpt):
 
 
 def test_unknown_optimizer():
-    with pytest.raises(PlanError, match="optimizer must be one of adamw, adam, sgd, but got 'lion'"):
+    with pytest.raises(PlanError, match="optimizer must be one of adamw, adam, sgd, muon, but got 'lion'"):
         make_plan([], width=8, base_width=8, optimizer="lion")
