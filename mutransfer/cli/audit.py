@@ -46,6 +46,7 @@ def run(
                     "parameter_count": plan.parameter_count,
                     "parameters": rows,
                     "attention_scale": attention,
+                    "rules": list(plan.options.notes),
                     "warnings": list(plan.warnings),
                 }
             )
@@ -55,11 +56,13 @@ def run(
 
 def audit_rows(config: RunConfig, plan: Plan) -> list[dict[str, Any]]:
     """One record per parameter; scaled values are `[at base width, at this width]`."""
+    from mutransfer.parametrization.plan import optimizer_settings
+
     hparams = config.hparams
-    eps = hparams.resolved("eps")
+    before = optimizer_settings(plan, **hparams.for_optimizer(), scaled=False)
+    after = optimizer_settings(plan, **hparams.for_optimizer())
     rows = []
     for name, scaling in plan.parameters.items():
-        decay = hparams.weight_decay if scaling.weight_decay else 0.0
         std = None
         if scaling.init_std is not None and scaling.base_init_std is not None:
             std = [scaling.base_init_std * hparams.init_scale, scaling.init_std * hparams.init_scale]
@@ -73,9 +76,9 @@ def audit_rows(config: RunConfig, plan: Plan) -> list[dict[str, Any]]:
                 "m_in": scaling.m_in,
                 "m_out": scaling.m_out,
                 "init_std": std,
-                "lr": [hparams.lr, hparams.lr * scaling.lr],
-                "weight_decay": [decay, hparams.weight_decay * scaling.weight_decay],
-                "eps": None if eps is None else [eps, eps * scaling.eps],
+                "lr": [before[name].lr, after[name].lr],
+                "weight_decay": [before[name].weight_decay, after[name].weight_decay],
+                "eps": None if after[name].eps is None else [before[name].eps, after[name].eps],
                 "forward": [1.0, scaling.forward],
             }
         )
@@ -116,5 +119,7 @@ def _show(config: RunConfig, plan: Plan, rows: list[dict[str, Any]]) -> None:
             f"attention scale: {pair([before / temperature, after / temperature], '–')} × q·k"
             + ("" if temperature == 1 else f" (attention_temperature {temperature:g} included)")
         )
+    for note in plan.options.notes:
+        ui.say(note)
     ui.say(f"logits are divided by temperature {config.hparams.temperature:g}; a → b: at base width → at this width")
     ui.warn(plan.warnings)

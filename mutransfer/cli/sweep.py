@@ -34,10 +34,13 @@ def run(
         from mutransfer.config.load import load_config
         from mutransfer.executors.devices import worker_devices
         from mutransfer.executors.local import LocalExecutor
+        from mutransfer.parametrization.options import options_of
         from mutransfer.signals import stop_on_signals
         from mutransfer.sweep.coordinator import run_sweep
 
         parsed = load_config(config, sets or ())
+        for rule in options_of(parsed).notes:
+            ui.note(rule)
         threads = parsed.require_search().threads
         with stop_on_signals() as stopping, SweepProgress() as observer:
             result = run_sweep(

@@ -33,11 +33,14 @@ def run(
         from mutransfer.config.load import load_config
         from mutransfer.errors import Interrupted, NothingUsable
         from mutransfer.executors.devices import single_device
+        from mutransfer.parametrization.options import options_of
         from mutransfer.signals import stop_on_signals
         from mutransfer.training.folder import TrainFolder
         from mutransfer.training.run import train
 
         parsed = load_config(config, sets or ())
+        for rule in options_of(parsed).notes:
+            ui.note(rule)
         folder = TrainFolder(out if out is not None else _home(config, parsed, runs))
         with stop_on_signals() as stopping, TrainProgress() as progress:
             result = train(

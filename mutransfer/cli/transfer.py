@@ -89,6 +89,7 @@ def _as_data(sweep: SweepFolder, target: Target) -> dict[str, Any]:
         "config": str(target.folder.config),
         "changed": list(target.changed),
         "hparams": target.config.hparams.model_dump(mode="json", exclude_none=True),
+        "rules": list(target.rules),
         "parameters": target.cost.parameters,
         "training_flops": target.cost.training_flops,
         "state_bytes": target.cost.state_bytes,
@@ -110,6 +111,8 @@ def _show(sweep: SweepFolder, target: Target) -> None:
     ui.say(f"  identical  {', '.join(f'{name} {ui.number(value)}' for name, value in swept.items())}")
     fixed = {k: v for k, v in target.config.hparams.model_dump(exclude_none=True).items() if k not in swept}
     ui.say(f"             {', '.join(f'{name} {ui.number(value)}' for name, value in fixed.items())}")
+    for rule in target.rules:
+        ui.say(f"  rule       {rule.removeprefix('rules.')}")
     ui.say(f"  parameters {cost.parameters:,}")
     ui.say(
         f"  training   {ui.quantity(cost.training_flops, 'FLOP')} in {cost.steps} steps; all tuning took "

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mutransfer.errors import PlanError
-from mutransfer.parametrization.plan import Plan, Scaling
+from mutransfer.parametrization.plan import Plan, Scaling, optimizer_settings
 from mutransfer.parametrization.roles import KNOWN_LAYERS
 
 # Prefixed, so that they meet no attribute of the user's.
@@ -74,7 +75,7 @@ def set_multipliers(
     _require_fit(model, plan)
     positions = getattr(model, "position_modules", ())
     modules = dict(model.named_modules(remove_duplicate=False))
-    entries = entrances(plan)
+    entries = plan.entrances
     for name, scaling in plan.parameters.items():
         owner = name.rpartition(".")[0]
         multiplied = scaling.role == "output" or scaling.forward != 1.0
@@ -94,12 +95,6 @@ def set_multipliers(
         _set_buffer(modules[name], "attention_scale", scale / attention_temperature, hook=False)
     for name, scale in plan.residual.items():
         _set_buffer(modules[name], "residual_scale", scale, hook=False)
-
-
-def entrances(plan: Plan) -> set[str]:
-    """Weights through which data enters: embeddings, or the first layers of a model without any."""
-    tables = {name for name, one in plan.parameters.items() if one.role == "input" and not one.multiplies}
-    return tables or {name for name, one in plan.parameters.items() if one.role == "input"}
 
 
 def parameter_groups(
@@ -130,18 +125,13 @@ def parameter_groups(
     _require_fit(model, plan)
     if plan.optimizer == "adam" and weight_decay:
         raise PlanError("adam's coupled L2 has no width-independent rule; plan for optimizer adamw")
-    entries = entrances(plan)
+    found = optimizer_settings(
+        plan, lr=lr, weight_decay=weight_decay, eps=eps, embedding_lr=embedding_lr, adam_lr=adam_lr
+    )
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        scaling = plan.parameters[name]
-        base_lr = adam_lr if adam_lr is not None and plan.optimizer == "muon" and scaling.family == "adam" else lr
-        own_lr = base_lr * plan.options.lr_factor * scaling.lr * (embedding_lr if name in entries else 1.0)
-        decay = weight_decay * scaling.weight_decay
-        if plan.options.weight_decay == "independent":  # torch multiplies by the lr: take it out beforehand
-            decay = weight_decay / own_lr if scaling.weight_decay else 0.0
-        settings = {"lr": own_lr, "weight_decay": decay, "family": scaling.family}
-        if scaling.family == "adam":
-            settings["eps"] = eps * scaling.eps
+        settings = {key: value for key, value in asdict(found[name]).items() if value is not None}
+        settings["family"] = plan.parameters[name].family
         group = groups.setdefault(tuple(settings.values()), {"params": [], "names": [], **settings})
         group["params"].append(parameter)
         group["names"].append(name)

@@ -95,6 +95,12 @@ class Plan:
         return self.width / self.base_width
 
     @property
+    def entrances(self) -> set[str]:
+        """Weights through which data enters: embeddings, or the first layers of a model without any."""
+        tables = {name for name, one in self.parameters.items() if one.role == "input" and not one.multiplies}
+        return tables or {name for name, one in self.parameters.items() if one.role == "input"}
+
+    @property
     def parameter_count(self) -> int:
         """Numbers in the model, tied ones once."""
         return sum(math.prod(one.shape) for one in self.parameters.values() if one.tied_to is None)
@@ -109,6 +115,46 @@ class Plan:
         plain = {key: value for key, value in self.as_dict().items() if key != "warnings"}
         plain["options"].pop("notes")
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the optimizer is given for one parameter."""
+
+    lr: float
+    weight_decay: float
+    eps: float | None
+    """None where the optimizer has no ε to scale."""
+
+
+def optimizer_settings(
+    plan: Plan,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+    embedding_lr: float = 1.0,
+    adam_lr: float | None = None,
+    scaled: bool = True,
+) -> dict[str, Settings]:
+    """`{parameter name: settings}`; the arguments are those of `parameter_groups`.
+
+    Args:
+        scaled: False for the values at base size, before any rule.
+    """
+    entries = plan.entrances
+    found = {}
+    for name, one in plan.parameters.items():
+        own = adam_lr if adam_lr is not None and plan.optimizer == "muon" and one.family == "adam" else lr
+        own *= embedding_lr if name in entries else 1.0
+        decay, own_eps = weight_decay if one.weight_decay else 0.0, eps
+        if scaled:
+            own *= plan.options.lr_factor * one.lr
+            decay, own_eps = weight_decay * one.weight_decay, eps * one.eps
+        if plan.options.weight_decay == "independent":  # torch multiplies by the lr: take it out beforehand
+            decay = weight_decay / own if one.weight_decay else 0.0
+        found[name] = Settings(own, decay, own_eps if one.family == "adam" else None)
+    return found
 
 
 def make_plan(

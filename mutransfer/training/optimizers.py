@@ -46,15 +46,7 @@ class Together:
 
 def build_optimizer(model: nn.Module, plan: Plan, hparams: Hparams) -> torch.optim.Optimizer | Together:
     """The optimizer of `hparams`, each group with its own peak lr under `peak_lr`."""
-    groups = parameter_groups(
-        model,
-        plan,
-        lr=hparams.lr,
-        weight_decay=hparams.weight_decay,
-        eps=hparams.resolved("eps") or 0.0,
-        embedding_lr=hparams.embedding_lr,
-        adam_lr=hparams.resolved("adam_lr"),
-    )
+    groups = parameter_groups(model, plan, **hparams.for_optimizer())
     for group in groups:
         group["peak_lr"] = group["lr"]
     if hparams.optimizer == "sgd":

@@ -16,7 +16,7 @@ from mutransfer.parametrization.plan import Plan
 
 _BYTES_FP32 = 4
 # Copies of the weights that training keeps: weights, gradients, and the optimizer's state.
-_COPIES = {"adamw": 4, "adam": 4, "sgd": 3}
+_COPIES = {"adam": 4, "sgd": 3, "muon": 3}
 # The backward pass multiplies two matrices for each one that the forward pass does.
 _TRAINING_OVER_FORWARD = 3
 
@@ -49,5 +49,6 @@ def estimate(config: RunConfig, plan: Plan) -> Cost:
         parameters=plan.parameter_count,
         flops_per_step=_TRAINING_OVER_FORWARD * forward * config.training.batch_size,
         steps=config.training.steps,
-        state_bytes=plan.parameter_count * _BYTES_FP32 * _COPIES[config.hparams.optimizer],
+        state_bytes=_BYTES_FP32
+        * sum(math.prod(one.shape) * _COPIES[one.family] for one in plan.parameters.values() if one.tied_to is None),
     )

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from mutransfer.config.schema import RunConfig
 
+# Fields that an optional rule scales along, and the rule.
+_RULES = {
+    ("training", "batch_size"): "batch_size",
+    ("training", "steps"): "horizon",
+    ("model", "depth"): "depth",
+}
 # TP-V §4 and its FAQ: smaller proxies than this transfer less well.
 _MINIMUM = {
     ("model", "width"): 256,
@@ -36,7 +42,8 @@ def reasons_against(proxy: RunConfig, target: RunConfig) -> list[str]:
         found.append(f"the target ({target.model.width}) is narrower than the proxy ({proxy.model.width})")
     for (section, field), why in _SCALED_ALONG.items():
         before, after = _field(proxy, section, field), _field(target, section, field)
-        if before != after:
+        rule = _RULES.get((section, field))
+        if before != after and (rule is None or getattr(target.rules, rule) is None):
             found.append(f"{section}.{field} changes from {before} to {after}: {why}")
     if target.hparams.weight_decay:
         swept = proxy.search is not None and "weight_decay" in proxy.search.space

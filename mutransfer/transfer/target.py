@@ -11,6 +11,7 @@ from mutransfer.config.schema import Provenance, RunConfig
 from mutransfer.config.source import Source
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.models import plan_of
+from mutransfer.parametrization.options import options_of
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.study import Study, TrialRecord, versions
@@ -55,6 +56,8 @@ class Target:
     cost: Cost
     tuning_flops: int
     """What all trials of the sweep took."""
+    rules: tuple[str, ...]
+    """Optional rules that are on, and what each does at this size."""
     warnings: tuple[str, ...]
     """Every reason why the transfer may not hold."""
 
@@ -106,6 +109,7 @@ def make_target(sweep: SweepFolder, overrides: Overrides, *, trial: WhichTrial =
         changed=tuple(differences(proxy, config, ignore=("name", "search", "provenance", "hparams"))),
         cost=estimate(config, plan_of(config)),
         tuning_flops=steps * proxy_cost.flops_per_step,
+        rules=options_of(config).notes,
         warnings=tuple(_warnings(proxy, config, records, selection, record)),
     )
 
