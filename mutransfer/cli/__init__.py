@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-_VERBS = ("init", "sweep", "transfer", "train", "audit", "status")
+_VERBS = ("init", "sweep", "transfer", "train", "audit", "status", "reverse")
 
 app = typer.Typer(
     name="mutransfer",

@@ -77,6 +77,8 @@ class RunConfig(Section):
     parametrization: Literal["mup", "sp", "ntk", "interpolated"] = "mup"
     """`mup`, or a control: `sp` (PyTorch's way, whose best hparams move with width), `ntk` (the kernel regime, where
     features stop moving), `interpolated` (between `sp` and `mup`, see `rules.interpolation`)."""
+    reverse: bool = False
+    """Narrower than the base width on purpose: reverse µTransfer, as `mutransfer reverse` writes it."""
     rules: RulesSection = RulesSection()
     """Scaling rules beyond the parametrization's own."""
     data: DataSection
@@ -98,7 +100,9 @@ class RunConfig(Section):
                 f"{self.data.kind} gives {self.data.spec.consumed_as}, but model kind {self.model.kind} "
                 f"takes {self.model.consumes}",
             )
-        if self.model.width < self.model.base_width:
+        if self.reverse and (self.parametrization != "mup" or self.search is not None):
+            raise FieldProblem(("reverse",), "is for a mup model to be trained, not for a control or a sweep")
+        if self.model.width < self.model.base_width and not self.reverse:
             raise FieldProblem(
                 ("model", "width"), f"{self.model.width} is narrower than base_width {self.model.base_width}"
             )

@@ -28,6 +28,7 @@ SURFACE = {
     },
     "train": {"CONFIG", "--set", "--resume", "--out", "--runs", "--json"},
     "audit": {"CONFIG", "--width", "--set", "--json"},
+    "reverse": {"CONFIG", "--width", "--set", "--out", "--json"},
     "status": {"[RUN]", "--runs", "--json"},
 }  # fmt: skip
 EXIT_CODES = {
