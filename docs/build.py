@@ -23,9 +23,10 @@ from mutransfer.config.base import Section
 from mutransfer.config.data import DataSection
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.config.models import ModelSection
+from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Interpolation, RulesSection
 from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
 from mutransfer.config.search import Distribution, Powers, SearchSection
-from mutransfer.parametrization.rules import MUP, ROLES, SP, Power, Rule
+from mutransfer.parametrization.rules import MUP, NTK, ROLES, SP, Power, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
 _ROLE_NOTES = {
@@ -55,7 +56,7 @@ def decay(rule: Rule, lr: Power) -> str:
 
 def rules_table() -> str:
     """The µP table of README.md, and how `sp` differs."""
-    head = ["role", "init std", "forward ×", "Adam lr", "SGD lr", "AdamW decay", "SGD decay", "Adam ε"]
+    head = ["role", "init std", "forward ×", "Adam lr", "SGD lr", "Muon lr", "AdamW decay", "SGD decay", "Adam ε"]
     rows = []
     for role in ROLES:
         rule = MUP[role]
@@ -66,6 +67,7 @@ def rules_table() -> str:
                 formula("1", rule.forward),
                 formula("η", rule.adam_lr),
                 formula("η", rule.sgd_lr),
+                formula("η", rule.muon_lr) if role == "hidden" else "AdamW's",
                 decay(rule, rule.adam_lr),
                 decay(rule, rule.sgd_lr),
                 formula("ε", rule.adam_eps),
@@ -74,7 +76,12 @@ def rules_table() -> str:
     differing = [role for role in ROLES if SP[role] != MUP[role]]
     inits = ", ".join(f"{role} {formula('σ', SP[role].init_std)}" for role in ROLES if SP[role].init_std != Power())
     note = f"`sp` differs in {', '.join(differing)}: it scales the initial std ({inits}) and nothing else."
-    return table(head, rows) + "\n\n" + note
+    kernel = "; ".join(
+        f"{role} × {formula('1', NTK[role].forward)}, Adam lr {formula('η', NTK[role].adam_lr)}"
+        for role in ROLES
+        if NTK[role] != Rule()
+    )
+    return f"{table(head, rows)}\n\n{note} `ntk` keeps every std and lr of SGD: {kernel}."
 
 
 def exit_codes() -> str:
@@ -94,9 +101,9 @@ def config_reference() -> str:
     parts = [
         "# Config reference",
         "Made from mutransfer/config by `make docs`. Numbers may be written `1e-3`. Unknown keys are refused.",
-        section("Top level", RunConfig, skip={"model", "data", "training", "hparams", "search", "provenance"}),
-        "Then the sections below: `model`, `data`, `training`, `hparams`, and where there is something to sweep "
-        "`search` (inline, or the path of a YAML file with that section).",
+        section("Top level", RunConfig, skip={"model", "data", "training", "hparams", "rules", "search", "provenance"}),
+        "Then the sections below: `model`, `data`, `training`, `hparams`, `rules` where wanted, and where there is "
+        "something to sweep `search` (inline, or the path of a YAML file with that section).",
     ]
     for name, union in (("model", ModelSection), ("data", DataSection)):
         for member in get_args(get_args(union)[0]):
@@ -105,6 +112,11 @@ def config_reference() -> str:
             parts.append(section(title, member, skip={"kind"}))
     parts += [
         section("training: compute settings", TrainingSection),
+        section("rules: scaling beyond the parametrization's table", RulesSection),
+        section("rules.depth", DepthRule),
+        section("rules.batch_size", BatchSizeRule),
+        section("rules.horizon", HorizonRule),
+        section("rules.interpolation", Interpolation),
         section("hparams: what transfers", Hparams, dependent={**_dependent(OPTIMIZER_FIELDS, "optimizer"),
                                                                **_dependent(SCHEDULE_FIELDS, "schedule")}),
         section("search", SearchSection),
