@@ -130,3 +130,17 @@ def test_tuning_cost_counts_every_step_of_every_trial(swept):
     repeats = 0  # the fixture's search has none
     assert target.tuning_flops == (5 + repeats) * 12 * target.cost.flops_per_step
     assert target.cost.training_flops == 12 * target.cost.flops_per_step
+
+
+def test_a_rule_in_place_of_a_reason_for_doubt(gpt, tmp_path):
+    """A field that an optional rule scales along is told as a rule, and no longer as a doubt."""
+    rules = {"depth": {"base_depth": 1}, "batch_size": {"base_batch_size": 4}, "horizon": {"base_steps": 12}}
+    swept = run_sweep(build(gpt, rules=rules), runs=tmp_path / "ruled", executor=lambda: Scripted(fake))
+    target = make_target(swept.folder, Overrides(width=64, depth=4, batch_size=16, steps=24))
+    assert [rule.split(":")[0] for rule in target.rules] == ["rules.depth", "rules.batch_size", "rules.horizon"]
+    assert "every lr × 2 (batch size 16 = 4 × 4)" in target.rules[1]
+    assert not [warning for warning in target.warnings if "changes from" in warning]
+    plain = run_sweep(build(gpt), runs=tmp_path / "plain", executor=lambda: Scripted(fake))
+    other = make_target(plain.folder, Overrides(width=64, depth=4, batch_size=16, steps=24))
+    assert other.rules == ()
+    assert len([warning for warning in other.warnings if "changes from" in warning]) == 3
