@@ -168,7 +168,8 @@ def _set_buffer(module: nn.Module, name: str, value: float, *, hook: bool = True
     existing = getattr(module, name, None)
     if existing is None:
         reference = next(module.parameters())
-        tensor = torch.tensor(value, device=reference.device, dtype=torch.float32)
+        dtype = torch.float64 if reference.dtype == torch.float64 else torch.float32
+        tensor = torch.tensor(value, device=reference.device, dtype=dtype)
         module.register_buffer(name, tensor, persistent=False)
         if hook and name == _INPUT:
             module.register_forward_pre_hook(_scale_input, with_kwargs=True)
