@@ -25,6 +25,9 @@ def run(
         int | None,
         typer.Option(help="Worker processes; one per GPU, or per group of CPU cores, when left out.", min=1),
     ] = None,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Skip the quick coordinate check; the run's provenance says so.")
+    ] = False,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -37,18 +40,27 @@ def run(
         from mutransfer.parametrization.options import options_of
         from mutransfer.signals import stop_on_signals
         from mutransfer.sweep.coordinator import run_sweep
+        from mutransfer.verification.gate import check_before_sweep
 
         parsed = load_config(config, sets or ())
         for rule in options_of(parsed).notes:
             ui.note(rule)
         threads = parsed.require_search().threads
         with stop_on_signals() as stopping, SweepProgress() as observer:
+
+            def check(root: Path) -> str:
+                ui.note("Quick coordinate check first (--no-check skips it)")
+                said = check_before_sweep(parsed, root, stopping)
+                ui.note(said)
+                return said
+
             result = run_sweep(
                 parsed,
                 runs=runs,
                 executor=lambda: LocalExecutor(worker_devices(workers=workers, threads=threads)),
                 observer=observer,
                 should_stop=stopping,
+                check=None if no_check else check,
             )
         if as_json:
             ui.print_json(_as_data(parsed, result))

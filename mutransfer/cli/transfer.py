@@ -30,17 +30,21 @@ def run(
         str, typer.Option(help="Whose hparams: best, median, or a trial's number.", metavar="TRIAL")
     ] = "best",
     start: Annotated[bool, typer.Option("--launch", help="Start the target run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Transfer although the last check failed.")] = False,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Write the config of the wide target with the winner's hparams, and say what may not hold."""
     with ui.errors_reported(as_json):
+        from mutransfer.config.load import load_config
         from mutransfer.transfer.launch import launch
         from mutransfer.transfer.target import Overrides, make_target
+        from mutransfer.verification.gate import require_no_failure
 
         sweep = _sweep(run_name, runs)
         overrides = Overrides(width, depth, batch_size, seq_len, steps)
-        target = make_target(sweep, overrides, trial=_which(trial))
+        check = require_no_failure(load_config(sweep.config), sweep.root, force=force)
+        target = make_target(sweep, overrides, trial=_which(trial), check=check)
         target.write()
         answer = _as_data(sweep, target)
         if not as_json:

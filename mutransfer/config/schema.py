@@ -65,6 +65,8 @@ class Provenance(Section):
     """Hash of the swept config."""
     versions: dict[str, str]
     """Versions of the packages that made it."""
+    check: str = "skipped"
+    """What the coordinate check before the sweep said, or that it was skipped, or which failed check was overridden."""
 
 
 class RunConfig(Section):

@@ -26,6 +26,7 @@ from mutransfer.training.folder import TrainResult
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = ("search.trials", "search.retries", "search.repeats", "provenance")
 _POLL_SECONDS = 0.2
+_UNCHECKED = "skipped"
 # So many trials crashing before any has worked are one problem, not so many.
 _HOPELESS = 3
 
@@ -62,6 +63,7 @@ def run_sweep(
     executor: Callable[[], Executor] | None = None,
     observer: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    check: Callable[[Path], str] | None = None,
 ) -> SweepResult:
     """Run or continue the sweep of `config` in `runs/<name>`.
 
@@ -69,6 +71,8 @@ def run_sweep(
         executor: makes the executor, once everything that can be refused has been checked; by default a worker
             process per device of this machine.
         should_stop: asked several times a second; when true the workers are ended.
+        check: called with the run folder before the first trial, unless an earlier call has passed it; what it
+            returns goes into the study's records, what it raises ends the sweep before it begins.
 
     Raises:
         ConfigError: the config has no search section.
@@ -84,7 +88,12 @@ def run_sweep(
     load_data.cache_clear()  # what this process has read before may have changed since
     data = load_data(config.data).fingerprint
     with folder.sole_coordinator():
+        # Before the study exists: a config that fails can be mended and swept under the same name.
+        checked = check(folder.root) if check is not None and not folder.exists else None
         study = _open_study(folder, config, data)
+        if checked is None and check is not None and study.attributes.get("check", _UNCHECKED) == _UNCHECKED:
+            checked = check(folder.root)
+        study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
         crew = make_executor()
         coordinator = _Coordinator(config, folder, study, crew, observer or Observer(), should_stop)
         try:

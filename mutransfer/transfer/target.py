@@ -78,11 +78,14 @@ class Target:
         save_config(self.config, path, heading="Written by mutransfer transfer; run it with mutransfer train.")
 
 
-def make_target(sweep: SweepFolder, overrides: Overrides, *, trial: WhichTrial = "best") -> Target:
+def make_target(
+    sweep: SweepFolder, overrides: Overrides, *, trial: WhichTrial = "best", check: str | None = None
+) -> Target:
     """Plan the target of a sweep, without allocating its weights.
 
     Args:
         trial: `best`, `median`, or the number of a completed trial.
+        check: for the provenance, instead of what the sweep's own check said.
 
     Raises:
         UsageError: the width is below the base width, an override fits neither model nor data, there is no
@@ -96,7 +99,7 @@ def make_target(sweep: SweepFolder, overrides: Overrides, *, trial: WhichTrial =
     if selection is None:
         raise NothingUsable(f"{sweep.root}: no trial has completed, so there is nothing to transfer")
     record = _pick(selection, trial)
-    config = _target_config(sweep, proxy, record, overrides)
+    config = _target_config(sweep, proxy, record, overrides, check or study.attributes.get("check", "skipped"))
     proxy_cost = estimate(proxy, plan_of(proxy))
     repeated = sum(len(again) for again in repeats.values()) * proxy.training.steps
     steps = sum(one.steps or 0 for one in records) + repeated
@@ -126,7 +129,9 @@ def _pick(selection: Selection, trial: WhichTrial) -> TrialRecord:
     return found
 
 
-def _target_config(sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, overrides: Overrides) -> RunConfig:
+def _target_config(
+    sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, overrides: Overrides, check: str
+) -> RunConfig:
     if overrides.width < proxy.model.base_width:
         raise UsageError(
             f"--width {overrides.width}: is narrower than the base width {proxy.model.base_width}; a target is at "
@@ -149,11 +154,13 @@ def _target_config(sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, ov
         source.overridden.setdefault((section,), f"{option} {value}")  # for what then no longer fits it
     search = data.pop("search")
     data["name"] = "-".join([proxy.name, *name, f"t{record.number}"])
-    data["provenance"] = _provenance(sweep, proxy, record, search).model_dump()
+    data["provenance"] = _provenance(sweep, proxy, record, search, check).model_dump()
     return validate(source)
 
 
-def _provenance(sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, search: dict[str, Any]) -> Provenance:
+def _provenance(
+    sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, search: dict[str, Any], check: str
+) -> Provenance:
     return Provenance(
         study=str(sweep.root),
         trial=record.number,
@@ -163,6 +170,7 @@ def _provenance(sweep: SweepFolder, proxy: RunConfig, record: TrialRecord, searc
         seeds={"search": search["seed"], "training": record.seed or 0},
         config_hash=proxy.hash(),
         versions=versions(),
+        check=check,
     )
 
 

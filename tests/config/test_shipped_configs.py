@@ -80,14 +80,15 @@ def test_there_are_search_spaces_of_our_own_and_of_tpv() -> None:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_a_shipped_search_space_works_as_the_search_of_a_gpt(path: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text(GPT.partition("search:")[0] + f"search: {path}\n", encoding="utf-8")
+    text = GPT.partition("search:")[0].replace("depth: 1,", "depth: 1, positions: learned,")
+    config.write_text(text + f"search: {path}\n", encoding="utf-8")
     assert load_config(config).search == SearchSection.model_validate(read_yaml(path).data)
 
 
 @pytest.mark.parametrize(
     ("name", "trials", "ranges"),
     [
-        ("default", 16, {"lr": (1e-4, 1e-1), "init_scale": (0.1, 10), "temperature": (0.25, 4)}),
+        ("default", 16, {"lr": (1e-4, 1e-1), "init_scale": (0.1, 10), "temperature": (0.03, 3)}),
         ("mlp-sgd", 16, {"lr": (1e-3, 1), "init_scale": (0.1, 10), "temperature": (0.25, 4)}),
         (
             "tpv-gpt3",  # lr 10^U(-4,-1); multipliers 10^U(-1,1); temperatures 4^U(-1,1); 350 short runs

@@ -23,7 +23,7 @@ GPT_CHANGES = {
     "head_dim": {"head_dim": 4},
     "heads": {"head_dim": None, "heads": 2},
     "mlp_ratio": {"mlp_ratio": 2},
-    "positions": {"positions": "rotary"},
+    "positions": {"positions": "learned"},
     "tied_embeddings": {"tied_embeddings": True},
     "norm_gain": {"norm_gain": True},
     "zero_readout": {"zero_readout": False},
@@ -102,6 +102,8 @@ def test_hparam_changes_the_run(gpt, field):
         base["optimizer"] = "muon"
     if field in SCHEDULE_FIELDS["step"]:
         base["schedule"] = "step"
+    if field == "position_scale":
+        gpt["model"]["positions"] = "learned"
     gpt["model"]["zero_query"] = False  # attention that attends from the first step
     assert losses(build(gpt, hparams=base)) != losses(build(gpt, hparams={**base, **HPARAM_CHANGES[field]}))
 
@@ -131,7 +133,7 @@ def test_rotary_scores_depend_on_distance_only():
 
 
 def test_attention_is_standard_attention_at_base_width(gpt):
-    config = build(gpt, model__zero_query=False)
+    config = build(gpt, model__zero_query=False, model__positions="learned")
     attention = Learner(config, torch.device("cpu")).model.blocks[0].attention
     x = torch.randn(2, 16, 16)
     q, k, v = (

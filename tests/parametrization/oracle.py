@@ -36,7 +36,9 @@ def gpt(m: int, **fields: object) -> GPTSection:
     """A gpt at width multiplier `m` whose readout, query and norm gains take part from the first step."""
     heads = {} if "heads" in fields else {"head_dim": 8}
     tied = bool(fields.get("tied_embeddings"))
-    settings = {"depth": 2, "mlp_ratio": 2, "norm_gain": True, "zero_query": False, **heads, **fields}
+    settings = {
+        "depth": 2, "mlp_ratio": 2, "positions": "learned", "norm_gain": True, "zero_query": False, **heads, **fields,
+    }  # fmt: skip
     if not tied:
         settings["zero_readout"] = False
     return GPTSection.model_validate({"kind": "gpt", "width": m * BASE_WIDTH, "base_width": BASE_WIDTH, **settings})

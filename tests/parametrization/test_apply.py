@@ -78,7 +78,7 @@ def test_readout_is_divided_by_m_and_temperature(gpt):
 
 
 def test_embedding_and_position_scale(gpt):
-    config = build(gpt)
+    config = build(gpt, model__positions="learned")
     model, plan = made(config)
     tokens = torch.arange(16)[None]
     set_multipliers(model, plan, embedding_scale=2.0, position_scale=4.0)

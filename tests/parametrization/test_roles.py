@@ -17,7 +17,7 @@ def roles(plan):
 
 
 def test_gpt(gpt):
-    plan = plan_of(build(gpt, model__width=64, model__norm_gain=True))
+    plan = plan_of(build(gpt, model__width=64, model__norm_gain=True, model__positions="learned"))
     found = roles(plan)
     assert found.pop("embedding.weight") == found.pop("position.weight") == "input"
     assert found.pop("readout.weight") == "output"
@@ -29,6 +29,7 @@ def test_gpt(gpt):
 
 
 def test_width_multipliers_and_counts_really_vary(gpt):
+    gpt["model"]["positions"] = "learned"
     narrow, wide = plan_of(build(gpt)), plan_of(build(gpt, model__width=64))
     assert narrow.parameters["blocks.0.down.weight"].shape == (16, 64)
     down = wide.parameters["blocks.0.down.weight"]

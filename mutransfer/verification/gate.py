@@ -1,0 +1,97 @@
+"""Gates: a quick coordinate check before a sweep, and no transfer past a check that failed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mutransfer.config.schema import RunConfig
+from mutransfer.errors import NothingUsable
+from mutransfer.files import write_json
+
+SKIPPED = "skipped"
+_QUICK = "quick"
+
+
+def check_before_sweep(config: RunConfig, root: Path, should_stop: Callable[[], bool] = lambda: False) -> str:
+    """Run the quick coordinate check of what is to be swept, and save its verdict in `root`/checks/quick.
+
+    Returns:
+        What came of it, in a few words for the sweep's records. Controls are not checked: they fail by design.
+
+    Raises:
+        NothingUsable: the check failed; the message names the culprit and the likely cause.
+        Interrupted: `should_stop` said so.
+    """
+    if config.parametrization != "mup":
+        return f"not run: {config.parametrization} is a control"
+    from mutransfer.verification.quick import quick_check
+
+    check = quick_check(config, should_stop=should_stop)
+    path = root / "checks" / _QUICK / "verdict.json"
+    write_json(path, {**check.as_dict(), "config": config.resolved()})
+    if not check.passed:
+        hint = f" {check.hint}" if check.hint else ""
+        raise NothingUsable(
+            f"{config.name}: the quick coordinate check {check.sentence}.{hint} Nothing was swept; --no-check sweeps all "
+            f"the same, `mutransfer coord-check` shows more. The verdict: {path}"
+        )
+    return f"quick coordinate check passed over widths {check.sizes[0]} to {check.sizes[-1]}"
+
+
+def failed_checks(config: RunConfig, root: Path) -> list[str]:
+    """Checks in `root`/checks whose last verdict on this config's model is a failure, each as path and sentence.
+
+    A verdict on another model, parametrization, optimizer or set of rules says nothing about this one. Of the quick
+    and the full coordinate check the later one counts.
+    """
+    newest: dict[str, tuple[float, str | None]] = {}
+    for path in sorted((root / "checks").rglob("verdict.json")):
+        found = _read(path)
+        if found is None or _subject(found.get("config", {})) != _subject(config.resolved()):
+            continue
+        name = str(path.parent.relative_to(root / "checks"))
+        kind = "coordinates" if name in (_QUICK, "coord-check") else name
+        failure = (
+            None if found.get("passed") or found.get("state") == "undecided" else f"{path}: {found.get('sentence')}"
+        )
+        newest[kind] = max(newest.get(kind, (0.0, None)), (path.stat().st_mtime, failure), key=lambda one: one[0])
+    return [failure for _, failure in newest.values() if failure is not None]
+
+
+def require_no_failure(config: RunConfig, root: Path, *, force: bool) -> str | None:
+    """What to record of failed checks: None where there is none.
+
+    Raises:
+        NothingUsable: a check failed and `force` is false.
+    """
+    failures = failed_checks(config, root)
+    if not failures:
+        return None
+    if not force:
+        raise NothingUsable(
+            "the last check of this config failed, so its hparams are not expected to transfer (--force writes the "
+            "target all the same):\n  " + "\n  ".join(failures)
+        )
+    return "forced past a failed check: " + "; ".join(failures)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _subject(config: dict[str, Any]) -> dict[str, Any]:
+    """What a verdict depends on: the model whatever its width, the rules, the optimizer."""
+    return {
+        "model": {key: value for key, value in config.get("model", {}).items() if key != "width"},
+        "parametrization": config.get("parametrization"),
+        "rules": config.get("rules"),
+        "optimizer": config.get("hparams", {}).get("optimizer"),
+        "data": config.get("data", {}).get("kind"),
+    }
