@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def transfer_figure(check: TransferCheck, stem: Path) -> tuple[Path, Path]:
             _losses(axes[0, column], check, verdict, colors, first=column == 0)
             _training(axes[1, column], check, verdict, colors, first=column == 0)
         _limit_losses(axes[0, 0], verdicts)
-        _limit_training(axes[1, 0], [curve for verdict in verdicts for curve in verdict.curves])
+        _limit_training(axes[1, 0], next((verdict.curves for verdict in verdicts if verdict.curves), ()))
         for column, verdict in enumerate(verdicts):
             _mark_diverged(axes[0, column], check, verdict, colors)
         axes[0, -1].legend(title=check.grid.axis, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -73,7 +74,7 @@ def _losses(axes: Axes, check: TransferCheck, verdict: Verdict, colors: dict[int
     axes.set_title(title)
     axes.set_xlabel(grid.hparam + (" (octave grid; ◆ optimum, ✖ optimum at an edge)" if grid.numeric else ""))
     if first:
-        axes.set_ylabel(grid.objective.replace("_", " ") + " (nats)")
+        axes.set_ylabel(f"{grid.objective.replace('_', ' ')} (nats), mean and range of {len(grid.seeds)} seed(s)")
     if grid.numeric:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda octaves, _: f"{2.0**octaves:.3g}"))
         axes.set_xticks(_places(verdict.sizes[0])[:: max(1, len(verdict.sizes[0].values) // 6)])
@@ -118,17 +119,17 @@ def _limit_losses(axes: Axes, verdicts: list[Verdict]) -> None:
     axes.set_ylim(lowest - margin, top + 2 * margin)
 
 
-def _limit_training(axes: Axes, curves: list[Curve]) -> None:
-    """Leave out the first steps, in which the loss of all sizes falls steeply."""
+def _limit_training(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Fit the picture to the judged curves after their first, steep steps; a bad control may leave it above."""
     if not curves:
         return
     steps = curves[0].losses.shape[1]
-    late = np.concatenate([curve.losses[:, steps // 20 :].ravel() for curve in curves])
+    late = np.concatenate([curve.losses[:, steps // 10 :].ravel() for curve in curves])
     late = late[np.isfinite(late)]
     if len(late):
         low, high = float(late.min()), float(np.quantile(late, 0.995))
         margin = 0.05 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
+        axes.set_ylim(low - margin, high + 5 * margin)
 
 
 def _mark_diverged(axes: Axes, check: TransferCheck, verdict: Verdict, colors: dict[int, Any]) -> None:
