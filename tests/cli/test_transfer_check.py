@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Refused, invoke
+from tests.conftest import REPOSITORY
 
 SMALL = ("--sizes", "16,32", "--values", "0.002,0.004,0.008", "--seeds", "2", "--workers", "2")
 
@@ -54,8 +56,9 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
     """Ctrl-C while the workers train."""
     arguments = ["transfer-check", "gpt.yaml", *SMALL, "--set", "training.steps=100000", "--json"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mutransfer", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "mutransfer", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("Sweeping"):

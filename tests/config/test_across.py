@@ -42,9 +42,10 @@ def test_without_across_nothing_changes_in_what_is_written(load: Load) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{model.width: [16, 20]}", "across.model.width.1: model.width 20 makes no possible run: model.head_dim: 8 does "
-         "not divide width 20"),
-        ("{model.width: [8, 16]}", "across.model.width.0: model.width 8 makes no possible run: model.width: 8 is narrower"),
+        ("{model.width: [16, 20]}", "across.model.width.1: model.width 20 makes no possible run: model.head_dim: "
+         "8 does not divide width 20"),
+        ("{model.width: [8, 16]}", "across.model.width.0: model.width 8 makes no possible run: model.width: 8 is "
+         "narrower"),
         ("{model.width: [16, x]}", "across.model.width.1: model.width x makes no possible run: model.width: must be a "
          "whole number"),
         ("{training.seed: [-1]}", "across.training.seed.0: training.seed -1 makes no possible run"),

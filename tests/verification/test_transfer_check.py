@@ -284,8 +284,15 @@ def test_an_axis_that_the_model_lacks_is_refused(mlp):
         make_grid(build(mlp), axis="seq-len")
 
 
-@pytest.mark.parametrize(("axis", "sizes"), [("width", (16, 32, 64, 128)), ("depth", (1, 2, 4, 8)),
-                                             ("batch-size", (4, 8, 16, 32)), ("seq-len", (16, 32, 64, 128))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("axis", "sizes"),
+    [
+        ("width", (16, 32, 64, 128)),
+        ("depth", (1, 2, 4, 8)),
+        ("batch-size", (4, 8, 16, 32)),
+        ("seq-len", (16, 32, 64, 128)),
+    ],
+)
 def test_defaults_grow_from_the_base_and_surround_the_config(gpt, axis, sizes):
     planned = make_grid(build(gpt), axis=axis)
     assert planned.sizes == sizes
