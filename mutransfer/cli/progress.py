@@ -89,6 +89,21 @@ class SweepProgress(Observer):
         self._bar.line(f"trial {number} is tried again: {reason}")
 
 
+class CheckProgress(SweepProgress):
+    """Points done and what each of them is; a check has no best one."""
+
+    def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
+        del best
+        what = ", ".join(f"{name.rpartition('.')[2]} {ui.number(value)}" for name, value in record.params.items())
+        outcome = ui.loss(record.value) if record.value is not None else str(record.outcome)
+        rate = (time.monotonic() - self._began) / (done - self._done_before)
+        # Small sizes come last and are faster than this says.
+        left = f"at most {ui.duration(rate * (total - done))} left" if done < total else "all points done"
+        self._bar.update(done, total, f"{what}: {outcome}, {left}")
+        if not self._bar.shown:
+            self._bar.line(f"[{done}/{total}] {what}: {outcome}   {left}")
+
+
 class TrainProgress:
     """Steps done, loss, time left; off a terminal a line every tenth of the run."""
 

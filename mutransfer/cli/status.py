@@ -81,7 +81,8 @@ def _list(summaries: list[dict[str, Any]]) -> None:
 
 
 def _show(one: SweepStatus, targets: list[dict[str, Any]]) -> None:
-    names = list(one.config.require_search().space)
+    search = one.config.require_search()
+    names = [*(search.across or {}), *search.space]
     rows = [
         [
             str(record.number),

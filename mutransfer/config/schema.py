@@ -115,6 +115,7 @@ class RunConfig(Section):
                 raise FieldProblem(("name",), f"must have at most {_LONGEST_SWEPT_NAME} characters; targets add to it")
             for name, distribution in self.search.space.items():
                 self._check_swept(self.search, name, distribution.extremes)
+            self._check_across(self.search)
         return self
 
     def _check_rules(self) -> None:
@@ -155,6 +156,27 @@ class RunConfig(Section):
             if value is not None and all(getattr(hparams, name) is None for hparams in changed):
                 raise FieldProblem(path, f"has no effect with schedule {' or '.join(map(str, schedules))}")
 
+    def _check_across(self, search: SearchSection) -> None:
+        """Every setting alone, so that the message names the value at fault, and then every combination."""
+        alone = [
+            (("search", "across", name, index), {name: value})
+            for name, values in (search.across or {}).items()
+            for index, value in enumerate(values)
+        ]
+        together = [(("search", "across"), combination) for combination in search.combinations() if combination]
+        for path, settings in [*alone, *together]:
+            try:
+                self.at_point(settings)
+            except ValidationError as error:
+                first = error.errors()[0]
+                cause = first.get("ctx", {}).get("error")
+                inner = cause.path if isinstance(cause, FieldProblem) else ()
+                field = ".".join(
+                    str(key) for key in (*first["loc"], *inner) if key not in (self.model.kind, self.data.kind)
+                )
+                given = ", ".join(f"{name} {value}" for name, value in settings.items())
+                raise FieldProblem(path, f"{given} makes no possible run: {field}: {message_of(first)}") from None
+
     def require_search(self) -> SearchSection:
         """The search section.
 
@@ -168,6 +190,24 @@ class RunConfig(Section):
     def with_hparams(self, values: dict[str, Any]) -> RunConfig:
         """A copy whose hparams have `values`, for one trial."""
         return self.model_copy(update={"hparams": self.hparams.with_values(values)})
+
+    def at_point(self, values: dict[str, Any]) -> RunConfig:
+        """The run of one point: hparams by name, compute settings by dotted path; it has no search section.
+
+        Raises:
+            pydantic.ValidationError: the values make no possible run.
+        """
+        hparams = {name: value for name, value in values.items() if name in Hparams.model_fields}
+        data: dict[str, Any] = self.with_hparams(hparams).model_dump(exclude={"search"})
+        for name, value in values.items():
+            if name in hparams:
+                continue
+            *sections, field = name.split(".")
+            target = data
+            for section in sections:
+                target = target[section]
+            target[field] = value
+        return RunConfig.model_validate(data)
 
     def resolved(self) -> dict[str, Any]:
         """Plain data, what was left out without a default left out; loading it gives this config again."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -10,7 +13,19 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 from mutransfer.config.base import FieldProblem, Section, Seed
 
 Value = float | str | None
+Setting = int | float | str
 _MOST_POWERS = 1000
+_MOST_POINTS = 100_000
+# Settings that `across` takes, and the power of each that the cost of a run grows with.
+ACROSS: dict[str, int] = {
+    "model.width": 2,
+    "model.depth": 1,
+    "data.seq_len": 1,
+    "training.batch_size": 1,
+    "training.steps": 1,
+    "training.seed": 0,
+    "parametrization": 0,
+}
 
 
 def _two_numbers(given: Any) -> Any:
@@ -28,8 +43,21 @@ def _plain_values(given: Any) -> Any:
     return given
 
 
+def _plain_settings(given: Any) -> Any:
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"must be a list of values, but got {given!r}")
+    for index, value in enumerate(given):
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise FieldProblem((index,), f"must be a number or text, but got {value!r}")
+    if len(set(given)) < len(given):
+        raise ValueError(f"has a value twice: {list(given)}")
+    return given
+
+
 Bounds = Annotated[tuple[float, float], Field(strict=False), BeforeValidator(_two_numbers)]
 Values = Annotated[tuple[Value, ...], Field(strict=False), BeforeValidator(_plain_values)]
+
+Settings = Annotated[tuple[Setting, ...], Field(strict=False), BeforeValidator(_plain_settings)]
 
 
 class Powers(Section):
@@ -133,6 +161,26 @@ class SearchSection(Section):
     """CPU threads per worker; on a machine without a GPU there is one worker per so many cores."""
     space: Annotated[dict[str, Distribution], Field(min_length=1)]
     """`{hparam: distribution}`."""
+    across: dict[str, Settings] | None = None
+    """`{compute setting: values}`, such as `model.width: [64, 128]`: every point of the grid `space` is trained at
+    every combination of them. Written by `mutransfer transfer-check`; such a sweep has no winner."""
+
+    @model_validator(mode="after")
+    def _across_fits(self) -> Self:
+        if self.across is None:
+            return self
+        for name in self.across:
+            if name not in ACROSS:
+                near = difflib.get_close_matches(name, ACROSS, n=1)
+                known = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(ACROSS)}"
+                raise FieldProblem(("across", name), f"cannot be crossed with the grid; {known}")
+        if self.sampler != "grid":
+            raise FieldProblem(("across",), f"needs sampler grid, but this is {self.sampler}")
+        if self.trials is not None:
+            raise FieldProblem(("trials",), "has no effect with across: every point is trained")
+        if (self.grid_size or 0) > _MOST_POINTS:
+            raise FieldProblem(("across",), f"gives more than {_MOST_POINTS} points")
+        return self
 
     @model_validator(mode="after")
     def _grid_is_finite(self) -> Self:
@@ -146,9 +194,17 @@ class SearchSection(Section):
 
     @property
     def grid_size(self) -> int | None:
-        """Number of points when every hparam is discrete."""
+        """Number of points when every hparam is discrete, `across` included."""
         sizes = [distribution.values for distribution in self.space.values()]
-        return math.prod(len(values) for values in sizes if values) if all(sizes) else None
+        if not all(sizes):
+            return None
+        return math.prod(len(values) for values in (*sizes, *(self.across or {}).values()) if values)
+
+    def combinations(self) -> Iterator[dict[str, Setting]]:
+        """Every combination of the settings in `across`; one empty one without."""
+        across = self.across or {}
+        for values in itertools.product(*across.values()):
+            yield dict(zip(across, values, strict=True))
 
     @property
     def trial_count(self) -> int:

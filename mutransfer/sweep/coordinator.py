@@ -82,9 +82,46 @@ def run_sweep(
         NothingUsable: every trial diverged, crashed or ran out of memory.
         Interrupted: `should_stop` was true; the same call continues.
     """
+    if config.require_search().across:
+        raise UsageError(
+            f"{config.name}: search.across has no single winner to sweep for; mutransfer transfer-check runs such grids"
+        )
+    folder = SweepFolder(runs / config.name)
+    records, selection = _run(config, folder, executor, observer, should_stop)
+    if selection is None:
+        raise NothingUsable(_why_nothing(folder, records))
+    return SweepResult(folder, tuple(records), selection)
+
+
+def run_points(
+    config: RunConfig,
+    folder: SweepFolder,
+    *,
+    executor: Callable[[], Executor] | None = None,
+    observer: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[TrialRecord, ...]:
+    """Run or continue a grid across compute settings (`search.across`) in `folder`.
+
+    Nothing is selected: every point is a result, those that diverged included.
+
+    Raises:
+        ConfigError, UsageError, DataError, Interrupted: as `run_sweep`.
+        NothingUsable: every point crashed.
+    """
+    return tuple(_run(config, folder, executor, observer, should_stop)[0])
+
+
+def _run(
+    config: RunConfig,
+    folder: SweepFolder,
+    executor: Callable[[], Executor] | None,
+    observer: Observer | None,
+    should_stop: Callable[[], bool],
+) -> tuple[list[TrialRecord], Selection | None]:
+    """Train what is missing and write the results; the selection is None where there is nothing to select."""
     search = config.require_search()
     make_executor = executor or (lambda: LocalExecutor(worker_devices(threads=search.threads)))
-    folder = SweepFolder(runs / config.name)
     load_data.cache_clear()  # what this process has read before may have changed since
     data = load_data(config.data).fingerprint
     with folder.sole_coordinator():
@@ -101,11 +138,11 @@ def run_sweep(
         finally:
             crew.close()
             records = study.records()
-            selection = select(config, records, study.attributes.get("repeats", {}))
+            selection = None
+            if not search.across:
+                selection = select(config, records, study.attributes.get("repeats", {}))
             write_results(folder, config, records, selection)
-    if selection is None:
-        raise NothingUsable(_why_nothing(folder, records))
-    return SweepResult(folder, tuple(records), selection)
+    return records, selection
 
 
 def _open_study(folder: SweepFolder, config: RunConfig, data: str) -> Study:
@@ -214,11 +251,15 @@ class _Coordinator:
                 self._land(flying.pop(future), future)
 
     def _job(self, task: _Task) -> Job:
-        trial = self._config.with_hparams(task.record.params)
-        training = trial.training.model_copy(update={"seed": repeat_seed(self._config, task.repeat)})
-        trial = trial.model_copy(update={"training": training, "search": None})
+        trial = self._config.at_point(task.record.params)
+        training = trial.training.model_copy(update={"seed": self._seed(task)})
+        trial = trial.model_copy(update={"training": training})
         folder = self._folder.trial(task.record.number, task.repeat)
         return Job("mutransfer.sweep.trial:run_trial", {"config": trial.resolved(), "folder": str(folder.resolve())})
+
+    def _seed(self, task: _Task) -> int:
+        """The seed of all trials, a repeat's own, or the point's where the search goes across seeds."""
+        return int(task.record.params.get("training.seed", repeat_seed(self._config, task.repeat)))
 
     def _land(self, task: _Task, future: futures.Future[Any]) -> None:
         """Save what came back; a MutransferError is about the whole sweep and goes up."""
@@ -249,7 +290,7 @@ class _Coordinator:
             validation_loss=result.validation_loss,
             steps=result.steps,
             seconds=round(result.seconds, 3),
-            seed=repeat_seed(self._config, 0),
+            seed=self._seed(task),
         )
         # Crashes count against trials only once something has worked: until then the cause is likelier elsewhere.
         if not self._works:

@@ -65,8 +65,8 @@ def select(
 def missing_repeats(
     config: RunConfig, best: TrialRecord | None, repeats: Mapping[str, Mapping[str, float | None]]
 ) -> list[int]:
-    """Which repeats of the best trial have not been trained yet."""
-    if best is None:
+    """Which repeats of the best trial have not been trained yet; none across compute settings."""
+    if best is None or config.require_search().across:
         return []
     have = repeats.get(str(best.number), {})
     wanted = range(1, config.require_search().repeats + 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mutransfer.config.search import Distribution, SearchSection
+from mutransfer.config.search import ACROSS, Distribution, SearchSection
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -22,7 +22,7 @@ EDGE = 0.05
 
 
 def point(search: SearchSection, number: int) -> dict[str, Any]:
-    """Hparams of trial `number` (from 0).
+    """Hparams of trial `number` (from 0), and its compute settings where the search goes across some.
 
     Raises:
         ValueError: the sampler is `tpe`, whose points depend on what came before.
@@ -58,6 +58,8 @@ def optuna_distributions(search: SearchSection) -> dict[str, BaseDistribution]:
             found[name] = FloatDistribution(low, high, log=distribution.log_uniform is not None)
         else:
             found[name] = CategoricalDistribution(distribution.values or ())
+    for name, values in sorted((search.across or {}).items()):
+        found[name] = CategoricalDistribution(values)
     return found
 
 
@@ -96,12 +98,24 @@ def _units(search: SearchSection, number: int) -> Mapping[str, float]:
 
 
 def _grid_point(search: SearchSection, number: int) -> dict[str, Any]:
-    """Point `number` of the grid in an order shuffled by the seed, so that a part of the grid is a sample of it."""
+    """Point `number` of the grid in an order shuffled by the seed, so that a part of the grid is a sample of it.
+
+    Across compute settings the costliest points come first: a long run that starts last would keep one worker
+    busy while the others wait.
+    """
     size = search.grid_size or 0  # SearchSection refuses grids of continuous ranges
-    index = int(np.random.default_rng(search.seed).permutation(size)[number])
+    # By name, whatever order the file has them in.
+    axes: list[tuple[str, tuple[Any, ...]]] = [(name, search.space[name].values or ()) for name in sorted(search.space)]
+    axes += sorted((search.across or {}).items())
+    order = np.random.default_rng(search.seed).permutation(size)
+    cost, rest = np.ones(size), order
+    for name, values in axes:
+        rest, positions = np.divmod(rest, len(values))
+        if ACROSS.get(name):
+            cost *= np.asarray(values, dtype=np.float64)[positions] ** ACROSS[name]
+    index = int(order[np.argsort(-cost, kind="stable")][number])
     chosen = {}
-    for name in sorted(search.space):  # whatever order the file has them in
-        values = search.space[name].values or ()
+    for name, values in axes:
         index, position = divmod(index, len(values))
         chosen[name] = values[position]
     return chosen

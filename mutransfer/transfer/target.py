@@ -93,6 +93,8 @@ def make_target(
         NothingUsable: no trial of the sweep completed.
     """
     proxy = load_config(sweep.config)
+    if proxy.require_search().across:
+        raise UsageError(f"{sweep.root}: holds the points of a check across compute settings, which have no winner")
     study = Study(sweep.study, None)
     records, repeats = study.records(), study.attributes.get("repeats", {})
     selection = select(proxy, records, repeats)

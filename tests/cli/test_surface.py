@@ -30,6 +30,10 @@ SURFACE = {
     "audit": {"CONFIG", "--width", "--set", "--json"},
     "reverse": {"CONFIG", "--width", "--set", "--out", "--json"},
     "status": {"[RUN]", "--runs", "--json"},
+    "transfer-check": {
+        "CONFIG", "--axis", "--sizes", "--hparam", "--values", "--grid", "--seeds", "--tolerance", "--control",
+        "--no-control", "--workers", "--threads", "--runs", "--out", "--set", "--json",
+    },
 }  # fmt: skip
 EXIT_CODES = {
     "MutransferError": 1,
@@ -87,7 +91,7 @@ def test_a_verb_explains_itself_and_each_of_its_options(verb: str) -> None:
 def test_help_lists_every_verb_and_version_prints_the_version() -> None:
     code, stdout, _ = invoke("--help")
     assert code == 0
-    assert set(re.findall(r"(?m)^│ (\w+) ", stdout)) == set(SURFACE)
+    assert set(re.findall(r"(?m)^│ (\w[\w-]*) ", stdout)) == set(SURFACE)
     assert invoke("--version") == (0, f"mutransfer {mutransfer.__version__}\n", "")
 
 

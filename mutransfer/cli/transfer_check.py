@@ -1,0 +1,187 @@
+"""`mutransfer transfer-check`."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mutransfer.cli import console as ui
+from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets
+
+if TYPE_CHECKING:
+    from mutransfer.verification.transfer_check import TransferCheck, Verdict
+    from mutransfer.verification.transfer_grid import TransferGrid, Value
+
+
+class Axis(StrEnum):
+    """What may grow."""
+
+    width = "width"
+    depth = "depth"
+    batch_size = "batch-size"
+    seq_len = "seq-len"
+
+
+def run(
+    config: ConfigFile,
+    axis: Annotated[Axis, typer.Option(help="What grows.")] = Axis.width,
+    sizes: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,…", help="Sizes, the first is the base; base × 1, 2, 4, 8 when left out."),
+    ] = None,
+    hparam: Annotated[str, typer.Option(help="The hparam that is to transfer.")] = "lr",
+    values: Annotated[str | None, typer.Option(metavar="V,V,…", help="Its values: numbers, or names.")] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(metavar="LOW:HIGH", help="Its values: LOW, 2·LOW, … HIGH; config's × 2^-3 … 2^3 when left out."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds per point; their spread is the noise.", min=1)] = 2,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Octaves that the optimum may move; one step of the grid when left out.", min=0)
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Run sp beside it, which should fail.")
+    ] = True,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Worker processes; one per GPU, or per group of CPU cores, when left out.", min=1),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads per worker.", min=1)] = None,
+    runs: Runs = RUNS,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/NAME/checks/transfer-check/… when left out.")] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that an hparam's best value stays the best as the model grows; called again, it continues."""
+    with ui.errors_reported(as_json):
+        from mutransfer.cli.progress import CheckProgress
+        from mutransfer.config.load import load_config
+        from mutransfer.executors.devices import worker_devices
+        from mutransfer.executors.local import LocalExecutor
+        from mutransfer.report.transfer_figure import transfer_figure
+        from mutransfer.signals import stop_on_signals
+        from mutransfer.verification.transfer_check import run_transfer_check
+        from mutransfer.verification.transfer_grid import CheckFolder, flops_by_size, make_grid
+
+        parsed = load_config(config, sets or ())
+        planned = make_grid(
+            parsed,
+            axis=axis.value,
+            sizes=None if sizes is None else _whole_numbers("--sizes", sizes),
+            hparam=hparam,
+            values=_values(values, grid),
+            seeds=seeds,
+            control=control,
+        )
+        per_worker = threads or (parsed.search.threads if parsed.search else 1)
+        folder = CheckFolder(out or runs / parsed.name / "checks" / "transfer-check" / f"{hparam}-{axis.value}")
+        flops = flops_by_size(planned)
+        _announce(planned, flops)
+        with stop_on_signals() as stopping, CheckProgress() as observer:
+            check = run_transfer_check(
+                planned,
+                folder,
+                tolerance=tolerance,
+                executor=lambda: LocalExecutor(worker_devices(workers=workers, threads=per_worker)),
+                observer=observer,
+                should_stop=stopping,
+            )
+        pictures = transfer_figure(check, folder.figure)
+        code = 0 if check.passed else 3
+        if as_json:
+            where = {"verdict": folder.verdict, "points": folder.points, "png": pictures[0], "svg": pictures[1]}
+            files = {name: str(path) for name, path in where.items()}
+            ui.print_json({**check.as_dict(), "folder": str(folder.root), "files": files, "exit_code": code})
+        else:
+            _show(check)
+            ui.say(f"Picture: {pictures[0]}   Points: {folder.points}   Verdict: {folder.verdict}")
+    if code:
+        raise typer.Exit(code)
+
+
+def _values(values: str | None, grid: str | None) -> tuple[Value, ...] | None:
+    """The values of --values or --grid; None of neither."""
+    from mutransfer.errors import UsageError
+
+    if values is not None and grid is not None:
+        raise UsageError("--values and --grid: give one of them")
+    if grid is not None:
+        low, colon, high = grid.partition(":")
+        first, last = _number(low), _number(high)
+        if not colon or first is None or last is None or not 0 < first < last:
+            raise UsageError(f"--grid {grid}: write it as LOW:HIGH with 0 < LOW < HIGH, for example 0.001:0.064")
+        count = math.floor(math.log2(last / first) + 1e-9) + 1
+        return tuple(first * 2.0**octave for octave in range(count))
+    if values is None:
+        return None
+    found = [text.strip() for text in values.split(",")]
+    if not all(found):
+        raise UsageError(f"--values {values}: write values with commas between them, for example 0.001,0.002,0.004")
+    numbers = [_number(text) for text in found]
+    known = [number for number in numbers if number is not None]
+    if known and len(known) < len(found):
+        raise UsageError(f"--values {values}: has both numbers and names")
+    return tuple(known) or tuple(found)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    from mutransfer.errors import UsageError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"{option} {text}: write whole numbers with commas between them, for example 64,128,256"
+        ) from None
+
+
+def _announce(grid: TransferGrid, flops: dict[int, int]) -> None:
+    each = len(grid.parametrizations) * len(grid.values) * len(grid.seeds)
+    total = sum(flops.values()) * each
+    runs = ", ".join(
+        f"{each} at {grid.axis} {size} ({ui.quantity(cost * each, 'FLOP')})" for size, cost in flops.items()
+    )
+    shown = ", ".join(ui.number(value) for value in grid.values)
+    ui.note(
+        f"{each * len(flops)} runs of {grid.config.training.steps} steps: {runs}; {ui.quantity(total, 'FLOP')} in all. "
+        f"{grid.hparam} {shown}; {len(grid.seeds)} seed(s); {' and '.join(grid.parametrizations)}. "
+        "A grid with an optimum at its edge is widened once."
+    )
+
+
+def _show(check: TransferCheck) -> None:
+    for verdict in check.verdicts.values():
+        _table(check, verdict)
+    for sentence in check.words:
+        ui.say(sentence)
+
+
+def _table(check: TransferCheck, verdict: Verdict) -> None:
+    rows = []
+    for one in verdict.sizes:
+        optimum: Any = one.optimum
+        interval = "–"
+        if optimum is not None and optimum.interval is not None:
+            interval = " to ".join(ui.number(2.0**end) for end in optimum.interval)
+        best = "–" if one.best is None else ui.number(one.values[one.best])
+        loss = "–" if one.best is None else ui.loss(float(one.mean[one.best]))
+        noise = "–" if one.deviation is None else f"{one.deviation:.4f}"
+        place = "–" if optimum is None else ui.number(2.0**optimum.octaves) + (" at edge" if optimum.edge else "")
+        rows.append([str(one.size), place, interval, best, loss, noise])
+    ui.show_table(
+        f"{verdict.parametrization}: {verdict.state}",
+        [check.grid.axis, f"optimal {check.grid.hparam}", "95 % interval", "best of grid", "loss", "seed noise ±"],
+        rows,
+    )

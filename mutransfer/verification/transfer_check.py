@@ -1,0 +1,369 @@
+"""The transfer check: does the best value found at the base size stay the best as the model grows (TP-V Fig. 3, 4)?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from mutransfer.executors.base import Executor
+from mutransfer.files import write_atomic, write_json
+from mutransfer.sweep.coordinator import Observer
+from mutransfer.verification import transfer_words
+from mutransfer.verification.optimum import Array, Noise, Optimum, find_optimum, interaction_noise, percentiles
+from mutransfer.verification.transfer_grid import CheckFolder, Key, Point, TransferGrid, Value, train_points
+from mutransfer.verification.wider import Comparison, Curve, compare, read_curve
+
+State = Literal["passed", "failed", "undecided"]
+
+
+@dataclass(frozen=True)
+class SizeResult:
+    """One size in one parametrization."""
+
+    size: int
+    values: tuple[Value, ...]
+    losses: Array
+    """(values, seeds): infinite where a run diverged, NaN where one gave no result."""
+    optimum: Optimum | None
+    """None of names, and where fewer than three values gave a result."""
+
+    @property
+    def mean(self) -> Array:
+        """Mean over seeds, (values,)."""
+        found: Array = self.losses.mean(axis=1)
+        return found
+
+    @property
+    def best(self) -> int | None:
+        """Index of the value with the lowest mean loss."""
+        known = np.where(np.isnan(self.mean), np.inf, self.mean)
+        return int(np.argmin(known)) if np.isfinite(known).any() else None
+
+    @property
+    def noise(self) -> Noise | None:
+        """Seed noise around the best value; None where it cannot be told."""
+        reach = len(self.values) if isinstance(self.values[0], str) else 2
+        return None if self.best is None else interaction_noise(self.losses, self.best, reach=reach)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds of the loss at the best value."""
+        if self.best is None or self.losses.shape[1] < 2:
+            return None
+        return float(self.losses[self.best].std(ddof=1))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one parametrization fares."""
+
+    parametrization: str
+    state: State
+    reasons: tuple[str, ...]
+    """Why it failed or is undecided; empty when it passed."""
+    sizes: tuple[SizeResult, ...]
+    transferred: Value | None
+    """Best value at the base size, which transfer would use."""
+    drift: float | None
+    """Optimum of the largest size over that of the base, in octaves; None of names and where one is unknown."""
+    drift_interval: tuple[float, float] | None
+    largest_drift: float | None
+    """Of all sizes, the drift farthest from zero."""
+    drift_at_least: float | None
+    """Where an optimum lies outside the grid: so many octaves at the least."""
+    regret: float | None
+    """Loss of the largest size with the base's best value, minus that with its own best; infinite if it diverged."""
+    regret_error: float | None
+    """Standard error of the regret."""
+    curves: tuple[Curve, ...]
+    comparisons: tuple[Comparison, ...]
+    widened: bool
+
+    @property
+    def shows_drift(self) -> bool:
+        """Whether something is known to move, be it by how much it may."""
+        return self.state == "failed" or (
+            self.regret is not None and self.regret_error is not None and self.regret > 2 * self.regret_error
+        )
+
+
+@dataclass(frozen=True)
+class TransferCheck:
+    """The whole check."""
+
+    grid: TransferGrid
+    tolerance: float
+    """In octaves."""
+    verdicts: Mapping[str, Verdict]
+    """The parametrization that is judged first, its control after it."""
+    points: tuple[Point, ...]
+
+    @property
+    def judged(self) -> Verdict:
+        """The verdict that counts."""
+        return self.verdicts[self.grid.parametrizations[0]]
+
+    @property
+    def control(self) -> Verdict | None:
+        """The control's."""
+        return self.verdicts[self.grid.parametrizations[1]] if len(self.grid.parametrizations) > 1 else None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the hparam transfers."""
+        return self.judged.state == "passed"
+
+    @property
+    def has_power(self) -> bool | None:
+        """Whether the control failed, so that the check can tell right from wrong; None without a control."""
+        if self.control is None:
+            return None
+        at_least = self.control.drift_at_least
+        return self.control.shows_drift or (at_least is not None and at_least > self.tolerance)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The verdict in sentences."""
+        return transfer_words.sentences(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; what is not finite is null."""
+        found: dict[str, Any] = _plain(
+            {
+                "check": "transfer-check",
+                "passed": self.passed,
+                "state": self.judged.state,
+                "has_power": self.has_power,
+                "words": self.words,
+                "hparam": self.grid.hparam,
+                "axis": self.grid.axis,
+                "sizes": self.grid.sizes,
+                "seeds": self.grid.seeds,
+                "objective": self.grid.objective,
+                "tolerance_octaves": self.tolerance if self.grid.numeric else None,
+                "grid_step_octaves": self.grid.step if self.grid.numeric else None,
+                "parametrizations": {name: _verdict(self, one) for name, one in self.verdicts.items()},
+            }
+        )
+        return found
+
+
+def run_transfer_check(
+    grid: TransferGrid,
+    folder: CheckFolder,
+    *,
+    tolerance: float | None = None,
+    executor: Callable[[], Executor] | None = None,
+    observer: Observer | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TransferCheck:
+    """Train the grid, widen it once where an optimum is at its edge, judge, write `verdict.json` and `points.csv`.
+
+    A parametrization with an optimum at an edge is widened at all its sizes: the largest size has to be trained
+    with the base's best value too, wherever that comes to lie.
+
+    Args:
+        tolerance: octaves by which the optimum may move; one step of the grid by default.
+
+    Raises:
+        UsageError, ConfigError, DataError, Interrupted, NothingUsable: see `train_points`.
+    """
+
+    def train(wanted: set[Key]) -> dict[Key, Point]:
+        return train_points(grid, folder, wanted, executor=executor, observer=observer, should_stop=should_stop)
+
+    points = train(grid.keys())
+    further = _further(grid, points)
+    if further:
+        points = train(grid.keys() | further)
+    check = judge(grid, points, tolerance=tolerance)
+    write_json(folder.verdict, check.as_dict())
+    columns = ["parametrization", "size", "value", "seed", "outcome", "validation_loss", "training_loss"]
+    rows = [{name: getattr(one, name) for name in columns} for one in check.points]
+    write_atomic(folder.points, pd.DataFrame(rows, columns=columns).to_csv(index=False))
+    return check
+
+
+def _further(grid: TransferGrid, points: Mapping[Key, Point]) -> set[Key]:
+    """Points beyond the ends at which optima lie; a function of the grid's own points, so that a resumed check
+    widens as the first one did."""
+    found: set[Key] = set()
+    if not grid.numeric:
+        return found
+    for name in grid.parametrizations:
+        edges = {one.optimum.edge for one in _size_results(grid, points, name) if one.optimum is not None}
+        values = grid.widened(bool(edges & {"lower", "both"}), bool(edges & {"upper", "both"}))
+        found |= set(product([name], grid.sizes, grid.seeds, values))
+    return found
+
+
+def judge(grid: TransferGrid, points: Mapping[Key, Point], *, tolerance: float | None = None) -> TransferCheck:
+    """What the points say."""
+    allowed = grid.step if tolerance is None else tolerance
+    verdicts = {name: _judge_one(grid, points, name, allowed) for name in grid.parametrizations}
+    ordered = sorted(points.values(), key=lambda one: (one.parametrization, one.size, str(one.seed), str(one.value)))
+    if grid.numeric:
+        ordered.sort(key=lambda one: (one.parametrization, one.size, one.value, one.seed))
+    return TransferCheck(grid, allowed, verdicts, tuple(ordered))
+
+
+def _size_results(grid: TransferGrid, points: Mapping[Key, Point], name: str) -> list[SizeResult]:
+    values = tuple(sorted({key[3] for key in points if key[0] == name}, key=grid.values_order))
+    found = []
+    for index, size in enumerate(grid.sizes):
+        losses = np.array(
+            [[points[(name, size, seed, value)].loss(grid.objective) for seed in grid.seeds] for value in values]
+        )
+        optimum = None
+        if grid.numeric:
+            optimum = find_optimum(np.log2(np.array(values, dtype=np.float64)), losses, seed=index)
+        found.append(SizeResult(size, values, losses, optimum))
+    return found
+
+
+def _judge_one(grid: TransferGrid, points: Mapping[Key, Point], name: str, tolerance: float) -> Verdict:
+    sizes = _size_results(grid, points, name)
+    base, largest = sizes[0], sizes[-1]
+    transferred = None if base.best is None else base.values[base.best]
+    regret, error = _regret(base, largest)
+    drift, interval, farthest = _drift(sizes)
+    reasons: list[str] = []
+    doubts = transfer_words.doubts(grid, sizes)
+    if doubts or regret is None:
+        state: State = "undecided"
+        reasons += doubts or [f"{grid.axis} {largest.size} with {grid.hparam} {transferred} gave no result"]
+    else:
+        if drift is not None and abs(drift) > tolerance:
+            reasons.append(f"the optimum moves by {drift:+.2f} octaves, more than the {tolerance:g} allowed")
+        if regret > 2 * (error or 0.0):
+            reasons.append(transfer_words.regret(regret, error, largest.size, grid))
+        state = "failed" if reasons else "passed"
+    curves = _curves(grid, points, name, transferred)
+    warmup = 0
+    if curves and transferred is not None:
+        run = grid.config.at_point({grid.hparam: transferred})
+        warmup = min(math.ceil(run.hparams.warmup * run.training.steps), run.training.steps - 1)
+    return Verdict(
+        parametrization=name,
+        state=state,
+        reasons=tuple(reasons),
+        sizes=tuple(sizes),
+        transferred=transferred,
+        drift=drift,
+        drift_interval=interval,
+        largest_drift=farthest,
+        drift_at_least=_at_least(base, largest),
+        regret=regret,
+        regret_error=error,
+        curves=curves,
+        comparisons=compare(curves, warmup=warmup),
+        widened=len(base.values) > len(grid.values),
+    )
+
+
+def _regret(base: SizeResult, largest: SizeResult) -> tuple[float | None, float | None]:
+    """Zero-shot regret at the largest size and its standard error, paired over seeds.
+
+    The error comes from the noise of all values around the largest size's best: two seeds' one difference alone
+    would say little.
+    """
+    if base.best is None or largest.best is None:
+        return None, None
+    regret = float(largest.mean[base.best] - largest.mean[largest.best])
+    error = largest.noise.of_difference if largest.noise is not None else None
+    return (None, None) if math.isnan(regret) else (regret, error)
+
+
+def _drift(sizes: list[SizeResult]) -> tuple[float | None, tuple[float, float] | None, float | None]:
+    """Drift from base to largest in octaves, its interval, and the farthest drift of any size."""
+    base, largest = sizes[0].optimum, sizes[-1].optimum
+    if base is None or largest is None:
+        return None, None, None
+    interval = None
+    if len(base.draws) and len(largest.draws):
+        interval = percentiles(largest.draws - base.draws)
+    drifts = [one.optimum.octaves - base.octaves for one in sizes[1:] if one.optimum is not None]
+    return largest.octaves - base.octaves, interval, max(drifts, key=abs)
+
+
+def _at_least(base: SizeResult, largest: SizeResult) -> float | None:
+    """Distance between two optima of which one lies outside the grid, in octaves, as far as the grid shows it."""
+    one, other = base.optimum, largest.optimum
+    if one is None or other is None:
+        return None
+    ends = (0, len(base.values) - 1)
+    outside = {optimum.index for optimum in (one, other) if optimum.index in ends}
+    return abs(one.octaves - other.octaves) if outside and one.index != other.index else None
+
+
+def _curves(grid: TransferGrid, points: Mapping[Key, Point], name: str, transferred: Value | None) -> tuple[Curve, ...]:
+    """Training curves of every size at the transferred value; none where one is missing."""
+    if transferred is None:
+        return ()
+    found = []
+    for size in grid.sizes:
+        folders = [points[(name, size, seed, transferred)].folder for seed in grid.seeds]
+        curve = read_curve(size, folders, grid.config.training.steps)
+        if curve is None:
+            return ()
+        found.append(curve)
+    return tuple(found)
+
+
+def _verdict(check: TransferCheck, one: Verdict) -> dict[str, Any]:
+    return {
+        "state": one.state,
+        "reasons": one.reasons,
+        "transferred_value": one.transferred,
+        "drift_octaves": one.drift,
+        "drift_interval": one.drift_interval,
+        "drift_steps": one.drift / check.grid.step if one.drift is not None and check.grid.step else None,
+        "largest_drift_octaves": one.largest_drift,
+        "drift_at_least_octaves": one.drift_at_least,
+        "regret": one.regret,
+        "regret_error": one.regret_error,
+        "widened": one.widened,
+        "values": one.sizes[0].values,
+        "sizes": [_size(size) for size in one.sizes],
+        "larger_is_better": [
+            {"smaller": c.smaller, "larger": c.larger, "share_of_steps": c.share, "difference": c.difference,
+             "error": c.error, "better": c.better}
+            for c in one.comparisons
+        ],
+    }  # fmt: skip
+
+
+def _size(one: SizeResult) -> dict[str, Any]:
+    optimum = one.optimum
+    found: dict[str, Any] = {
+        "size": one.size,
+        "best_value": None if one.best is None else one.values[one.best],
+        "loss": None if one.best is None else float(one.mean[one.best]),
+        "loss_deviation": one.deviation,
+        "losses": one.losses.tolist(),
+    }
+    if optimum is not None:
+        found |= {
+            "optimum": 2.0**optimum.octaves,
+            "optimum_octaves": optimum.octaves,
+            "interval_octaves": optimum.interval,
+            "fitted": optimum.fitted,
+            "edge": optimum.edge,
+            "edge_share": optimum.edge_share,
+        }
+    return found
+
+
+def _plain(data: Any) -> Any:
+    """JSON has no tuples and no infinity."""
+    if isinstance(data, dict):
+        return {key: _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

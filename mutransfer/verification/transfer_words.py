@@ -1,0 +1,100 @@
+"""What a transfer check says, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mutransfer.verification.transfer_grid import TransferGrid, Value
+
+if TYPE_CHECKING:
+    from mutransfer.verification.transfer_check import SizeResult, TransferCheck, Verdict
+
+_SAYS = {"passed": "transfers", "failed": "does not transfer", "undecided": "undecided"}
+
+
+def sentences(check: TransferCheck) -> tuple[str, ...]:
+    """The verdict, its figures, and what to think of the control."""
+    grid, judged, control = check.grid, check.judged, check.control
+    found = [
+        f"{judged.parametrization}: {grid.hparam} {_SAYS[judged.state]} across {grid.axis} "
+        f"{grid.sizes[0]} to {grid.sizes[-1]}" + (f": {'; '.join(judged.reasons)}." if judged.reasons else ".")
+    ]
+    found += _figures(check, judged)
+    if control is None:
+        found.append("No control was run, so nothing shows that this check can fail.")
+        return tuple(found)
+    if check.has_power:
+        why = control.reasons or ("it moves",)
+        found.append(f"Control {control.parametrization}: does not transfer, as it should not: {'; '.join(why)}.")
+    elif control.state == "undecided":
+        found.append(f"Control {control.parametrization}: undecided: {'; '.join(control.reasons)}.")
+    else:
+        found.append(
+            f"Control {control.parametrization}: passes too, so this check cannot tell right from wrong here; try more "
+            "sizes, more steps or a finer grid."
+        )
+    return (*found, *_figures(check, control))
+
+
+def doubts(grid: TransferGrid, sizes: Sequence[SizeResult]) -> list[str]:
+    """Why nothing can be said."""
+    found = []
+    if len(grid.seeds) < 2:
+        found.append("one seed shows no noise; use --seeds 2 or more")
+    for one in sizes:
+        lost = int(np.isnan(one.losses).any(axis=1).sum())
+        if one.best is None:
+            found.append(f"at {grid.axis} {one.size} every value diverged or gave no result")
+        elif grid.numeric and one.optimum is None:
+            found.append(f"at {grid.axis} {one.size} too few values gave a result ({len(one.values) - lost})")
+        elif one.optimum is not None and one.optimum.edge is not None:
+            index = one.optimum.index
+            end = {"lower": "lower end", "upper": "upper end", "both": "ends"}[one.optimum.edge]
+            how = "lies" if index in (0, len(one.values) - 1) else "may lie, as far as seed noise tells,"
+            limits = f"{number(one.values[0])} to {number(one.values[-1])}"
+            found.append(f"at {grid.axis} {one.size} the optimum {how} at the {end} of the grid ({limits})")
+    return found
+
+
+def regret(value: float, error: float | None, size: int, grid: TransferGrid) -> str:
+    """The regret of a failed check."""
+    if math.isinf(value):
+        return f"{grid.axis} {size} diverges with the base's best {grid.hparam}"
+    noise = "" if error is None else f", more than twice its standard error {error:.4f}"
+    return f"the base's best {grid.hparam} costs {grid.axis} {size} {value:.4f} nats{noise}"
+
+
+def number(value: Value | None) -> str:
+    """A value with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _figures(check: TransferCheck, one: Verdict) -> list[str]:
+    grid, found = check.grid, []
+    if one.drift is not None:
+        text = f"{one.parametrization}: drift {one.drift:+.2f} octaves ({one.drift / grid.step:+.2f} steps of the grid"
+        if one.drift_interval is not None:
+            low, high = one.drift_interval
+            text += f", 95 % interval {low:+.2f} to {high:+.2f}"
+            if one.state == "passed" and max(abs(low), abs(high)) > check.tolerance:
+                text += ", which reaches beyond the tolerance: more seeds would settle it"
+        text += f"); allowed {check.tolerance:g}"
+        found.append(
+            text + ("" if one.largest_drift is None else f"; of all sizes at most {one.largest_drift:+.2f}") + "."
+        )
+    if one.regret is not None and math.isfinite(one.regret):
+        error = "" if one.regret_error is None else f" ± {one.regret_error:.4f} (standard error)"
+        found.append(
+            f"{one.parametrization}: zero-shot regret at {grid.axis} {grid.sizes[-1]} {one.regret:.4f}{error} nats, "
+            f"with {grid.hparam} {number(one.transferred)}."
+        )
+    if one.comparisons:
+        worse = [c for c in one.comparisons if not c.better]
+        shares = ", ".join(f"{c.larger}: {c.share:.0%}" for c in one.comparisons)
+        claim = "larger is better throughout training" if not worse else "larger is not always better"
+        found.append(f"{one.parametrization}: {claim} (share of steps, each size against the next smaller: {shares}).")
+    return found

@@ -1,0 +1,43 @@
+"""The picture of a transfer check, numeric and by name, with what diverged and without training curves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from mutransfer.report.transfer_figure import transfer_figure
+from mutransfer.verification.transfer_check import judge
+from mutransfer.verification.transfer_grid import Point, make_grid
+from tests.conftest import build
+
+
+def checked(gpt, **arguments):
+    """A check on a parabola around lr 0.01 that diverges from 0.04 on, or on names."""
+    planned = make_grid(build(gpt), sizes=[16, 32], **arguments)
+
+    def point(name, size, seed, value):
+        gap = len(value) if isinstance(value, str) else math.log2(value / 0.01)
+        diverged = gap > 1.9 and not isinstance(value, str)
+        loss = None if diverged else 2 + 0.03 * gap**2 + 0.01 * seed
+        outcome = "diverged" if diverged else "completed"
+        return Point(name, size, seed, value, outcome, loss, loss, Path("nowhere"))
+
+    return judge(planned, {key: point(*key) for key in planned.keys()})  # noqa: SIM118
+
+
+@pytest.mark.parametrize("arguments", [{}, {"control": False}, {"hparam": "schedule"}])
+def test_both_files_are_written_and_say_what_they_show(gpt, tmp_path, arguments):
+    png, svg = transfer_figure(checked(gpt, **arguments), tmp_path / "picture")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    text = svg.read_text(encoding="utf-8")
+    assert "<!-- mup: transfers" in text
+    assert ("<!-- sp: transfers" in text) == arguments.get("control", True)
+    assert ("diverged" in text) == ("hparam" not in arguments)
+
+
+def test_the_same_check_gives_the_same_picture(gpt, tmp_path):
+    check = checked(gpt)
+    first = transfer_figure(check, tmp_path / "one")[1].read_bytes()
+    assert transfer_figure(check, tmp_path / "two")[1].read_bytes() == first
