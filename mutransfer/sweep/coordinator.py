@@ -87,7 +87,7 @@ def run_sweep(
             f"{config.name}: search.across has no single winner to sweep for; mutransfer transfer-check runs such grids"
         )
     folder = SweepFolder(runs / config.name)
-    records, selection = _run(config, folder, executor, observer, should_stop)
+    records, selection = _run(config, folder, executor, observer, should_stop, check)
     if selection is None:
         raise NothingUsable(_why_nothing(folder, records))
     return SweepResult(folder, tuple(records), selection)
@@ -118,6 +118,7 @@ def _run(
     executor: Callable[[], Executor] | None,
     observer: Observer | None,
     should_stop: Callable[[], bool],
+    check: Callable[[Path], str] | None = None,
 ) -> tuple[list[TrialRecord], Selection | None]:
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     search = config.require_search()

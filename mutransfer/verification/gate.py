@@ -35,8 +35,8 @@ def check_before_sweep(config: RunConfig, root: Path, should_stop: Callable[[], 
     if not check.passed:
         hint = f" {check.hint}" if check.hint else ""
         raise NothingUsable(
-            f"{config.name}: the quick coordinate check {check.sentence}.{hint} Nothing was swept; --no-check sweeps all "
-            f"the same, `mutransfer coord-check` shows more. The verdict: {path}"
+            f"{config.name}: the quick coordinate check {check.sentence}.{hint} Nothing was swept; --no-check sweeps "
+            f"all the same, `mutransfer coord-check` shows more. The verdict: {path}"
         )
     return f"quick coordinate check passed over widths {check.sizes[0]} to {check.sizes[-1]}"
 
