@@ -1,0 +1,170 @@
+"""Sizes of what a model computes: the output of every module, and attention logits, on one fixed probe.
+
+Attention logits are the input of a softmax while a module runs. They are seen below `F.scaled_dot_product_attention`,
+`nn.MultiheadAttention` and hand-written softmax alike, because inside `record` torch's attention runs as plain matrix
+products (its MATH backend) and every softmax passes a dispatch mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ATTENTION_LOGITS = "attention_logits"
+OUTPUT = "(output)"
+# Hand-written masks add some very negative number to logits that are not to count.
+_MASKED_BELOW = -1e4
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What one module gave on the probe."""
+
+    values: Tensor
+    """fp32, detached; masked attention logits are NaN."""
+    trainable: bool
+    """Whether it depends on any parameter that requires a gradient."""
+    started: int
+    """Position in the order in which modules began; smaller than `finished`, on the same clock."""
+    finished: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the module's output."""
+        return tuple(self.values.shape)
+
+
+def record(model: nn.Module, forward: Callable[[], Any], *, with_gradient: bool = False) -> dict[str, Activation]:
+    """Run `forward`, which calls `model`, in eval mode, and keep every module's output.
+
+    Args:
+        with_gradient: build the autograd graph, so that `trainable` is known; without it `trainable` is true.
+
+    Returns:
+        `{module name: activation}` in the order in which modules finish. A module called more than once has
+        `name#2`, …; one that only hands on what its last child gave (a container) is left out; the model itself is
+        `(output)`. Attention logits are `name.attention_logits`. Modules without a floating-point tensor among
+        their outputs are left out.
+    """
+    recorder = _Recorder(with_gradient=with_gradient)
+    was_training = model.training
+    model.eval()
+    try:
+        with recorder.attached(model), torch.set_grad_enabled(with_gradient):
+            forward()
+    finally:
+        model.train(was_training)
+    return recorder.found
+
+
+def rms(values: Tensor) -> float:
+    """Root mean square over what is not masked."""
+    return float(values.double().square().nanmean().sqrt())
+
+
+def mean_abs(values: Tensor) -> float:
+    """Mean absolute value over what is not masked: the size that the µP literature plots."""
+    return float(values.double().abs().nanmean())
+
+
+class _Recorder:
+    def __init__(self, *, with_gradient: bool) -> None:
+        self.found: dict[str, Activation] = {}
+        self._with_gradient = with_gradient
+        self._clock = 0
+        self._running: list[tuple[str, int]] = []
+        # What was handed out, so that a container's output is known to be its child's; `_version` tells an
+        # output that was changed in place from the one before. The tensors are kept, so that no id is used twice.
+        self._handed_out: dict[tuple[int, int], Tensor] = {}
+
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        handles = []
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._starter(name or OUTPUT)))
+            handles.append(module.register_forward_hook(self._finisher(name or OUTPUT), always_call=False))
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            with ExitStack() as stack:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(_SoftmaxInputs(self._softmax))
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
+            for handle in handles:
+                handle.remove()
+            self._handed_out.clear()
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def _starter(self, name: str) -> Callable[..., None]:
+        def start(module: nn.Module, inputs: Any) -> None:
+            self._running.append((name, self._tick()))
+
+        return start
+
+    def _finisher(self, name: str) -> Callable[..., None]:
+        def finish(module: nn.Module, inputs: Any, output: Any) -> None:
+            _, started = self._running.pop()
+            tensor = _first_float(output)
+            if tensor is None or (id(tensor), tensor._version) in self._handed_out:
+                return
+            self._handed_out[id(tensor), tensor._version] = tensor
+            self._keep(name, tensor, started)
+
+        return finish
+
+    def _softmax(self, logits: Tensor) -> None:
+        if not self._running or logits.ndim < 3:
+            return
+        name, _ = self._running[-1]
+        values = logits.detach().float()
+        values = values.masked_fill(values <= _MASKED_BELOW, torch.nan)
+        own = ATTENTION_LOGITS if name == OUTPUT else f"{name}.{ATTENTION_LOGITS}"
+        # Below autograd no tensor says that it needs a gradient; whatever feeds attention is taken to.
+        self._put(own, Activation(values, True, self._tick(), self._tick()))
+
+    def _keep(self, name: str, tensor: Tensor, started: int) -> None:
+        trainable = tensor.requires_grad or not self._with_gradient
+        self._put(name, Activation(tensor.detach().float().clone(), trainable, started, self._tick()))
+
+    def _put(self, name: str, activation: Activation) -> None:
+        unique, count = name, 1
+        while unique in self.found:
+            count += 1
+            unique = f"{name}#{count}"
+        self.found[unique] = activation
+
+
+class _SoftmaxInputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Shows the input of every softmax."""
+
+    def __init__(self, show: Callable[[Tensor], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._show = show
+        self._softmaxes = {torch.ops.aten._softmax.default, torch.ops.aten._safe_softmax.default}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self._softmaxes:
+            self._show(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _first_float(output: Any) -> Tensor | None:
+    """The first floating-point tensor in what a module returned."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    return next((tensor for tensor in map(_first_float, parts) if tensor is not None), None)

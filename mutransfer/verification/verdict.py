@@ -1,0 +1,231 @@
+"""Judging: whether each module keeps its size, and its change, over all sizes; and which failure came first.
+
+In the maximal update parametrization every size and every change is of order 1 in width (TP-V Appendix D.1, and
+Appendix J.2.1 for the definition), so each slope has to lie within ± threshold. Exceptions at init only: a readout
+and attention logits are then sums of uncorrelated terms, which µP scales by 1/width, so they may shrink like
+width^-1/2 (or be zero), and must not grow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from mutransfer.parametrization.plan import Plan
+from mutransfer.verification.activations import ATTENTION_LOGITS
+from mutransfer.verification.coordinates import Measurements, ModuleFacts, Numbers
+from mutransfer.verification.slopes import Slope, fit_slope
+
+Kind = Literal["inner", "readout", "attention logits", "fixed"]
+Outcome = Literal["pass", "fail", "unclear"]
+
+CLT = -0.5
+"""Slope of a sum of uncorrelated terms that is scaled by 1/width."""
+
+
+@dataclass(frozen=True)
+class ModuleVerdict:
+    """What the check says of one module."""
+
+    module: str
+    kind: Kind
+    """`inner`; `readout` (finite outputs after the last growing one); `attention logits`; `fixed` (no trainable
+    parameter before it)."""
+    role: str | None
+    """Role of the module's own weight, where it has one."""
+    outcome: Outcome
+    size: Slope | None
+    """Of the RMS at init; None where it is zero at every size."""
+    change: Slope | None
+    """Of the RMS change since init, mean of the logarithm over the last half of the steps; None where there is none."""
+    size_allowed: tuple[float, float]
+    change_allowed: tuple[float, float]
+    reasons: tuple[str, ...] = ()
+    """What failed, in words."""
+    first_step: float = math.inf
+    """The first step at which it clearly fails: 0 is init, -1 what is wrong whatever the step."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "module": self.module,
+            "kind": self.kind,
+            "role": self.role,
+            "outcome": self.outcome,
+            "size": None if self.size is None else self.size.as_dict(),
+            "change": None if self.change is None else self.change.as_dict(),
+            "size_allowed": list(self.size_allowed),
+            "change_allowed": list(self.change_allowed),
+            "reasons": list(self.reasons),
+            "first_step": self.first_step if math.isfinite(self.first_step) else None,
+        }
+
+
+def judge(
+    measured: Measurements,
+    *,
+    threshold: float,
+    plan: Plan | None = None,
+    finite: tuple[str, ...] = (),
+    final: bool = False,
+) -> tuple[ModuleVerdict, ...]:
+    """The verdict on every module, in forward order.
+
+    Args:
+        threshold: largest |slope| that counts as flat.
+        plan: for the roles of weights.
+        finite: names of modules whose output is not to grow on purpose.
+        final: decide what the intervals leave unclear by the slope itself.
+    """
+    roles, missing = _roles(plan), _missing(measured)
+    found = []
+    for name, facts in measured.modules.items():
+        kind = _kind(name, facts, measured)
+        verdict = _judge_numbers(name, kind, roles.get(facts.own_name), measured, threshold, final=final)
+        structural = _structural(name, facts, measured, finite, missing.get(name, []))
+        if structural:
+            verdict = replace(verdict, outcome="fail", reasons=(*structural, *verdict.reasons), first_step=-1.0)
+        found.append(verdict)
+    return tuple(found)
+
+
+def first_failure(verdicts: tuple[ModuleVerdict, ...]) -> ModuleVerdict | None:
+    """The culprit: the failure that comes first in time, and of these the first in forward order.
+
+    What fails later may follow from it: forward in the same step, backward through the gradient in the next.
+    """
+    failed = [one for one in verdicts if one.outcome == "fail"]
+    return min(failed, key=lambda one: one.first_step, default=None)
+
+
+def settled_change(values: Numbers) -> Numbers:
+    """(seeds, sizes, steps + 1) → (seeds, sizes): geometric mean over the last half of the steps.
+
+    Where any of these is zero or not finite, that value.
+    """
+    late = values[..., values.shape[-1] // 2 :]
+    with np.errstate(divide="ignore"):
+        settled: Numbers = np.exp2(np.log2(late).mean(axis=-1))
+    return settled
+
+
+def _judge_numbers(
+    name: str, kind: Kind, role: str | None, measured: Measurements, threshold: float, *, final: bool
+) -> ModuleVerdict:
+    values, flat = measured.values[name], (-threshold, threshold)
+    grows_along_width = measured.axis == "width"
+    lenient = kind in ("readout", "attention logits") and grows_along_width
+    size_allowed = (CLT - threshold, threshold) if lenient else flat
+    init, change = values["rms"][..., 0], settled_change(values["change_rms"])
+    reasons: list[str] = []
+    outcomes: list[Outcome] = []
+    first_step = math.inf
+    size_slope = change_slope = None
+    if init.any():
+        size_slope, outcome, reason = _judge_one("size at init", init, size_allowed, measured, final=final)
+        outcomes.append(outcome)
+        if outcome == "fail":
+            reasons.append(reason)
+            first_step = 0.0
+    if kind != "fixed":
+        if not change.any():
+            outcomes.append("fail")
+            reasons.append("does not change although trainable parameters act on it")
+            first_step = min(first_step, 0.5)
+        else:
+            change_slope, outcome, reason = _judge_one("change since init", change, flat, measured, final=final)
+            outcomes.append(outcome)
+            if outcome == "fail":
+                reasons.append(reason)
+                first_step = min(first_step, _first_bad_step(values["change_rms"], flat, measured))
+    outcome = "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
+    return ModuleVerdict(
+        name, kind, role, outcome, size_slope, change_slope, size_allowed, flat, tuple(reasons), first_step
+    )
+
+
+def _judge_one(
+    what: str, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, final: bool
+) -> tuple[Slope | None, Outcome, str]:
+    """Slope, outcome and, of a failure, the reason for one (seeds, sizes) table."""
+    usable = np.isfinite(values) & (values > 0)
+    if not usable.all():
+        at = ", ".join(str(size) for index, size in enumerate(measured.sizes) if not usable[:, index].all())
+        word = "zero" if np.isfinite(values).all() else "not finite"
+        return None, "fail", f"{what} is {word} at {measured.axis} {at}"
+    slope = fit_slope(measured.sizes, values)
+    inside, outside = slope.inside(*allowed), slope.outside(*allowed)
+    if final and not inside and not outside:
+        inside = allowed[0] <= slope.value <= allowed[1]
+        outside = not inside
+    verb = "grows" if slope.value > 0 else "shrinks"
+    reason = f"{what} {verb} like {measured.axis}^{slope.value:.2f}"
+    return slope, "pass" if inside else "fail" if outside else "unclear", reason
+
+
+def _first_bad_step(values: Numbers, allowed: tuple[float, float], measured: Measurements) -> float:
+    """The first step whose change clearly fails by itself; one beyond the last where only all together do."""
+    for step in range(1, values.shape[-1]):
+        at = values[..., step]
+        if not np.isfinite(at).all():
+            return float(step)
+        if (at > 0).all() and fit_slope(measured.sizes, at).outside(*allowed):
+            return float(step)
+    return float(values.shape[-1])
+
+
+def _missing(measured: Measurements) -> dict[str, list[str]]:
+    """`{module: parameters that no optimizer group has}`; of modules that were not measured, at the nearest around."""
+    by_own_name = {facts.own_name: name for name, facts in measured.modules.items()}
+    found: dict[str, list[str]] = {}
+    for parameter in measured.not_optimized:
+        owner = parameter
+        while owner and owner not in by_own_name:
+            owner = owner.rpartition(".")[0]
+        found.setdefault(by_own_name.get(owner, next(reversed(measured.modules))), []).append(parameter)
+    return found
+
+
+def _structural(
+    name: str, facts: ModuleFacts, measured: Measurements, finite: tuple[str, ...], missing: list[str]
+) -> list[str]:
+    """What is wrong whatever the numbers: parameters that no optimizer has, a dimension that does not grow."""
+    reasons = []
+    if missing:
+        reasons.append(f"the optimizer's groups lack {', '.join(missing)}")
+    named = name in finite or name.removesuffix(f".{ATTENTION_LOGITS}") in finite
+    if measured.axis == "width" and not named and ATTENTION_LOGITS not in name and _is_narrow(facts, measured):
+        reasons.append(f"its output is {'×'.join(map(str, facts.shapes[0][1:]))} at every width, inside the network")
+    return reasons
+
+
+def _is_narrow(facts: ModuleFacts, measured: Measurements) -> bool:
+    """Whether an output that does not grow lies between outputs that do."""
+    others = [one for one in measured.modules.values() if one.grows]
+    after = any(one.started > facts.finished for one in others)
+    return not facts.grows and facts.trainable and after and any(one.finished < facts.started for one in others)
+
+
+def _kind(name: str, facts: ModuleFacts, measured: Measurements) -> Kind:
+    if ATTENTION_LOGITS in name:
+        return "attention logits"
+    if not facts.trainable:
+        return "fixed"
+    if facts.grows or measured.axis != "width":
+        return "inner"
+    after_growth = any(one.grows and one.finished < facts.finished for one in measured.modules.values())
+    return "readout" if after_growth else "inner"
+
+
+def _roles(plan: Plan | None) -> Mapping[str, str]:
+    """`{module: role of its weight}`, matrices before biases and gains."""
+    found: dict[str, str] = {}
+    for name, scaling in plan.parameters.items() if plan is not None else ():
+        owner = name.rpartition(".")[0]
+        if owner not in found or found[owner] in ("vector", "scalar"):
+            found[owner] = scaling.role
+    return found
