@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-_VERBS = ("init", "sweep", "transfer", "train", "audit", "status")
+_VERBS = ("init", "sweep", "transfer", "train", "audit", "coord-check", "status")
 
 app = typer.Typer(
     name="mutransfer",
@@ -43,7 +43,7 @@ def _root(
 
 
 for _verb in _VERBS:
-    app.command(_verb)(importlib.import_module(f"mutransfer.cli.{_verb}").run)
+    app.command(_verb)(importlib.import_module(f"mutransfer.cli.{_verb.replace('-', '_')}").run)
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:

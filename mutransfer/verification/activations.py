@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mutransfer.parametrization.roles import KNOWN_LAYERS
+
 ATTENTION_LOGITS = "attention_logits"
 OUTPUT = "(output)"
 # Hand-written masks add some very negative number to logits that are not to count.
@@ -34,6 +36,9 @@ class Activation:
     started: int
     """Position in the order in which modules began; smaller than `finished`, on the same clock."""
     finished: int
+    update: Tensor | None = None
+    """What the module's own weights have come to do since init, on the input it has now: its output less that of
+    the same layer with its initial weights. None of modules that are no layer, and where none was asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -41,11 +46,18 @@ class Activation:
         return tuple(self.values.shape)
 
 
-def record(model: nn.Module, forward: Callable[[], Any], *, with_gradient: bool = False) -> dict[str, Activation]:
+def record(
+    model: nn.Module,
+    forward: Callable[[], Any],
+    *,
+    with_gradient: bool = False,
+    initial: Mapping[str, Tensor] | None = None,
+) -> dict[str, Activation]:
     """Run `forward`, which calls `model`, in eval mode, and keep every module's output.
 
     Args:
         with_gradient: build the autograd graph, so that `trainable` is known; without it `trainable` is true.
+        initial: `{parameter: value at init}`, every name of tied ones; asks for `update`.
 
     Returns:
         `{module name: activation}` in the order in which modules finish. A module called more than once has
@@ -53,7 +65,7 @@ def record(model: nn.Module, forward: Callable[[], Any], *, with_gradient: bool 
         `(output)`. Attention logits are `name.attention_logits`. Modules without a floating-point tensor among
         their outputs are left out.
     """
-    recorder = _Recorder(with_gradient=with_gradient)
+    recorder = _Recorder(with_gradient=with_gradient, initial=initial or {})
     was_training = model.training
     model.eval()
     try:
@@ -74,12 +86,23 @@ def mean_abs(values: Tensor) -> float:
     return float(values.double().abs().nanmean())
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A module that is running."""
+
+    name: str
+    started: int
+    inputs: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
 class _Recorder:
-    def __init__(self, *, with_gradient: bool) -> None:
+    def __init__(self, *, with_gradient: bool, initial: Mapping[str, Tensor]) -> None:
         self.found: dict[str, Activation] = {}
-        self._with_gradient = with_gradient
+        self._with_gradient, self._initial = with_gradient, initial
         self._clock = 0
-        self._running: list[tuple[str, int]] = []
+        self._running: list[_Call] = []
+        self._again = False  # while a layer runs a second time, with its initial weights
         # What was handed out, so that a container's output is known to be its child's; `_version` tells an
         # output that was changed in place from the one before. The tensors are kept, so that no id is used twice.
         self._handed_out: dict[tuple[int, int], Tensor] = {}
@@ -89,8 +112,10 @@ class _Recorder:
         fastpath = torch.backends.mha.get_fastpath_enabled()
         handles = []
         for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._starter(name or OUTPUT)))
-            handles.append(module.register_forward_hook(self._finisher(name or OUTPUT), always_call=False))
+            # First of all hooks before and last of all behind: the input as given, the output as handed on.
+            start, finish = self._starter(name or OUTPUT), self._finisher(name or OUTPUT)
+            handles.append(module.register_forward_pre_hook(start, prepend=True, with_kwargs=True))
+            handles.append(module.register_forward_hook(finish))
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             with ExitStack() as stack:
@@ -108,35 +133,49 @@ class _Recorder:
         return self._clock
 
     def _starter(self, name: str) -> Callable[..., None]:
-        def start(module: nn.Module, inputs: Any) -> None:
-            self._running.append((name, self._tick()))
+        def start(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            if not self._again:
+                self._running.append(_Call(name, self._tick(), inputs, keywords))
 
         return start
 
     def _finisher(self, name: str) -> Callable[..., None]:
         def finish(module: nn.Module, inputs: Any, output: Any) -> None:
-            _, started = self._running.pop()
+            if self._again:
+                return
+            call = self._running.pop()
             tensor = _first_float(output)
             if tensor is None or (id(tensor), tensor._version) in self._handed_out:
                 return
             self._handed_out[id(tensor), tensor._version] = tensor
-            self._keep(name, tensor, started)
+            values = tensor.detach().float().clone()
+            trainable = tensor.requires_grad or not self._with_gradient
+            update = self._update(module, call, values)
+            self._put(name, Activation(values, trainable, call.started, self._tick(), update))
 
         return finish
 
+    def _update(self, module: nn.Module, call: _Call, values: Tensor) -> Tensor | None:
+        if not self._initial or not isinstance(module, KNOWN_LAYERS):
+            return None
+        prefix = "" if call.name == OUTPUT else f"{call.name}."
+        own = {name: self._initial[prefix + name] for name, _ in module.named_parameters()}
+        self._again = True
+        try:
+            before = _first_float(torch.func.functional_call(module, own, call.inputs, call.keywords))
+        finally:
+            self._again = False
+        return None if before is None else values - before.float()
+
     def _softmax(self, logits: Tensor) -> None:
-        if not self._running or logits.ndim < 3:
+        if self._again or not self._running or logits.ndim < 3:
             return
-        name, _ = self._running[-1]
+        name = self._running[-1].name
         values = logits.detach().float()
         values = values.masked_fill(values <= _MASKED_BELOW, torch.nan)
         own = ATTENTION_LOGITS if name == OUTPUT else f"{name}.{ATTENTION_LOGITS}"
         # Below autograd no tensor says that it needs a gradient; whatever feeds attention is taken to.
         self._put(own, Activation(values, True, self._tick(), self._tick()))
-
-    def _keep(self, name: str, tensor: Tensor, started: int) -> None:
-        trainable = tensor.requires_grad or not self._with_gradient
-        self._put(name, Activation(tensor.detach().float().clone(), trainable, started, self._tick()))
 
     def _put(self, name: str, activation: Activation) -> None:
         unique, count = name, 1

@@ -18,7 +18,10 @@ from mutransfer.verification.activations import mean_abs, record, rms
 from mutransfer.verification.slopes import fit_slope
 from mutransfer.verification.subject import Subject, Trainee
 
-QUANTITIES = ("rms", "mean_abs", "change_rms", "change_mean_abs")
+QUANTITIES = ("rms", "mean_abs", "change_rms", "change_mean_abs", "update_rms", "update_mean_abs")
+"""Size of the output; of its change since init; and of the part of the change that the layer's own weights made,
+which other layers' changes cannot hide (NaN for modules that are no layer)."""
+SIZES, UPDATES = QUANTITIES[:2], QUANTITIES[4:]
 Numbers = NDArray[np.float64]
 OnProgress = Callable[[int, int, str], None]
 
@@ -79,7 +82,7 @@ class Measurements:
         for module, quantities in self.values.items():
             for quantity, array in quantities.items():
                 for (seed, at, step), value in np.ndenumerate(array):
-                    if step or not quantity.startswith("change"):
+                    if quantity in SIZES or (step and not (quantity in UPDATES and np.isnan(value))):
                         yield self.parametrization, self.sizes[at], seed, step, module, quantity, float(value)
 
 
@@ -132,7 +135,8 @@ def write_activations(path: Path, measured: Sequence[Measurements]) -> None:
 
 def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Look:
     model = trainee.model
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    before = {name: parameter.detach().clone() for name, parameter in named.items()}
     lrs = {
         id(parameter): float(group["lr"]) for group in trainee.optimizer.param_groups for parameter in group["params"]
     }
@@ -144,12 +148,15 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
         if should_stop():
             raise Interrupted("stopped; a coordinate check keeps nothing, start it again")
         trainee.train_step(step)
-        now = record(model, trainee.probe)
-        for name in values:
-            values[name][:, step + 1] = np.nan
+        now = record(model, trainee.probe, initial=before)
+        for name, own in values.items():
+            own[:, step + 1] = np.nan
             if name in now and now[name].shape == initial[name].shape:
-                size, change = now[name].values, now[name].values - initial[name].values
-                values[name][:, step + 1] = rms(size), mean_abs(size), rms(change), mean_abs(change)
+                looked = now[name]
+                parts = [looked.values, looked.values - initial[name].values]
+                parts += [] if looked.update is None else [looked.update]
+                numbers = [number for part in parts for number in (rms(part), mean_abs(part))]
+                own[: len(numbers), step + 1] = numbers
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return _Look(
         values=values,
@@ -235,4 +242,3 @@ def _list_lengths(names: Mapping[str, Numbers]) -> dict[str, int]:
                 prefix = ".".join(parts[:at])
                 highest[prefix] = max(highest.get(prefix, 0), int(part))
     return highest
-

@@ -10,6 +10,7 @@ from mutransfer.verification.coordinates import Measurements, ParameterFacts
 from mutransfer.verification.verdict import ModuleVerdict
 
 _NEAR = 0.25
+_SMALLEST_FAULT = 0.5  # every broken rule breaks by a power of √width at least
 
 
 def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> str:
@@ -26,11 +27,18 @@ def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> s
     facts = _own_facts(culprit, measured)
     of_size = culprit.first_step == 0
     slope = culprit.size if of_size else culprit.change
+    if not of_size and culprit.update is not None and not culprit.update.inside(*culprit.update_allowed):
+        slope = culprit.update
+    if slope is not None and abs(slope.value) < _SMALLEST_FAULT / 2:
+        return (
+            f"{abs(slope.value):.2f} is less than a broken rule gives (0.5 or more): rather the smallest sizes are too "
+            "small for a limit, or the lr is too large; check from wider ones, or with a smaller lr"
+        ) + _measured(facts)
     up = slope is not None and slope.value > 0
     if culprit.kind == "attention logits":
         text = _attention(culprit, measured, of_size=of_size, up=up)
     elif culprit.kind == "readout" or culprit.role == "output":
-        text = _readout(culprit, facts, of_size=of_size, up=up, adam=adam)
+        text = _readout(facts, of_size=of_size, up=up, adam=adam)
     elif culprit.role == "hidden":
         text = _hidden(facts, of_size=of_size, up=up, adam=adam)
     elif culprit.role == "input":
@@ -69,14 +77,12 @@ def _attention(culprit: ModuleVerdict, measured: Measurements, *, of_size: bool,
     return "the attention scale shrinks faster than 1/head_dim: is it applied twice?"
 
 
-def _readout(culprit: ModuleVerdict, facts: ParameterFacts | None, *, of_size: bool, up: bool, adam: bool) -> str:
+def _readout(facts: ParameterFacts | None, *, of_size: bool, up: bool, adam: bool) -> str:
     lr = None if facts is None else facts.lr
-    if up and of_size:
-        return "the readout multiplier 1/m_in is missing, and its initial std is not 0"
     if up:
         if not adam and _near(lr, 2):
             return "the readout's lr grows with width twice over"
-        return "the readout multiplier 1/m_in is missing"
+        return "the readout multiplier 1/m_in is missing" + (", and its initial std is not 0" if of_size else "")
     if of_size:
         return "the readout multiplier 1/m_in is applied twice, or comes on top of an initial std that shrinks"
     if adam and lr is not None and lr < -_NEAR:
