@@ -27,7 +27,7 @@ def run(
         ),
     ] = None,
     axis: Annotated[str, typer.Option(help="What grows: width or depth.", metavar="AXIS")] = "width",
-    steps: Annotated[int, typer.Option(help="Training steps.", min=2)] = 8,
+    steps: Annotated[int, typer.Option(help="Training steps, at least 6.", min=6)] = 8,
     seeds: Annotated[
         int, typer.Option(help="Seeds to begin with; as many again where intervals leave a module unclear.", min=1)
     ] = 3,

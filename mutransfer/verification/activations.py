@@ -159,11 +159,16 @@ class _Recorder:
         if not self._initial or not isinstance(module, KNOWN_LAYERS):
             return None
         prefix = "" if call.name == OUTPUT else f"{call.name}."
-        own = {name: self._initial[prefix + name] for name, _ in module.named_parameters()}
+        now = {name: parameter.data for name, parameter in module.named_parameters()}
         self._again = True
         try:
-            before = _first_float(torch.func.functional_call(module, own, call.inputs, call.keywords))
+            # Not torch.func.functional_call: some packages keep what they know of a weight on the Parameter itself.
+            for name, parameter in module.named_parameters():
+                parameter.data = self._initial[prefix + name]
+            before = _first_float(module(*call.inputs, **call.keywords))
         finally:
+            for name, parameter in module.named_parameters():
+                parameter.data = now[name]
             self._again = False
         return None if before is None else values - before.float()
 

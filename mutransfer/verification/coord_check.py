@@ -19,6 +19,8 @@ from mutransfer.verification.verdict import ModuleVerdict, first_failure, judge
 
 THRESHOLD = 0.1
 STEPS = 8
+LEAST_STEPS = 6
+"""Behind a readout and queries that start at zero, keys begin to move in the third step; the last half is judged."""
 SEEDS = 3
 Verdict = Literal["passed", "failed", "no power"]
 
@@ -134,7 +136,7 @@ def coordinate_check(
         make_optimizer: `make_optimizer(model, size)` gives the optimizer. With these two there is no `sp` control,
             and `lr`, `weight_decay`, `parametrization` have no effect; `optimizer` says of which family yours is.
         seeds: seeds to begin with; where intervals leave a module unclear, as many again are added, once.
-        steps: training steps.
+        steps: training steps, at least 6.
         threshold: largest |slope| of log size against log width that counts as flat.
         control: also run `sp`, which must fail.
         finite: modules whose outputs do not grow on purpose.
@@ -229,11 +231,14 @@ def run_check(
     """Measure, judge, measure again what is unclear, and run the control.
 
     Raises:
-        UsageError: no seed, no step, or a threshold that is no positive number.
+        UsageError: no seed, too few steps, or a threshold that is no positive number.
         Interrupted: `should_stop` said so.
     """
-    if seeds < 1 or steps < 2 or not threshold > 0:
-        raise UsageError(f"needs seeds >= 1, steps >= 2, threshold > 0, but got {seeds}, {steps}, {threshold}")
+    if seeds < 1 or steps < LEAST_STEPS or not threshold > 0:
+        raise UsageError(
+            f"needs seeds >= 1, steps >= {LEAST_STEPS} (layers behind others that start at zero move late) and "
+            f"threshold > 0, but got {seeds}, {steps}, {threshold:g}"
+        )
     with_control = control and subject.has_control
     total, done = seeds * len(subject.sizes) * (2 if with_control else 1), 0
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from mutransfer.parametrization.plan import Plan, Scaling
 from mutransfer.training import learner
@@ -58,3 +60,20 @@ class Planted:
         fault, plan_of, plan_for = FAULTS[name], learner.plan_of, subject.plan_for
         self.monkeypatch.setattr(learner, "plan_of", lambda config: fault(plan_of(config)))
         self.monkeypatch.setattr(subject, "plan_for", lambda *args, **options: fault(plan_for(*args, **options)))
+
+
+class Net(nn.Module):
+    """tokens (B, S) → logits (B, S, 16), with a bottleneck that may be meant."""
+
+    def __init__(self, width: int, *, inner: int | None = None) -> None:
+        super().__init__()
+        inner = 2 * width if inner is None else inner
+        self.embedding = nn.Embedding(16, width)
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.readout = nn.Linear(width, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        x = x + self.down(torch.relu(self.up(x)))
+        logits: Tensor = self.readout(x)
+        return logits

@@ -41,11 +41,11 @@ def test_attention_logits_are_what_the_softmax_gets_without_what_is_masked(spell
     torch.manual_seed(0)
     model, x = Attention(spelling), torch.randn(2, 5, 8)
     found = seen(model, x)
-    expected = model.query(x) @ model.key(x).transpose(-1, -2) * 0.5
+    expected = (model.query(x) @ model.key(x).transpose(-1, -2) * 0.5).detach()
     kept = torch.ones(5, 5).tril().bool().expand(2, 5, 5)
     assert list(found) == ["query", "key", "value", "attention_logits", "(output)"]
     logits = found["attention_logits"].values[:, 0]
-    torch.testing.assert_close(logits[kept], expected[kept].detach())
+    torch.testing.assert_close(logits[kept], expected[kept])
     assert logits[~kept].isnan().all()
     assert rms(logits) == pytest.approx(float(expected[kept].square().mean().sqrt()), rel=1e-5)
     assert mean_abs(logits) == pytest.approx(float(expected[kept].abs().mean()), rel=1e-5)
@@ -97,7 +97,7 @@ def test_the_update_is_the_difference_that_a_layers_own_weights_make_once_throug
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter))
     found = seen(model, x, initial=before)
     expected = 0.5 * model[0](x) @ (model[1].weight - before["1.weight"]).T
     assert found["1"].update is not None
