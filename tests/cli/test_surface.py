@@ -28,6 +28,10 @@ SURFACE = {
     },
     "train": {"CONFIG", "--set", "--resume", "--out", "--runs", "--json"},
     "audit": {"CONFIG", "--width", "--set", "--json"},
+    "coord-check": {
+        "CONFIG", "--set", "--sizes", "--axis", "--steps", "--seeds", "--threshold", "--control", "--no-control",
+        "--finite", "--out", "--runs", "--json",
+    },
     "status": {"[RUN]", "--runs", "--json"},
 }  # fmt: skip
 EXIT_CODES = {
@@ -86,7 +90,7 @@ def test_a_verb_explains_itself_and_each_of_its_options(verb: str) -> None:
 def test_help_lists_every_verb_and_version_prints_the_version() -> None:
     code, stdout, _ = invoke("--help")
     assert code == 0
-    assert set(re.findall(r"(?m)^│ (\w+) ", stdout)) == set(SURFACE)
+    assert set(re.findall(r"(?m)^│ (\w[\w-]*) ", stdout)) == set(SURFACE)
     assert invoke("--version") == (0, f"mutransfer {mutransfer.__version__}\n", "")
 
 

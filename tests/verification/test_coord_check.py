@@ -24,14 +24,16 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Planted:
     return Planted(monkeypatch)
 
 
-def check_mlp(mlp: Data, **changes: Any) -> CoordinateCheck:
+def check_mlp(mlp: Data, seeds: int = 2, **changes: Any) -> CoordinateCheck:
     config = build(mlp, model__width=64, model__base_width=64, training__batch_size=64, **changes)
-    return check_config(config, control=False, seeds=2)
+    return check_config(config, control=False, seeds=seeds)
 
 
-def check_gpt(gpt: Data, *, control: bool = False, **changes: Any) -> CoordinateCheck:
+def check_gpt(
+    gpt: Data, *, control: bool = False, seeds: int = 2, sizes: list[int] | None = None, **changes: Any
+) -> CoordinateCheck:
     changes = {"model__width": 32, "model__base_width": 32, "model__head_dim": 16, **changes}
-    return check_config(build(gpt, hparams__lr=4e-3, **changes), control=control, seeds=2)
+    return check_config(build(gpt, hparams__lr=4e-3, **changes), control=control, seeds=seeds, sizes=sizes)
 
 
 ADAM = {"hparams__optimizer": "adam", "hparams__lr": 4e-3}
@@ -66,7 +68,8 @@ def test_an_mlp_passes_with_a_random_readout_too(mlp: Data, changes: Data) -> No
 
 
 def test_random_queries_pass_though_their_logits_shrink_at_init(gpt: Data) -> None:
-    check = check_gpt(gpt, model__zero_query=False, model__head_dim=None, model__heads=2, training__batch_size=16)
+    growing_heads = {"model__head_dim": None, "model__heads": 2, "training__batch_size": 16}
+    check = check_gpt(gpt, model__zero_query=False, seeds=4, sizes=[32, 64, 128, 256], **growing_heads)
     assert check.passed, check.sentence
     size = of(check, "blocks.0.attention.attention_logits").size
     assert size is not None
@@ -91,7 +94,7 @@ def test_a_fault_in_an_mlp_is_caught(
     mlp: Data, planted: Planted, fault: str, culprit: str, hint: Any, optimizer: str
 ) -> None:
     planted(fault)
-    check = check_mlp(mlp, **(ADAM if optimizer == "adam" else {}))
+    check = check_mlp(mlp, seeds=1, **(ADAM if optimizer == "adam" else {}))
     assert (check.outcome, check.culprit) == ("failed", culprit)
     assert (hint if isinstance(hint, str) else hint[optimizer]) in str(check.hint)
 
@@ -111,7 +114,7 @@ GPT_FAULTS = [
 def test_a_fault_in_a_gpt_is_caught(gpt: Data, planted: Planted, fault: str, culprit: str, hint: str) -> None:
     planted(fault)
     growing_heads = {"model__head_dim": None, "model__heads": 2}
-    check = check_gpt(gpt, **(growing_heads if fault == "attention 1/√d" else {}))
+    check = check_gpt(gpt, seeds=1, **(growing_heads if fault == "attention 1/√d" else {}))
     assert (check.outcome, check.culprit) == ("failed", culprit)
     assert hint in str(check.hint)
 
