@@ -53,11 +53,10 @@ def steepest(modules: Sequence[ModuleVerdict], quantity: str) -> str:
 
 def slopes(base: int, seeds: int) -> bool:
     """µP and sp of every shipped kind."""
+    narrow = (f"model.base_width={base}", f"model.width={base}", "training.batch_size=4")
     subjects = {
-        "gpt, adamw, head_dim 16": configured(_GPT, f"model.base_width={base}", f"model.width={base}"),
-        "gpt, adamw, 4 heads": configured(
-            _GPT, f"model.base_width={base}", f"model.width={base}", "model.head_dim=null", "model.heads=4"
-        ),
+        "gpt, adamw, head_dim 16": configured(_GPT, *narrow),
+        "gpt, adamw, 4 heads": configured(_GPT, *narrow, "model.head_dim=null", "model.heads=4"),
         "mlp, sgd": configured(_MLP),
         "mlp, adam": configured(_MLP, *_ADAM),
     }
@@ -127,7 +126,9 @@ def false_alarms(base: int, seeds: int) -> bool:
     """Each seed judged by itself, as if it were the only one: the hardest case for the intervals."""
     alarms = 0
     subjects = {
-        "gpt adamw": configured(_GPT, f"model.base_width={base}", f"model.width={base}", "training.batch_size=4"),
+        "gpt adamw": configured(
+            _GPT, f"model.base_width={base}", f"model.width={base}", "training.batch_size=2", "model.depth=1"
+        ),
         "mlp sgd": configured(_MLP),
         "mlp adam": configured(_MLP, *_ADAM),
     }

@@ -187,6 +187,7 @@ def check_config(
     control: bool = True,
     finite: Sequence[str] = (),
     device: str = "cpu",
+    narrow: bool = False,
     on_progress: OnProgress = lambda done, total, news: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> CoordinateCheck:
@@ -195,6 +196,7 @@ def check_config(
     Args:
         sizes: base width × 1, 2, 4, 8, 16 when left out; over depth 2, 4, 8, 16, 32.
         device: a torch device.
+        narrow: see `verdict.judge`.
 
     The other arguments are those of `coordinate_check`.
 
@@ -211,6 +213,7 @@ def check_config(
         threshold=threshold,
         control=control,
         finite=finite,
+        narrow=narrow,
         on_progress=on_progress,
         should_stop=should_stop,
     )
@@ -225,6 +228,7 @@ def run_check(
     threshold: float = THRESHOLD,
     control: bool = True,
     finite: Sequence[str] = (),
+    narrow: bool = False,
     on_progress: OnProgress = lambda done, total, news: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> CoordinateCheck:
@@ -256,7 +260,7 @@ def run_check(
     own = measured(subject.parametrization)
 
     def judged(measurements: Measurements, *, final: bool) -> tuple[ModuleVerdict, ...]:
-        return judge(measurements, threshold=threshold, plan=plan, finite=tuple(finite), final=final)
+        return judge(measurements, threshold=threshold, plan=plan, finite=tuple(finite), final=final, narrow=narrow)
 
     verdicts = judged(own, final=False)
     failed = any(one.outcome == "fail" for one in verdicts)

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from mutransfer.config.schema import RunConfig
+from mutransfer.parametrization.rules import FAMILIES
 from mutransfer.verification.coord_check import CoordinateCheck, check_config
 
 FACTORS = (1, 2, 4, 8)
 THRESHOLD = 0.25
 """Half the smallest exponent that a broken rule gives: what finite widths do at these sizes stays well below it."""
+_LR = {"adam": 1e-3, "sgd": 0.1}
+"""Largest lr: the one in a config that is to be swept may be any, and a large one leaves the limit at small widths."""
 _SEEDS, _STEPS = 2, 6
 _NARROW = 32
 _BATCH_TOKENS, _BATCH_EXAMPLES = 256, 32
@@ -21,8 +24,9 @@ def quick_check(config: RunConfig, *, should_stop: Callable[[], bool] = lambda: 
     """Check whether a config's model is in µP at all, in seconds.
 
     The base width is halved towards 32 as far as the model allows, widths are that times 1, 2, 4, 8, batches are
-    small, and slopes may be up to 0.25. It catches what `check_config` catches of broken rules, and says nothing
-    about the size of finite-width effects at the config's own widths. Config `sp` fails, as it should.
+    small, the lr at most 1e-3 (SGD: 0.1), and slopes may be up to 0.25; readouts and attention logits may change like
+    width^-1/2. It catches what `check_config` catches of broken rules, and says nothing about the size of finite-width
+    effects at the config's own widths. Config `sp` fails, as it should.
 
     Raises:
         DataError: the data cannot be used.
@@ -31,14 +35,17 @@ def quick_check(config: RunConfig, *, should_stop: Callable[[], bool] = lambda: 
     narrow = _narrowed(config)
     seq_len = getattr(config.data, "seq_len", None)
     most = _BATCH_EXAMPLES if seq_len is None else max(2, _BATCH_TOKENS // seq_len)
+    hparams = narrow.hparams
+    hparams = hparams.with_values({"lr": min(hparams.lr, _LR[FAMILIES[hparams.optimizer]])})
     training = narrow.training.model_copy(update={"batch_size": min(most, narrow.training.batch_size)})
     return check_config(
-        narrow.model_copy(update={"training": training}),
+        narrow.model_copy(update={"training": training, "hparams": hparams}),
         sizes=[narrow.model.base_width * factor for factor in FACTORS],
         seeds=_SEEDS,
         steps=_STEPS,
         threshold=THRESHOLD,
         control=False,
+        narrow=True,
         should_stop=should_stop,
     )
 

@@ -84,6 +84,7 @@ def judge(
     plan: Plan | None = None,
     finite: tuple[str, ...] = (),
     final: bool = False,
+    narrow: bool = False,
 ) -> tuple[ModuleVerdict, ...]:
     """The verdict on every module, in forward order.
 
@@ -92,12 +93,15 @@ def judge(
         plan: for the roles of weights.
         finite: names of modules whose output is not to grow on purpose.
         final: decide what the intervals leave unclear by the slope itself.
+        narrow: let the change of readouts and attention logits shrink like their size may. It is a part that stays
+            and a sum of uncorrelated terms that shrinks like width^-1/2; at small widths the second is the larger.
     """
     roles, missing = _roles(plan), _missing(measured)
     found = []
     for name, facts in measured.modules.items():
         kind = _kind(name, facts, measured)
-        verdict = _judge_numbers(name, kind, roles.get(facts.own_name), measured, threshold, final=final)
+        role = roles.get(facts.own_name)
+        verdict = _judge_numbers(name, kind, role, measured, threshold, final=final, narrow=narrow)
         structural = _structural(name, facts, measured, finite, missing.get(name, []))
         if structural:
             verdict = replace(verdict, outcome="fail", reasons=(*structural, *verdict.reasons), first_step=-1.0)
@@ -126,11 +130,19 @@ def settled_change(values: Numbers) -> Numbers:
 
 
 def _judge_numbers(
-    name: str, kind: Kind, role: str | None, measured: Measurements, threshold: float, *, final: bool
+    name: str,
+    kind: Kind,
+    role: str | None,
+    measured: Measurements,
+    threshold: float,
+    *,
+    final: bool,
+    narrow: bool,
 ) -> ModuleVerdict:
     values, flat = measured.values[name], (-threshold, threshold)
     lenient = kind in ("readout", "attention logits") and measured.axis == "width"
     size_allowed = (CLT - threshold, threshold) if lenient else flat
+    change_allowed = size_allowed if narrow else flat
     update_allowed = (-UPDATE_TOLERANCE * threshold, UPDATE_TOLERANCE * threshold)
     tables: list[tuple[str, Numbers, tuple[float, float], str | None]] = [
         ("size at init", values["rms"][..., 0], size_allowed, None)
@@ -139,7 +151,7 @@ def _judge_numbers(
         tables += [
             (what, settled_change(values[quantity]), band, quantity)
             for what, quantity, band in (
-                ("change since init", "change_rms", flat),
+                ("change since init", "change_rms", change_allowed),
                 ("own update", "update_rms", update_allowed),
             )
             if not np.isnan(values[quantity][..., 1:]).all()
@@ -172,7 +184,7 @@ def _judge_numbers(
         change=slopes.get("change since init"),
         update=slopes.get("own update"),
         size_allowed=size_allowed,
-        change_allowed=flat,
+        change_allowed=change_allowed,
         update_allowed=update_allowed,
         reasons=tuple(reasons),
         first_step=first_step,
