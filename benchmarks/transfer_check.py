@@ -15,7 +15,8 @@ import sys
 import time
 
 CHECKS = {
-    "gpt": {"config": "configs/proxy.yaml", "sizes": "64,128,256,512,1024", "grid": "0.00048828125:0.03125", "steps": 200},
+    "gpt": {"config": "configs/proxy.yaml", "sizes": "64,128,256,512,1024", "grid": "0.00048828125:0.03125",
+            "steps": 200},
     "mlp": {"config": "configs/mlp-cifar10.yaml", "sizes": "128,256,512,1024,2048,4096", "grid": "0.003125:0.8",
             "steps": 500},
 }  # fmt: skip

@@ -28,7 +28,7 @@ class PlanError(UsageError):
 
 
 class NothingUsable(MutransferError):
-    """The work ran, and nothing usable came out: every trial diverged, or training did."""
+    """The work ran, and nothing usable came out: every trial diverged, training did, or a check failed."""
 
     exit_code = 3
 

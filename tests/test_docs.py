@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mutransfer.cli import _VERBS
+from mutransfer.verification import CoordinateCheck
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -44,6 +45,19 @@ def test_python_example_runs_and_scales():
     loss = torch.nn.functional.cross_entropy(model(torch.arange(8)), torch.arange(8))
     loss.backward()
     optimizer.step()
+
+
+def test_the_example_of_the_coordinate_check_says_what_it_is_meant_to(capsys):
+    page = (REPOSITORY / "docs" / "verification.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(block, "docs/verification.md", "exec"), names)
+    check, own = names["check"], names["own"]
+    assert isinstance(check, CoordinateCheck)
+    assert isinstance(own, CoordinateCheck)
+    assert check.outcome == "passed"
+    assert own.outcome == "failed"
+    assert capsys.readouterr().out.startswith("passed: all 4 modules")
 
 
 def test_links_lead_somewhere():

@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-_VERBS = ("init", "sweep", "transfer", "train", "audit", "transfer-check", "reverse", "status")
+_VERBS = ("init", "sweep", "transfer", "train", "audit", "coord-check", "transfer-check", "reverse", "status")
 
 app = typer.Typer(
     name="mutransfer",

@@ -20,12 +20,12 @@ STUDY = Path("runs/tiny/study.db")
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 
 
-@pytest.mark.parametrize("verb", ["sweep", "train", "audit"])
+@pytest.mark.parametrize("verb", ["sweep", "train", "audit", "coord-check"])
 def test_a_missing_config(refused: Refused, verb: str) -> None:
     assert refused(verb, "gone.yaml") == "gone.yaml: no such file"
 
 
-@pytest.mark.parametrize("verb", ["sweep", "train", "audit"])
+@pytest.mark.parametrize("verb", ["sweep", "train", "audit", "coord-check"])
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -44,7 +44,7 @@ def test_a_config_that_is_wrong(refused: Refused, verb: str, old: str, new: str,
     assert refused(verb, "bad.yaml").startswith(message)
 
 
-@pytest.mark.parametrize("verb", ["sweep", "train", "audit"])
+@pytest.mark.parametrize("verb", ["sweep", "train", "audit", "coord-check"])
 def test_a_bad_override(refused: Refused, verb: str) -> None:
     message = "--set training.step=5: training.step: unknown key; did you mean steps?"
     assert refused(verb, "gpt.yaml", "--set", "training.step=5") == message

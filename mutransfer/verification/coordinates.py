@@ -1,0 +1,244 @@
+"""Measuring: every module's size and its change since init, over sizes, seeds and steps."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mutransfer.errors import Interrupted
+from mutransfer.files import write_atomic
+from mutransfer.verification.activations import mean_abs, record, rms
+from mutransfer.verification.slopes import fit_slope
+from mutransfer.verification.subject import Subject, Trainee
+
+QUANTITIES = ("rms", "mean_abs", "change_rms", "change_mean_abs", "update_rms", "update_mean_abs")
+"""Size of the output; of its change since init; and of the part of the change that the layer's own weights made,
+which other layers' changes cannot hide (NaN for modules that are no layer)."""
+SIZES, UPDATES = QUANTITIES[:2], QUANTITIES[4:]
+Numbers = NDArray[np.float64]
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """What does not depend on seed and step, for one module at every size."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    """Shape of the output on the probe, per size."""
+    own_name: str
+    """The module's name in the largest model."""
+    trainable: bool
+    """Whether its output depends on a trainable parameter."""
+    started: int
+    finished: int
+
+    @property
+    def grows(self) -> bool:
+        """Whether any dimension of the output differs between sizes."""
+        return len(set(self.shapes)) > 1
+
+
+@dataclass(frozen=True)
+class ParameterFacts:
+    """What holds of one parameter, with the exponents of what it was given."""
+
+    std: float | None
+    """Exponent of its initial RMS over sizes; None where it is zero or absent somewhere."""
+    lr: float | None
+    """Exponent of its lr in the optimizer's groups."""
+
+
+@dataclass
+class Measurements:
+    """Everything measured of one parametrization."""
+
+    parametrization: str
+    axis: str
+    sizes: tuple[int, ...]
+    steps: int
+    values: dict[str, dict[str, Numbers]] = field(default_factory=dict)
+    """`{module: {quantity: (seeds, sizes, steps + 1)}}`, modules in the order in which they finish."""
+    modules: dict[str, ModuleFacts] = field(default_factory=dict)
+    parameters: dict[str, ParameterFacts] = field(default_factory=dict)
+    not_optimized: tuple[str, ...] = ()
+    """Trainable parameters that are in no group of the optimizer, at any size."""
+    unmoved: tuple[str, ...] = ()
+    """Parameters in the optimizer that are, at some size, after all steps what they were."""
+
+    @property
+    def seeds(self) -> int:
+        """Seeds measured so far."""
+        return next((len(one["rms"]) for one in self.values.values()), 0)
+
+    def rows(self) -> Iterator[tuple[str, int, int, int, str, str, float]]:
+        """(parametrization, size, seed, step, module, quantity, value), the long form."""
+        for module, quantities in self.values.items():
+            for quantity, array in quantities.items():
+                for (seed, at, step), value in np.ndenumerate(array):
+                    if quantity in SIZES or (step and not (quantity in UPDATES and np.isnan(value))):
+                        yield self.parametrization, self.sizes[at], seed, step, module, quantity, float(value)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one run of one trainee showed, by the names that modules have at its size."""
+
+    values: dict[str, Numbers]
+    """`{module: (quantities, steps + 1)}`"""
+    shapes: dict[str, tuple[int, ...]]
+    trainable: dict[str, bool]
+    started: dict[str, int]
+    finished: dict[str, int]
+    parameters: dict[str, tuple[float, float | None]]
+    """`{parameter: (initial RMS, lr)}`"""
+    not_optimized: tuple[str, ...]
+    unmoved: tuple[str, ...]
+
+
+def measure(
+    subject: Subject,
+    into: Measurements,
+    *,
+    seeds: Sequence[int],
+    should_stop: Callable[[], bool] = lambda: False,
+    on_size: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Train the subject at every size with every seed and add what it showed to `into`.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    for seed in seeds:
+        looks = []
+        for size in into.sizes:
+            looks.append(_look(subject.trainee(size, seed, into.parametrization), into.steps, should_stop))
+            on_size(f"{into.parametrization}, {subject.axis} {size}, seed {seed}")
+        _add(into, looks)
+
+
+def write_activations(path: Path, measured: Sequence[Measurements]) -> None:
+    """Write the long form as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["parametrization", "size", "seed", "step", "module", "quantity", "value"])
+    for one in measured:
+        writer.writerows((*row[:-1], f"{row[-1]:.6g}") for row in one.rows())
+    write_atomic(path, text.getvalue())
+
+
+def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Look:
+    model = trainee.model
+    named = dict(model.named_parameters(remove_duplicate=False))
+    before = {name: parameter.detach().clone() for name, parameter in named.items()}
+    lrs = {
+        id(parameter): float(group["lr"]) for group in trainee.optimizer.param_groups for parameter in group["params"]
+    }
+    initial = record(model, trainee.probe, with_gradient=True)
+    values = {name: np.zeros((len(QUANTITIES), steps + 1)) for name in initial}
+    for name, activation in initial.items():
+        values[name][:2, 0] = rms(activation.values), mean_abs(activation.values)
+    for step in range(steps):
+        if should_stop():
+            raise Interrupted("stopped; a coordinate check keeps nothing, start it again")
+        trainee.train_step(step)
+        now = record(model, trainee.probe, initial=before)
+        for name, own in values.items():
+            own[:, step + 1] = np.nan
+            if name in now and now[name].shape == initial[name].shape:
+                looked = now[name]
+                parts = [looked.values, looked.values - initial[name].values]
+                parts += [] if looked.update is None else [looked.update]
+                numbers = [number for part in parts for number in (rms(part), mean_abs(part))]
+                own[: len(numbers), step + 1] = numbers
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return _Look(
+        values=values,
+        shapes={name: activation.shape for name, activation in initial.items()},
+        trainable={name: activation.trainable for name, activation in initial.items()},
+        started={name: activation.started for name, activation in initial.items()},
+        finished={name: activation.finished for name, activation in initial.items()},
+        parameters={name: (rms(before[name]), lrs.get(id(parameter))) for name, parameter in trainable.items()},
+        not_optimized=tuple(name for name, parameter in trainable.items() if id(parameter) not in lrs),
+        unmoved=tuple(
+            name
+            for name, parameter in trainable.items()
+            if id(parameter) in lrs and torch.equal(parameter.detach(), before[name])
+        ),
+    )
+
+
+def _add(into: Measurements, looks: Sequence[_Look]) -> None:
+    names = [_common_names(look.values, looks) for look in looks]
+    shared = [name for name in names[0].values() if all(name in one.values() for one in names)]
+    raw = [{common: own for own, common in one.items()} for one in names]
+    for name in shared:
+        per_size = [look.values[own[name]] for look, own in zip(looks, raw, strict=True)]
+        known = into.values.setdefault(name, {})
+        for index, quantity in enumerate(QUANTITIES):
+            new = np.stack([one[index] for one in per_size])[None]
+            known[quantity] = np.concatenate([known[quantity], new]) if quantity in known else new
+    if into.modules:
+        return
+    for name in shared:
+        own = raw[-1][name]
+        into.modules[name] = ModuleFacts(
+            shapes=tuple(look.shapes[names_at[name]] for look, names_at in zip(looks, raw, strict=True)),
+            own_name=own,
+            trainable=looks[-1].trainable[own],
+            started=looks[-1].started[own],
+            finished=looks[-1].finished[own],
+        )
+    for name in looks[-1].parameters:
+        given = [look.parameters.get(name) for look in looks]
+        into.parameters[name] = ParameterFacts(
+            std=_exponent(into.sizes, [None if one is None else one[0] for one in given]),
+            lr=_exponent(into.sizes, [None if one is None else one[1] for one in given]),
+        )
+    into.not_optimized = tuple(dict.fromkeys(name for look in looks for name in look.not_optimized))
+    into.unmoved = tuple(dict.fromkeys(name for look in looks for name in look.unmoved))
+
+
+def _exponent(sizes: Sequence[int], values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value]
+    return fit_slope(sizes, [present]).value if len(present) == len(sizes) else None
+
+
+def _common_names(own: Mapping[str, Numbers], looks: Sequence[_Look]) -> dict[str, str]:
+    """`{module: the name it is compared under}`.
+
+    Of lists whose length differs between sizes (blocks over depth) the first and the last entry are compared, as
+    `blocks.first` and `blocks.last`, and those between are left out.
+    """
+    lengths = [_list_lengths(look.values) for look in looks]
+    mine = _list_lengths(own)
+    varying = {prefix for prefix in mine if any(one.get(prefix) != mine[prefix] for one in lengths)}
+    found = {}
+    for name in own:
+        parts = name.split(".")
+        for at, part in enumerate(parts):
+            prefix = ".".join(name.split(".")[:at])
+            if part.isdecimal() and prefix in varying:
+                last = mine[prefix]
+                parts[at] = "last" if int(part) == last else "first" if int(part) == 0 else "between"
+        if "between" not in parts:
+            found[name] = ".".join(parts)
+    return found
+
+
+def _list_lengths(names: Mapping[str, Numbers]) -> dict[str, int]:
+    """`{prefix: highest number behind it}`"""
+    highest: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        for at, part in enumerate(parts):
+            if part.isdecimal():
+                prefix = ".".join(parts[:at])
+                highest[prefix] = max(highest.get(prefix, 0), int(part))
+    return highest

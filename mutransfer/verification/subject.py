@@ -1,0 +1,221 @@
+"""What is checked: something that gives, for a size and a seed, a model which can be trained and looked into.
+
+`ConfigSubject` is a config's model, trained by the project's own training step. `ModuleSubject` is a user's
+`nn.Module` factory, parametrized here or by the user's own functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from mutransfer.config.messages import message_of
+from mutransfer.config.schema import RunConfig
+from mutransfer.data import load_data
+from mutransfer.errors import PlanError, UsageError
+from mutransfer.models import plan_of
+from mutransfer.parametrization.apply import initialize, parameter_groups
+from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.roles import plan_for
+from mutransfer.training.learner import Learner
+from mutransfer.training.optimizers import Together
+
+FACTORS = (1, 2, 4, 8, 16)
+# What the probe may hold: enough for sizes within a percent, little enough that looking costs less than training.
+_PROBE_TOKENS, _PROBE_EXAMPLES = 512, 64
+
+Batch = tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """One model at one size, ready for its first step."""
+
+    model: nn.Module
+    probe: Callable[[], Any]
+    """Runs the model on the probe batch, which is the same at every size, seed and step."""
+    train_step: Callable[[int], Tensor]
+    """One update, by its number from 0; gives the loss before it."""
+    optimizer: torch.optim.Optimizer | Together
+
+
+class Subject(Protocol):
+    """Where models of every size come from."""
+
+    axis: str
+    """What grows: `width` or `depth`."""
+    sizes: tuple[int, ...]
+    parametrization: str
+    """Name of what is checked: `mup`, `sp`, or `own` for the user's own implementation."""
+    has_control: bool
+    """Whether the same model can be made in `sp`."""
+
+    def trainee(self, size: int, seed: int, parametrization: str) -> Trainee:
+        """The model of that size and seed."""
+
+    def plan(self) -> Plan | None:
+        """A plan of the largest model, for roles and warnings; None where there is none."""
+
+
+class ConfigSubject:
+    """A config's model on the config's data, trained by `training.learner`.
+
+    The schedule is constant without warmup, so that a few steps move at the config's full lr; fp32, not compiled.
+    """
+
+    def __init__(
+        self, config: RunConfig, *, sizes: Sequence[int] | None = None, axis: str = "width", device: str = "cpu"
+    ) -> None:
+        if axis not in type(config.model).model_fields:
+            raise UsageError(f"axis {axis}: model kind {config.model.kind} has no {axis}")
+        start = config.model.base_width if axis == "width" else 2
+        self.axis, self.parametrization = axis, str(config.parametrization)
+        self.sizes = _checked_sizes(sizes or [start * factor for factor in FACTORS])
+        self.has_control = self.parametrization != "sp"
+        self.config, self._device = config, torch.device(device)
+        for size in self.sizes:
+            self._at(size, 0, self.parametrization)
+
+    def trainee(self, size: int, seed: int, parametrization: str) -> Trainee:
+        """See `Subject`."""
+        config = self._at(size, seed, parametrization)
+        data, training = load_data(config.data), config.training
+        learner = Learner(config, self._device)
+        at_most = max(1, _PROBE_TOKENS // config.data.seq_len) if hasattr(config.data, "seq_len") else _PROBE_EXAMPLES
+        inputs, _ = next(iter(data.validation(batch_size=min(at_most, training.batch_size), batches=1)))
+        probe = torch.from_numpy(inputs).to(self._device)
+
+        def train_step(step: int) -> Tensor:
+            return learner.train_step(step, data.batch(step, batch_size=training.batch_size, seed=training.seed))
+
+        return Trainee(learner.model, lambda: learner.model(probe), train_step, learner.optimizer)
+
+    def plan(self) -> Plan:
+        """See `Subject`."""
+        return plan_of(self._at(self.sizes[-1], 0, self.parametrization))
+
+    def _at(self, size: int, seed: int, parametrization: str) -> RunConfig:
+        config = self.config
+        try:
+            section = type(config.model).model_validate({**config.model.model_dump(), self.axis: size})
+            changes: dict[str, Any] = {
+                "model": section,
+                "parametrization": parametrization,
+                "hparams": config.hparams.with_values({"schedule": "constant", "warmup": 0.0}),
+                "training": config.training.model_copy(
+                    update={"seed": config.training.seed + seed, "precision": "fp32", "compile": False}
+                ),
+                "search": None,
+                "provenance": None,
+            }
+            if parametrization != self.parametrization:  # the control goes without the rules that it is to show
+                changes["rules"] = config.rules.model_copy(update={"interpolation": None, "depth": None})
+            return RunConfig.model_validate({**dict(config), **changes})
+        except ValidationError as error:
+            raise UsageError(
+                f"{config.name}: cannot be built at {self.axis} {size}: {message_of(error.errors()[0])}"
+            ) from None
+
+
+class ModuleSubject:
+    """A user's module factory and batches; see `coordinate_check` for the arguments."""
+
+    def __init__(
+        self,
+        factory: Callable[[int], nn.Module],
+        *,
+        batches: Sequence[Batch],
+        loss: Callable[[Any, Any], Tensor] | None,
+        sizes: Sequence[int],
+        axis: str,
+        base_width: int,
+        optimizer: str,
+        lr: float,
+        weight_decay: float,
+        parametrization: str,
+        plan_options: Mapping[str, Any],
+        prepare: Callable[[nn.Module, int], object] | None,
+        make_optimizer: Callable[[nn.Module, int], torch.optim.Optimizer] | None,
+    ) -> None:
+        if not batches:
+            raise UsageError("coordinate_check needs inputs and targets, or batches")
+        if (prepare is None) != (make_optimizer is None):
+            raise UsageError("prepare and make_optimizer belong together: give both (your own µP), or neither (ours)")
+        if axis != "width" and prepare is None:
+            raise UsageError(f"over {axis} give prepare and make_optimizer: plan_for knows width only")
+        self.axis, self.sizes = axis, _checked_sizes(sizes)
+        self.parametrization = parametrization if prepare is None else "own"
+        self.has_control = self.parametrization not in ("sp", "own")
+        self._factory, self._batches, self._loss = factory, batches, loss or cross_entropy
+        self._base_width, self._optimizer, self._lr, self._weight_decay = base_width, optimizer, lr, weight_decay
+        self._plan_options, self._prepare, self._make_optimizer = dict(plan_options), prepare, make_optimizer
+
+    def trainee(self, size: int, seed: int, parametrization: str) -> Trainee:
+        """See `Subject`."""
+        torch.manual_seed(seed)
+        model = self._factory(size)
+        if self._prepare is not None and self._make_optimizer is not None:
+            self._prepare(model, size)
+            optimizer = self._make_optimizer(model, size)
+        else:
+            plan = self._plan_at(size, parametrization)
+            initialize(model, plan, seed=seed)
+            groups = parameter_groups(model, plan, lr=self._lr, weight_decay=self._weight_decay)
+            kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+            optimizer = kinds[self._optimizer](groups)
+        model.train()
+
+        def train_step(step: int) -> Tensor:
+            inputs, targets = self._batches[step % len(self._batches)]
+            loss = self._loss(_call(model, inputs), targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            return loss.detach()
+
+        return Trainee(model, lambda: _call(model, self._batches[0][0]), train_step, optimizer)
+
+    def plan(self) -> Plan | None:
+        """See `Subject`. For the user's own µP it serves to name roles, so that a model without a plan has none."""
+        if self._prepare is None:
+            return self._plan_at(self.sizes[-1], self.parametrization)
+        if self.axis != "width":
+            return None
+        try:
+            return self._plan_at(self.sizes[-1], "mup")
+        except PlanError:
+            return None
+
+    def _plan_at(self, size: int, parametrization: Any) -> Plan:
+        return plan_for(
+            self._factory,
+            width=size,
+            base_width=self._base_width,
+            optimizer=self._optimizer,
+            parametrization=parametrization,
+            **self._plan_options,
+        )
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in nats of logits (…, classes) and targets (…)."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+def _call(model: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    found = tuple(sorted(set(sizes)))
+    if len(found) < 3 or found[0] < 1:
+        raise UsageError(f"a slope needs at least three sizes, all >= 1, but got {', '.join(map(str, sizes))}")
+    return found

@@ -1,0 +1,274 @@
+"""Judging: whether each module keeps its size, and its change, over all sizes; and which failure came first.
+
+In the maximal update parametrization every size and every change is of order 1 in width (TP-V Appendix D.1, and
+Appendix J.2.1 for the definition), so each slope has to lie within ± threshold. Exceptions at init only: a readout
+and attention logits are then sums of uncorrelated terms, which µP scales by 1/width, so they may shrink like
+width^-1/2 (or be zero), and must not grow.
+
+A module's change contains that of everything before it, which hides a layer that by itself stops learning as it
+widens. So of layers the part of the change that their own weights made is judged too, within `UPDATE_TOLERANCE`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from mutransfer.parametrization.plan import Plan
+from mutransfer.verification.activations import ATTENTION_LOGITS
+from mutransfer.verification.coordinates import Measurements, ModuleFacts, Numbers
+from mutransfer.verification.slopes import Slope, fit_slope
+
+Kind = Literal["inner", "readout", "attention logits", "fixed"]
+Outcome = Literal["pass", "fail", "unclear"]
+
+CLT = -0.5
+"""Slope of a sum of uncorrelated terms that is scaled by 1/width."""
+UPDATE_TOLERANCE = 2.5
+"""Thresholds that a layer's own update may slope. It is smaller than the whole change and reaches its limit later
+(keys of a gpt behind zero queries slope by -0.14 from width 32 to 512, and not at all from 128 on), and every broken
+rule that it is there to catch gives 1/2 or more."""
+
+
+@dataclass(frozen=True)
+class ModuleVerdict:
+    """What the check says of one module."""
+
+    module: str
+    kind: Kind
+    """`inner`; `readout` (finite outputs after the last growing one); `attention logits`; `fixed` (no trainable
+    parameter before it)."""
+    role: str | None
+    """Role of the module's own weight, where it has one."""
+    outcome: Outcome
+    size: Slope | None
+    """Of the RMS at init; None where it is zero at every size."""
+    change: Slope | None
+    """Of the RMS change since init, mean of the logarithm over the last half of the steps; None where there is none."""
+    update: Slope | None
+    """The same of the part of the change that the module's own weights made; None for modules that are no layer."""
+    size_allowed: tuple[float, float]
+    change_allowed: tuple[float, float]
+    update_allowed: tuple[float, float]
+    reasons: tuple[str, ...] = ()
+    """What failed, in words."""
+    first_step: float = math.inf
+    """The first step at which it clearly fails: 0 is init, -1 what is wrong whatever the step."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "module": self.module,
+            "kind": self.kind,
+            "role": self.role,
+            "outcome": self.outcome,
+            "size": None if self.size is None else self.size.as_dict(),
+            "change": None if self.change is None else self.change.as_dict(),
+            "update": None if self.update is None else self.update.as_dict(),
+            "size_allowed": list(self.size_allowed),
+            "change_allowed": list(self.change_allowed),
+            "update_allowed": list(self.update_allowed),
+            "reasons": list(self.reasons),
+            "first_step": self.first_step if math.isfinite(self.first_step) else None,
+        }
+
+
+def judge(
+    measured: Measurements,
+    *,
+    threshold: float,
+    plan: Plan | None = None,
+    finite: tuple[str, ...] = (),
+    final: bool = False,
+    narrow: bool = False,
+) -> tuple[ModuleVerdict, ...]:
+    """The verdict on every module, in forward order.
+
+    Args:
+        threshold: largest |slope| that counts as flat.
+        plan: for the roles of weights.
+        finite: names of modules whose output is not to grow on purpose.
+        final: decide what the intervals leave unclear by the slope itself.
+        narrow: let the change of readouts and attention logits shrink like their size may. It is a part that stays
+            and a sum of uncorrelated terms that shrinks like width^-1/2; at small widths the second is the larger.
+    """
+    roles, missing = _roles(plan), _missing(measured)
+    found = []
+    for name, facts in measured.modules.items():
+        kind = _kind(name, facts, measured)
+        role = roles.get(facts.own_name)
+        verdict = _judge_numbers(name, kind, role, measured, threshold, final=final, narrow=narrow)
+        structural = _structural(name, facts, measured, finite, missing.get(name, []))
+        if structural:
+            verdict = replace(verdict, outcome="fail", reasons=(*structural, *verdict.reasons), first_step=-1.0)
+        found.append(verdict)
+    return tuple(found)
+
+
+def first_failure(verdicts: tuple[ModuleVerdict, ...]) -> ModuleVerdict | None:
+    """The culprit: the failure that comes first in time, and of these the first in forward order.
+
+    What fails later may follow from it: forward in the same step, backward through the gradient in the next.
+    """
+    failed = [one for one in verdicts if one.outcome == "fail"]
+    return min(failed, key=lambda one: one.first_step, default=None)
+
+
+def settled_change(values: Numbers) -> Numbers:
+    """(seeds, sizes, steps + 1) → (seeds, sizes): geometric mean over the last half of the steps.
+
+    Where any of these is zero or not finite, that value.
+    """
+    late = values[..., values.shape[-1] // 2 :]
+    with np.errstate(divide="ignore"):
+        settled: Numbers = np.exp2(np.log2(late).mean(axis=-1))
+    return settled
+
+
+def _judge_numbers(
+    name: str,
+    kind: Kind,
+    role: str | None,
+    measured: Measurements,
+    threshold: float,
+    *,
+    final: bool,
+    narrow: bool,
+) -> ModuleVerdict:
+    values, flat = measured.values[name], (-threshold, threshold)
+    lenient = kind in ("readout", "attention logits") and measured.axis == "width"
+    size_allowed = (CLT - threshold, threshold) if lenient else flat
+    change_allowed = size_allowed if narrow else flat
+    update_allowed = (-UPDATE_TOLERANCE * threshold, UPDATE_TOLERANCE * threshold)
+    tables: list[tuple[str, Numbers, tuple[float, float], str | None]] = [
+        ("size at init", values["rms"][..., 0], size_allowed, None)
+    ]
+    if kind != "fixed":
+        tables += [
+            (what, settled_change(values[quantity]), band, quantity)
+            for what, quantity, band in (
+                ("change since init", "change_rms", change_allowed),
+                ("own update", "update_rms", update_allowed),
+            )
+            if not np.isnan(values[quantity][..., 1:]).all()
+        ]
+    slopes: dict[str, Slope | None] = {}
+    reasons: list[str] = []
+    outcomes: set[Outcome] = set()
+    first_step = math.inf
+    for what, table, allowed, quantity in tables:
+        if not table.any():
+            if quantity is None:
+                continue  # zero at init, so that its change tells
+            outcomes.add("fail")
+            reasons.append(f"{what} is zero although trainable parameters act on it")
+            first_step = min(first_step, 0.5)
+            continue
+        slopes[what], outcome, reason = _judge_one(what, table, allowed, measured, final=final)
+        outcomes.add(outcome)
+        if outcome == "fail":
+            reasons.append(reason)
+            bad = 0.0 if quantity is None else _first_bad_step(values[quantity], allowed, measured)
+            first_step = min(first_step, bad)
+    worst: Outcome = "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
+    return ModuleVerdict(
+        module=name,
+        kind=kind,
+        role=role,
+        outcome=worst,
+        size=slopes.get("size at init"),
+        change=slopes.get("change since init"),
+        update=slopes.get("own update"),
+        size_allowed=size_allowed,
+        change_allowed=change_allowed,
+        update_allowed=update_allowed,
+        reasons=tuple(reasons),
+        first_step=first_step,
+    )
+
+
+def _judge_one(
+    what: str, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, final: bool
+) -> tuple[Slope | None, Outcome, str]:
+    """Slope, outcome and, of a failure, the reason for one (seeds, sizes) table."""
+    usable = np.isfinite(values) & (values > 0)
+    if not usable.all():
+        at = ", ".join(str(size) for index, size in enumerate(measured.sizes) if not usable[:, index].all())
+        word = "zero" if np.isfinite(values).all() else "not finite"
+        return None, "fail", f"{what} is {word} at {measured.axis} {at}"
+    slope = fit_slope(measured.sizes, values)
+    inside, outside = slope.inside(*allowed), slope.outside(*allowed)
+    if final and not inside and not outside:
+        inside = allowed[0] <= slope.value <= allowed[1]
+        outside = not inside
+    verb = "grows" if slope.value > 0 else "shrinks"
+    reason = f"{what} {verb} like {measured.axis}^{slope.value:.2f}"
+    return slope, "pass" if inside else "fail" if outside else "unclear", reason
+
+
+def _first_bad_step(values: Numbers, allowed: tuple[float, float], measured: Measurements) -> float:
+    """The first step whose change clearly fails by itself; one beyond the last where only all together do."""
+    for step in range(1, values.shape[-1]):
+        at = values[..., step]
+        if not np.isfinite(at).all():
+            return float(step)
+        if (at > 0).all() and fit_slope(measured.sizes, at).outside(*allowed):
+            return float(step)
+    return float(values.shape[-1])
+
+
+def _missing(measured: Measurements) -> dict[str, list[str]]:
+    """`{module: parameters that no optimizer group has}`; of modules that were not measured, at the nearest around."""
+    by_own_name = {facts.own_name: name for name, facts in measured.modules.items()}
+    found: dict[str, list[str]] = {}
+    for parameter in measured.not_optimized:
+        owner = parameter
+        while owner and owner not in by_own_name:
+            owner = owner.rpartition(".")[0]
+        found.setdefault(by_own_name.get(owner, next(reversed(measured.modules))), []).append(parameter)
+    return found
+
+
+def _structural(
+    name: str, facts: ModuleFacts, measured: Measurements, finite: tuple[str, ...], missing: list[str]
+) -> list[str]:
+    """What is wrong whatever the numbers: parameters that no optimizer has, a dimension that does not grow."""
+    reasons = []
+    if missing:
+        reasons.append(f"the optimizer's groups lack {', '.join(missing)}")
+    named = name in finite or name.removesuffix(f".{ATTENTION_LOGITS}") in finite
+    if measured.axis == "width" and not named and ATTENTION_LOGITS not in name and _is_narrow(facts, measured):
+        reasons.append(f"its output is {'×'.join(map(str, facts.shapes[0][1:]))} at every width, inside the network")
+    return reasons
+
+
+def _is_narrow(facts: ModuleFacts, measured: Measurements) -> bool:
+    """Whether an output that does not grow lies between outputs that do."""
+    others = [one for one in measured.modules.values() if one.grows]
+    after = any(one.started > facts.finished for one in others)
+    return not facts.grows and facts.trainable and after and any(one.finished < facts.started for one in others)
+
+
+def _kind(name: str, facts: ModuleFacts, measured: Measurements) -> Kind:
+    if ATTENTION_LOGITS in name:
+        return "attention logits"
+    if not facts.trainable:
+        return "fixed"
+    if facts.grows or measured.axis != "width":
+        return "inner"
+    after_growth = any(one.grows and one.finished < facts.finished for one in measured.modules.values())
+    return "readout" if after_growth else "inner"
+
+
+def _roles(plan: Plan | None) -> Mapping[str, str]:
+    """`{module: role of its weight}`, matrices before biases and gains."""
+    found: dict[str, str] = {}
+    for name, scaling in plan.parameters.items() if plan is not None else ():
+        owner = name.rpartition(".")[0]
+        if owner not in found or found[owner] in ("vector", "scalar"):
+            found[owner] = scaling.role
+    return found
