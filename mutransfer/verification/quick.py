@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from pydantic import ValidationError
 
 from mutransfer.config.schema import RunConfig
@@ -47,16 +48,21 @@ def quick_check(config: RunConfig, *, should_stop: Callable[[], bool] = lambda: 
     plain = dict.fromkeys(_MULTIPLIERS, 1.0)  # swept too, and of no concern to the rules
     hparams = hparams.with_values({**plain, "lr": min(hparams.lr, _LR[FAMILIES[hparams.optimizer]])})
     training = narrow.training.model_copy(update={"batch_size": min(most, narrow.training.batch_size)})
-    return check_config(
-        narrow.model_copy(update={"training": training, "hparams": hparams}),
-        sizes=[narrow.model.base_width * factor for factor in FACTORS],
-        seeds=_SEEDS,
-        steps=_STEPS,
-        threshold=THRESHOLD,
-        control=False,
-        narrow=True,
-        should_stop=should_stop,
-    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # models this narrow run slower on more
+    try:
+        return check_config(
+            narrow.model_copy(update={"training": training, "hparams": hparams}),
+            sizes=[narrow.model.base_width * factor for factor in FACTORS],
+            seeds=_SEEDS,
+            steps=_STEPS,
+            threshold=THRESHOLD,
+            control=False,
+            narrow=True,
+            should_stop=should_stop,
+        )
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _narrowed(config: RunConfig) -> RunConfig:
