@@ -28,6 +28,9 @@ Outcome = Literal["pass", "fail", "unclear"]
 
 CLT = -0.5
 """Slope of a sum of uncorrelated terms that is scaled by 1/width."""
+NARROW_LOGITS = 0.4
+"""Thresholds by which the change of attention logits may grow in a narrow check. With a scale of 1/√head_dim it grows
+by 1/2 less the drift of small heads, about 0.25: half way between that and the drift alone."""
 UPDATE_TOLERANCE = 2.5
 """Thresholds that a layer's own update may slope. It is smaller than the whole change and reaches its limit later
 (keys of a gpt behind zero queries slope by -0.14 from width 32 to 512, and not at all from 128 on), and every broken
@@ -143,6 +146,8 @@ def _judge_numbers(
     lenient = kind in ("readout", "attention logits") and measured.axis == "width"
     size_allowed = (CLT - threshold, threshold) if lenient else flat
     change_allowed = size_allowed if narrow else flat
+    if narrow and kind == "attention logits":  # what they drift by is negative, so that less above is enough
+        change_allowed = (size_allowed[0], NARROW_LOGITS * threshold)
     update_allowed = (-UPDATE_TOLERANCE * threshold, UPDATE_TOLERANCE * threshold)
     tables: list[tuple[str, Numbers, tuple[float, float], str | None]] = [
         ("size at init", values["rms"][..., 0], size_allowed, None)
