@@ -7,10 +7,9 @@ the sign of the slope and, where the optimizer or the initial weights say more, 
 from __future__ import annotations
 
 from mutransfer.verification.coordinates import Measurements, ParameterFacts
-from mutransfer.verification.verdict import ModuleVerdict
+from mutransfer.verification.verdict import SMALLEST_FAULT, ModuleVerdict
 
 _NEAR = 0.25
-_SMALLEST_FAULT = 0.5  # every broken rule breaks by a power of √width at least
 
 
 def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> str:
@@ -25,11 +24,17 @@ def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> s
     if not any("slope" in one or "like" in one for one in culprit.reasons):
         return _without_slope(culprit)
     facts = _own_facts(culprit, measured)
+    if measured.axis == "depth":
+        return (
+            "over depth: residual branches are not multiplied by 1/m_L, or lrs do not follow depth as that asks for; "
+            "without a depth rule this is to be expected"
+        )
     of_size = culprit.first_step == 0
     slope = culprit.size if of_size else culprit.change
     if not of_size and culprit.update is not None and not culprit.update.inside(*culprit.update_allowed):
         slope = culprit.update
-    if slope is not None and abs(slope.value) < _SMALLEST_FAULT / 2:
+    small = slope is not None and abs(slope.value) < SMALLEST_FAULT / 2
+    if slope is not None and small and not (culprit.kind == "attention logits" and slope.value > 0):
         return (
             f"{abs(slope.value):.2f} is less than a broken rule gives (0.5 or more): rather the smallest sizes are too "
             "small for a limit, or the lr is too large; check from wider ones, or with a smaller lr"

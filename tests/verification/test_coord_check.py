@@ -68,8 +68,8 @@ def test_an_mlp_passes_with_a_random_readout_too(mlp: Data, changes: Data) -> No
 
 
 def test_random_queries_pass_though_their_logits_shrink_at_init(gpt: Data) -> None:
-    growing_heads = {"model__head_dim": None, "model__heads": 2, "training__batch_size": 16}
-    check = check_gpt(gpt, model__zero_query=False, seeds=4, sizes=[32, 64, 128, 256], **growing_heads)
+    wider = {"model__width": 64, "model__base_width": 64, "model__head_dim": None, "model__heads": 2}
+    check = check_gpt(gpt, model__zero_query=False, sizes=[64, 128, 256, 512], **wider)
     assert check.passed, check.sentence
     size = of(check, "blocks.0.attention.attention_logits").size
     assert size is not None
@@ -286,6 +286,7 @@ def test_over_depth_first_and_last_blocks_are_compared(power: float, outcome: st
     )
     assert [one.module for one in check.modules] == ["inlet", "blocks.first", "blocks.last", "readout"]
     assert check.outcome == outcome, check.sentence
+    assert check.passed or "residual branches" in str(check.hint)
 
 
 def test_unclear_modules_get_as_many_seeds_again() -> None:
