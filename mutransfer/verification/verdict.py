@@ -103,11 +103,15 @@ def judge(
             and a sum of uncorrelated terms that shrinks like width^-1/2; at small widths the second is the larger.
     """
     roles, missing = _roles(plan), _missing(measured)
+    depth = plan.options.depth if plan is not None and measured.axis == "depth" else None
+    exponent = 0.0 if depth is None else depth.alpha - 1.0
     found = []
     for name, facts in measured.modules.items():
         kind = _kind(name, facts, measured)
         role = roles.get(facts.own_name)
-        verdict = _judge_numbers(name, kind, role, measured, threshold, final=final, narrow=narrow)
+        verdict = _judge_numbers(
+            name, kind, role, measured, threshold, final=final, narrow=narrow, update_exponent=exponent
+        )
         structural = _structural(name, facts, measured, finite, missing.get(name, []))
         if structural:
             verdict = replace(verdict, outcome="fail", reasons=(*structural, *verdict.reasons), first_step=-1.0)
@@ -144,24 +148,30 @@ def _judge_numbers(
     *,
     final: bool,
     narrow: bool,
+    update_exponent: float,
 ) -> ModuleVerdict:
     values, flat = measured.values[name], (-threshold, threshold)
-    lenient = kind in ("readout", "attention logits") and measured.axis == "width"
+    place = _place_in_depth(name) if measured.axis == "depth" else "outside"
+    # Over width a readout, over depth the residual stream is a sum of uncorrelated terms scaled by 1/size.
+    lenient = place == "last" or (kind in ("readout", "attention logits") and measured.axis == "width")
     size_allowed = (CLT - threshold, threshold) if lenient else flat
     change_allowed = size_allowed if narrow else flat
     if narrow and kind == "attention logits":  # what they drift by is negative, so that less above is enough
         change_allowed = (size_allowed[0], NARROW_LOGITS * threshold)
-    update_allowed = (-UPDATE_TOLERANCE * threshold, UPDATE_TOLERANCE * threshold)
+    # What a depth rule asks of each block: with α < 1 the blocks are lazy by design.
+    update_expected = update_exponent if place == "inside" else 0.0
+    update_allowed = _around(update_expected, UPDATE_TOLERANCE * threshold)
     tables: list[tuple[str, Numbers, tuple[float, float], str | None]] = [
         ("size at init", values["rms"][..., 0], size_allowed, None)
     ]
-    if kind != "fixed":
+    if kind != "fixed" and place != "first":
         tables += [
             (what, settled_change(values[quantity]), band, quantity)
             for what, quantity, band in (
                 ("change since init", "change_rms", change_allowed),
                 ("own update", "update_rms", update_allowed),
             )
+            if not (place == "inside" and quantity == "change_rms")
             if not np.isnan(values[quantity][..., 1:]).all()
         ]
     slopes: dict[str, Slope | None] = {}
@@ -197,6 +207,23 @@ def _judge_numbers(
         reasons=tuple(reasons),
         first_step=first_step,
     )
+
+
+def _around(middle: float, reach: float) -> tuple[float, float]:
+    return middle - reach, middle + reach
+
+
+def _place_in_depth(name: str) -> Literal["outside", "inside", "first", "last"]:
+    """Where a module stands over depth, which says what of it is comparable.
+
+    The last block's output is the whole residual stream and has to keep its change. The first block's is one share of
+    L, and what a block reads is the stream so far, half of it in the last of two blocks and nearly all in the last of
+    32: of these only what their own weights do is judged.
+    """
+    *above, own = name.split(".")
+    if own in ("first", "last"):
+        return "first" if own == "first" else "last"
+    return "inside" if {"first", "last"} & set(above) else "outside"
 
 
 def _judge_one(
