@@ -207,6 +207,8 @@ class RunConfig(Section):
             for section in sections:
                 target = target[section]
             target[field] = value
+        if data["parametrization"] != self.parametrization:
+            data["rules"] = {}  # a control goes without the rules whose work it is to show
         return RunConfig.model_validate(data)
 
     def resolved(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mutransfer.config.messages import message_of
+from mutransfer.config.rules import RulesSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.errors import PlanError, UsageError
@@ -115,7 +116,7 @@ class ConfigSubject:
                 "provenance": None,
             }
             if parametrization != self.parametrization:  # the control goes without the rules that it is to show
-                changes["rules"] = config.rules.model_copy(update={"interpolation": None, "depth": None})
+                changes["rules"] = RulesSection()
             return RunConfig.model_validate({**dict(config), **changes})
         except ValidationError as error:
             raise UsageError(

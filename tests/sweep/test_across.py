@@ -69,3 +69,10 @@ def test_sweep_refuses_such_a_grid_and_says_what_runs_it(crossed, tmp_path):
     with pytest.raises(UsageError, match=r"search\.across has no single winner.*mutransfer transfer-check"):
         run_sweep(build(crossed), runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_control_goes_without_optional_rules(gpt):
+    rules = {"interpolation": {"init": 0.5, "lr": 0.5}, "depth": {"base_depth": 1}}
+    config = build(gpt, parametrization="interpolated", rules=rules, search=None)
+    assert config.at_point({"parametrization": "sp"}).rules == type(config.rules)()
+    assert config.at_point({"parametrization": "interpolated", "lr": 0.5}).rules == config.rules
