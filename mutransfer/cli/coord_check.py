@@ -31,6 +31,10 @@ def run(
     seeds: Annotated[
         int, typer.Option(help="Seeds to begin with; as many again where intervals leave a module unclear.", min=1)
     ] = 3,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="lr at base width; the config's, at most 0.001 (SGD 0.1, Muon 0.02), when left out."),
+    ] = None,
     threshold: Annotated[
         float, typer.Option(help="Largest |slope| of log size against log width that counts as flat.")
     ] = 0.1,
@@ -76,6 +80,7 @@ def run(
                     control=control,
                     finite=finite or (),
                     device=single_device().torch_name,
+                    lr=lr,
                     on_progress=progress,
                     should_stop=stopping,
                 )
@@ -108,7 +113,7 @@ def _show(check: CoordinateCheck) -> None:
     columns = ["module", "size at init", "change", "own update", "verdict", *(["sp's change"] if sp else [])]
     ui.show_table(
         f"{check.parametrization} over {check.axis} {', '.join(map(str, check.sizes))}: slopes of log size, with 95 % "
-        f"intervals; {check.steps} steps at constant lr, {check.seeds} seeds, |slope| ≤ {check.threshold:g}",
+        f"intervals; {check.steps} steps at lr {check.lr:g}, {check.seeds} seeds, |slope| ≤ {check.threshold:g}",
         columns,
         [
             [one.module, _slope(one.size), _slope(one.change), _slope(one.update), _word(one)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,9 @@ STEPS = 8
 LEAST_STEPS = 6
 """Behind a readout and queries that start at zero, keys begin to move in the third step; the last half is judged."""
 SEEDS = 3
+MOST_LR = {"adam": 1e-3, "sgd": 0.1, "muon": 0.02}
+"""A config's lr is taken up to this. At the peak of a tuned lr, without its warmup, the first steps overshoot: changes
+are then several times what they start from, differ between seeds by as much, and say little of the limit."""
 Verdict = Literal["passed", "failed", "no power"]
 
 
@@ -35,6 +39,8 @@ class CoordinateCheck:
     steps: int
     seeds: int
     threshold: float
+    lr: float
+    """Constant lr at base width."""
     modules: tuple[ModuleVerdict, ...]
     control: tuple[ModuleVerdict, ...] | None
     """Verdicts on `sp`, which has to fail; None where it was not run."""
@@ -86,6 +92,7 @@ class CoordinateCheck:
             "steps": self.steps,
             "seeds": self.seeds,
             "threshold": self.threshold,
+            "lr": self.lr,
             "modules": [one.as_dict() for one in self.modules],
             "control": None if self.control is None else [one.as_dict() for one in self.control],
             "warnings": list(self.warnings),
@@ -165,6 +172,7 @@ def coordinate_check(
     )
     return run_check(
         subject,
+        lr=lr,
         adam=FAMILIES[optimizer] != "sgd",
         seeds=seeds,
         steps=steps,
@@ -187,27 +195,36 @@ def check_config(
     control: bool = True,
     finite: Sequence[str] = (),
     device: str = "cpu",
+    lr: float | None = None,
     narrow: bool = False,
     on_progress: OnProgress = lambda done, total, news: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> CoordinateCheck:
     """Check a config's model on its data, with its hparams at a constant lr without warmup.
 
+    The lr is the config's, but at most `MOST_LR`.
+
     Args:
         sizes: base width × 1, 2, 4, 8, 16 when left out; over depth 2, 4, 8, 16, 32.
         device: a torch device.
+        lr: lr at base width, whatever the config's.
         narrow: see `verdict.judge`.
 
     The other arguments are those of `coordinate_check`.
 
     Raises:
-        UsageError: the model cannot be built at some size, or has no such axis.
+        UsageError: the model cannot be built at some size, or has no such axis; an lr that is no positive number.
         DataError: the data cannot be used.
         Interrupted: `should_stop` said so.
     """
+    family = FAMILIES[config.hparams.optimizer]
+    lr = min(config.hparams.lr, MOST_LR[family]) if lr is None else lr
+    if not 0 < lr < math.inf:
+        raise UsageError(f"lr must be a positive number, but got {lr:g}")
     return run_check(
-        ConfigSubject(config, sizes=sizes, axis=axis, device=device),
-        adam=FAMILIES[config.hparams.optimizer] != "sgd",
+        ConfigSubject(config.with_hparams({"lr": lr}), sizes=sizes, axis=axis, device=device),
+        lr=lr,
+        adam=family != "sgd",
         seeds=seeds,
         steps=steps,
         threshold=threshold,
@@ -222,6 +239,7 @@ def check_config(
 def run_check(
     subject: Subject,
     *,
+    lr: float,
     adam: bool,
     seeds: int = SEEDS,
     steps: int = STEPS,
@@ -277,6 +295,7 @@ def run_check(
         steps=steps,
         seeds=own.seeds,
         threshold=threshold,
+        lr=lr,
         modules=verdicts,
         control=None if sp is None else judged(sp, final=True),
         culprit=None if culprit is None else culprit.module,

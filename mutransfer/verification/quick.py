@@ -8,14 +8,11 @@ import torch
 from pydantic import ValidationError
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.parametrization.rules import FAMILIES
 from mutransfer.verification.coord_check import CoordinateCheck, check_config
 
 FACTORS = (1, 2, 4, 8)
 THRESHOLD = 0.25
 """Half the smallest exponent that a broken rule gives: what finite widths do at these sizes stays well below it."""
-_LR = {"adam": 1e-3, "sgd": 0.1, "muon": 0.02}
-"""Largest lr: the one in a config that is to be swept may be any, and a large one leaves the limit at small widths."""
 _MULTIPLIERS = (
     "init_scale",
     "temperature",
@@ -46,7 +43,7 @@ def quick_check(config: RunConfig, *, should_stop: Callable[[], bool] = lambda: 
     most = _BATCH_EXAMPLES if seq_len is None else max(2, _BATCH_TOKENS // seq_len)
     hparams = narrow.hparams
     plain = dict.fromkeys(_MULTIPLIERS, 1.0)  # swept too, and of no concern to the rules
-    hparams = hparams.with_values({**plain, "lr": min(hparams.lr, _LR[FAMILIES[hparams.optimizer]])})
+    hparams = hparams.with_values(plain)
     training = narrow.training.model_copy(update={"batch_size": min(most, narrow.training.batch_size)})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # models this narrow run slower on more

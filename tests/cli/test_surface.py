@@ -29,8 +29,8 @@ SURFACE = {
     "train": {"CONFIG", "--set", "--resume", "--out", "--runs", "--json"},
     "audit": {"CONFIG", "--width", "--set", "--json"},
     "coord-check": {
-        "CONFIG", "--set", "--sizes", "--axis", "--steps", "--seeds", "--threshold", "--control", "--no-control",
-        "--finite", "--out", "--runs", "--json",
+        "CONFIG", "--set", "--sizes", "--axis", "--steps", "--seeds", "--lr", "--threshold", "--control",
+        "--no-control", "--finite", "--out", "--runs", "--json",
     },
     "reverse": {"CONFIG", "--width", "--set", "--out", "--json"},
     "status": {"[RUN]", "--runs", "--json"},
