@@ -46,7 +46,7 @@ def run(
         typer.Option("--finite", metavar="MODULE", help="A module that does not grow on purpose. Repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the result; RUNS/NAME/checks/coord-check when left out.")
+        Path | None, typer.Option(help="Folder of the result; RUNS/NAME/checks/coord-check[-AXIS] when left out.")
     ] = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
@@ -86,7 +86,7 @@ def run(
                 )
         finally:
             bar.close()
-        folder = out if out is not None else coord_check_folder(runs, parsed.name)
+        folder = out if out is not None else coord_check_folder(runs, parsed.name, axis)
         written = write_coordinate_check(check, folder, config=parsed)
         if as_json:
             ui.print_json({**check.as_dict(), "files": [str(path) for path in written]})

@@ -40,4 +40,5 @@ def run(
             f"{narrow.hparams.lr:g} and every other hparam the same"
         )
         ui.say(f"Next: {following}, beside the same model in sp at its own width:")
-        ui.say(f"  mutransfer train {shlex.quote(str(config))} --set parametrization=sp")
+        repeated = [part for one in sets or () for part in ("--set", one)]
+        ui.say("  " + shlex.join(["mutransfer", "train", str(config), *repeated, "--set", "parametrization=sp"]))

@@ -128,6 +128,11 @@ class RunConfig(Section):
                 ("model", "tied_embeddings"),
                 "is impossible with parametrization interpolated: a tied readout's multiplier cannot become its init",
             )
+        if self.rules.embedding_lr_exponent and (self.hparams.optimizer == "sgd" or self.model.consumes != "tokens"):
+            raise FieldProblem(
+                ("rules", "embedding_lr_exponent"),
+                "has no effect: it is for lookup tables under Adam (adamw, adam, muon)",
+            )
         if self.rules.depth is not None and not self.model.residual:
             raise FieldProblem(("rules", "depth"), f"needs a residual model, which kind {self.model.kind} is not")
 

@@ -14,18 +14,20 @@ from mutransfer.verification.coordinates import write_activations
 VERDICT, ACTIVATIONS, PICTURE = "verdict.json", "activations.csv", "coord-check"
 
 
-def coord_check_folder(runs: Path, name: str) -> Path:
-    """Where the check of a config of this name lies."""
-    return runs / name / "checks" / "coord-check"
+def coord_check_folder(runs: Path, name: str, axis: str = "width") -> Path:
+    """Where the check of a config of this name lies, one per axis."""
+    return runs / name / "checks" / ("coord-check" if axis == "width" else f"coord-check-{axis}")
 
 
-def write_coordinate_check(check: CoordinateCheck, folder: Path, *, config: RunConfig | None = None) -> list[Path]:
+def write_coordinate_check(
+    check: CoordinateCheck, folder: Path | str, *, config: RunConfig | None = None
+) -> list[Path]:
     """Write the check into `folder`, over an earlier one; the verdict last, so that it stands for what is there.
 
     Raises:
         UsageError: the disk refuses.
     """
-    make_folder(folder)
+    folder = make_folder(Path(folder))
     verdict, activations = folder / VERDICT, folder / ACTIVATIONS
     write_activations(activations, check.measured)
     pictures = draw_coordinate_check(check, folder / PICTURE)

@@ -20,9 +20,11 @@ def reverse_config(config: RunConfig, width: int, *, origin: str = "config") -> 
         origin: where the config comes from, for messages.
 
     Raises:
-        UsageError: `width` is not wider than the config's model.
+        UsageError: `width` is not wider than the config's model, or that is a reverse one already.
         ConfigError: `width` fits not the model's other fields.
     """
+    if config.reverse:
+        raise UsageError(f"{origin}: is a reverse config already; reverse the one it was made from")
     if width <= config.model.width:
         raise UsageError(
             f"--width {width}: must be wider than the model of {origin}, whose width is {config.model.width}"

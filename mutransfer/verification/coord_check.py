@@ -276,6 +276,9 @@ def run_check(
 
     plan = subject.plan()
     own = measured(subject.parametrization)
+    unknown = sorted(set(finite) - set(own.modules))
+    if unknown:
+        raise UsageError(f"--finite {unknown[0]}: there is no such module; there are {', '.join(own.modules)}")
 
     def judged(measurements: Measurements, *, final: bool) -> tuple[ModuleVerdict, ...]:
         return judge(measurements, threshold=threshold, plan=plan, finite=tuple(finite), final=final, narrow=narrow)

@@ -12,7 +12,8 @@ from mutransfer.errors import NothingUsable
 from mutransfer.files import write_json
 
 SKIPPED = "skipped"
-_QUICK = "quick"
+_QUICK, _FULL = "quick", "coord-check"
+_UNDECIDED = {"undecided", "no power"}
 
 
 def check_before_sweep(config: RunConfig, root: Path, should_stop: Callable[[], bool] = lambda: False) -> str:
@@ -44,21 +45,25 @@ def check_before_sweep(config: RunConfig, root: Path, should_stop: Callable[[], 
 def failed_checks(config: RunConfig, root: Path) -> list[str]:
     """Checks in `root`/checks whose last verdict on this config's model is a failure, each as path and sentence.
 
-    A verdict on another model, parametrization, optimizer or set of rules says nothing about this one. Of the quick
-    and the full coordinate check the later one counts.
+    A verdict on another model, parametrization, optimizer or set of rules says nothing about this one, and `undecided`
+    or `no power` is no failure. Each check has its own last verdict, per axis. The full coordinate check over width
+    overrules an earlier quick one, and never the other way round. A verdict that cannot be read counts as failed.
     """
-    newest: dict[str, tuple[float, str | None]] = {}
+    last: dict[str, tuple[float, str | None]] = {}
     for path in sorted((root / "checks").rglob("verdict.json")):
         found = _read(path)
-        if found is None or _subject(found.get("config", {})) != _subject(config.resolved()):
+        failure = None
+        if found is None:
+            failure = f"{path}: cannot be read; run the check again, or remove the file"
+        elif _subject(found["config"] or {}) != _subject(config.resolved()):
             continue
-        name = str(path.parent.relative_to(root / "checks"))
-        kind = "coordinates" if name in (_QUICK, "coord-check") else name
-        failure = (
-            None if found.get("passed") or found.get("state") == "undecided" else f"{path}: {found.get('sentence')}"
-        )
-        newest[kind] = max(newest.get(kind, (0.0, None)), (path.stat().st_mtime, failure), key=lambda one: one[0])
-    return [failure for _, failure in newest.values() if failure is not None]
+        elif not found["passed"] and _UNDECIDED.isdisjoint((found.get("state"), found.get("outcome"))):
+            failure = f"{path}: {found.get('sentence')}"
+        last[str(path.parent.relative_to(root / "checks"))] = (path.stat().st_mtime, failure)
+    full, quick = last.get(_FULL), last.get(_QUICK)
+    if full is not None and quick is not None and full[1] is None and full[0] >= quick[0]:
+        del last[_QUICK]
+    return [failure for _, failure in last.values() if failure is not None]
 
 
 def require_no_failure(config: RunConfig, root: Path, *, force: bool) -> str | None:
@@ -83,7 +88,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    sound = isinstance(found, dict) and isinstance(found.get("passed"), bool) and "config" in found
+    return found if sound else None
 
 
 def _subject(config: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> s
     if measured.axis == "depth":
         return (
             "over depth: residual branches are not multiplied by 1/m_L, or lrs do not follow depth as that asks for; "
-            "without a depth rule this is to be expected"
+            "without a depth rule (rules.depth, for residual models) this is to be expected"
         )
     of_size = culprit.first_step == 0
     slope = culprit.size if of_size else culprit.change

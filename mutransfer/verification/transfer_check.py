@@ -116,8 +116,8 @@ class TransferCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the hparam transfers."""
-        return self.judged.state == "passed"
+        """Whether the hparam transfers, and the control, where one was run, does not."""
+        return self.judged.state == "passed" and self.has_power is not False
 
     @property
     def has_power(self) -> bool | None:
@@ -138,7 +138,7 @@ class TransferCheck:
             {
                 "check": "transfer-check",
                 "passed": self.passed,
-                "state": self.judged.state,
+                "state": "no power" if self.judged.state == "passed" and not self.passed else self.judged.state,
                 "has_power": self.has_power,
                 "sentence": self.words[0],
                 "words": self.words,
@@ -246,6 +246,9 @@ def _judge_one(grid: TransferGrid, points: Mapping[Key, Point], name: str, toler
         if regret > 2 * (error or 0.0):
             reasons.append(transfer_words.regret(regret, error, largest.size, grid))
         state = "failed" if reasons else "passed"
+        if state == "passed" and interval is not None and max(map(abs, interval)) > tolerance:
+            state = "undecided"
+            reasons.append(transfer_words.wide_interval(interval, tolerance))
     curves = _curves(grid, points, name, transferred)
     warmup = 0
     if curves and transferred is not None:

@@ -68,10 +68,10 @@ class TransferGrid:
 
     @property
     def step(self) -> float:
-        """Octaves between two values, in the middle; 0 of names."""
+        """Octaves between the two nearest values; 0 of names."""
         octaves = sorted(math.log2(value) for value in self.values if not isinstance(value, str))
-        steps = sorted(after - before for before, after in pairwise(octaves))
-        return steps[len(steps) // 2] if self.numeric and steps else 0.0
+        steps = [after - before for before, after in pairwise(octaves)]
+        return min(steps) if self.numeric and steps else 0.0
 
     def keys(self) -> set[Key]:
         """Every point."""

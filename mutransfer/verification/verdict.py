@@ -153,9 +153,12 @@ def _judge_numbers(
     values, flat = measured.values[name], (-threshold, threshold)
     place = _place_in_depth(name) if measured.axis == "depth" else "outside"
     # Over width a readout, over depth the residual stream is a sum of uncorrelated terms scaled by 1/size.
-    lenient = place == "last" or (kind in ("readout", "attention logits") and measured.axis == "width")
+    lenient = place in ("first", "last") or (kind in ("readout", "attention logits") and measured.axis == "width")
     size_allowed = (CLT - threshold, threshold) if lenient else flat
-    change_allowed = size_allowed if narrow else flat
+    # A readout that does not start at zero (a tied one never does) also moves by its initial weights times what changes
+    # before it, and a part of that is such a sum; what its own weights do is judged by the own update.
+    starts = kind == "readout" and bool(values["rms"][..., 0].any())
+    change_allowed = size_allowed if narrow or starts else flat
     if narrow and kind == "attention logits":  # what they drift by is negative, so that less above is enough
         change_allowed = (size_allowed[0], NARROW_LOGITS * threshold)
     # What a depth rule asks of each block: with α < 1 the blocks are lazy by design.

@@ -98,7 +98,24 @@ def test_what_counts_is_the_last_check_of_this_model(gpt, tmp_path):
     assert failed_checks(config, tmp_path) == [f"{wider}: failed in a"]
     save(tmp_path, "transfer-check/lr-width", config, state="undecided")
     assert failed_checks(config, tmp_path) == []
-    wider.write_text("{torn")
+    for unreadable in ("{torn", "[]", '{"passed": false}'):
+        wider.write_text(unreadable)
+        assert failed_checks(config, tmp_path) == [f"{wider}: cannot be read; run the check again, or remove the file"]
+
+
+def test_a_weaker_or_another_check_does_not_overrule_a_failure(gpt, tmp_path):
+    config = build(gpt)
+    full = save(tmp_path, "coord-check", config)
+    for name in ("quick", "coord-check-depth", "transfer-check/lr-width"):
+        later = save(tmp_path, name, config, passed=True)
+        os.utime(later, (full.stat().st_mtime + 10,) * 2)
+        assert failed_checks(config, tmp_path) == [f"{full}: failed in a"]
+
+
+def test_no_power_is_no_failure(gpt, tmp_path):
+    config = build(gpt)
+    save(tmp_path, "coord-check", config, outcome="no power")
+    save(tmp_path, "transfer-check/lr-width", config, state="no power")
     assert failed_checks(config, tmp_path) == []
 
 

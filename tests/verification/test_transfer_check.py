@@ -107,7 +107,9 @@ def test_an_optimum_that_stays_passes_and_one_that_moves_fails(gpt, tmp_path):
 
 def test_a_control_that_passes_too_shows_nothing(gpt, tmp_path):
     found = check(grid(gpt), tmp_path, Landscape(lambda parametrization, width: -6.3))
-    assert found.passed
+    assert found.judged.state == "passed"
+    assert not found.passed
+    assert found.as_dict()["state"] == "no power"
     assert found.has_power is False
     assert any("cannot tell right from wrong" in words for words in found.words)
 
