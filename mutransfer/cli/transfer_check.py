@@ -31,7 +31,7 @@ def run(
     axis: Annotated[Axis, typer.Option(help="What grows.")] = Axis.width,
     sizes: Annotated[
         str | None,
-        typer.Option(metavar="N,N,…", help="Sizes, the first is the base; base × 1, 2, 4, 8 when left out."),
+        typer.Option(metavar="N,N,…", help="Sizes, the smallest is the base; base × 1, 2, 4, 8 when left out."),
     ] = None,
     hparam: Annotated[str, typer.Option(help="The hparam that is to transfer.")] = "lr",
     values: Annotated[str | None, typer.Option(metavar="V,V,…", help="Its values: numbers, or names.")] = None,

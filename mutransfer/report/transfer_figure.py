@@ -92,7 +92,8 @@ def _training(axes: Axes, check: TransferCheck, verdict: Verdict, colors: dict[i
     value = verdict.transferred
     shown = f"{value:.3g}" if isinstance(value, float) else str(value)
     base = check.grid.sizes[0]
-    axes.set_title(f"{verdict.parametrization}: all sizes with {check.grid.hparam} {shown}, the best at {base}")
+    what = f"all sizes with {check.grid.hparam} {shown}, the best at {base}" if value is not None else "no usable value"
+    axes.set_title(f"{verdict.parametrization}: {what}")
     axes.set_xlabel("step")
     if first:
         axes.set_ylabel("training loss, smoothed (nats)")

@@ -31,7 +31,7 @@ def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> s
         )
     of_size = culprit.first_step == 0
     slope = culprit.size if of_size else culprit.change
-    if not of_size and culprit.update is not None and not culprit.update.inside(*culprit.update_allowed):
+    if not of_size and not any(reason.startswith("change") for reason in culprit.reasons):
         slope = culprit.update
     small = slope is not None and abs(slope.value) < SMALLEST_FAULT / 2
     if slope is not None and small and not (culprit.kind == "attention logits" and slope.value > 0):

@@ -7,7 +7,7 @@ command continues, and one with more sizes, values or seeds adds to what is ther
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -285,6 +285,12 @@ def _products(missing: set[Key]) -> list[Part]:
     raise AssertionError("the values of one parametrization, size and seed are a grid")
 
 
+def _require_once(option: str, values: Sequence[Value]) -> None:
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise UsageError(f"{option}: has {', '.join(twice)} twice")
+
+
 def make_grid(
     config: RunConfig,
     *,
@@ -298,7 +304,7 @@ def make_grid(
     """The grid of a check, with everything that can be refused refused.
 
     Args:
-        sizes: the first is the base; by default the base width, or what the config has, × 1, 2, 4, 8.
+        sizes: the smallest is the base; by default the base width, or what the config has, × 1, 2, 4, 8.
         values: of `hparam`; by default the config's × 2^-3 … 2^3, or every schedule.
         seeds: how many, counted up from the config's.
         control: add `sp`, unless that is what the config has.
@@ -311,10 +317,12 @@ def make_grid(
     if field not in type(getattr(config, section)).model_fields:
         raise UsageError(f"--axis {axis}: {section} kind {getattr(config, section).kind} has no {field}")
     start = config.model.base_width if axis == "width" else getattr(getattr(config, section), field)
-    grown = tuple(sorted(set(sizes or (start * factor for factor in (1, 2, 4, 8)))))
+    grown = tuple(sorted(sizes or (start * factor for factor in (1, 2, 4, 8))))
+    _require_once("--sizes", grown)
     if len(grown) < 2:
         raise UsageError(f"--sizes {grown[0]}: give two sizes or more")
-    chosen = _default_values(config, hparam) if values is None else tuple(set(values))
+    chosen = _default_values(config, hparam) if values is None else tuple(values)
+    _require_once("--values", chosen)
     ordered = tuple(sorted(chosen, key=TransferGrid.values_order))
     names = [value for value in ordered if isinstance(value, str)]
     if not names and len(ordered) < 3:

@@ -64,6 +64,17 @@ class ModuleVerdict:
     first_step: float = math.inf
     """The first step at which it clearly fails: 0 is init, -1 what is wrong whatever the step."""
 
+    @property
+    def fails_clearly(self) -> bool:
+        """Whether it fails by more than a slope that only noise may have put outside."""
+        slopes = (
+            (self.size, self.size_allowed),
+            (self.change, self.change_allowed),
+            (self.update, self.update_allowed),
+        )
+        by_slope = any(slope is not None and slope.outside(*band) for slope, band in slopes)
+        return self.outcome == "fail" and (by_slope or not all(" like " in reason for reason in self.reasons))
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {
@@ -125,7 +136,8 @@ def first_failure(verdicts: tuple[ModuleVerdict, ...]) -> ModuleVerdict | None:
     What fails later may follow from it: forward in the same step, backward through the gradient in the next.
     """
     failed = [one for one in verdicts if one.outcome == "fail"]
-    return min(failed, key=lambda one: one.first_step, default=None)
+    clear = [one for one in failed if one.fails_clearly]
+    return min(clear or failed, key=lambda one: one.first_step, default=None)
 
 
 def settled_change(values: Numbers) -> Numbers:

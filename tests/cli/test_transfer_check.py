@@ -85,3 +85,16 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
 )
 def test_what_cannot_be_checked_is_refused(refused: Refused, arguments: tuple[str, ...], message: str) -> None:
     assert message in refused("transfer-check", "gpt.yaml", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--sizes", "16,16"), "--sizes: has 16 twice"),
+        (("--values", "1e-3,1e-3,1e-2"), "--values: has 0.001 twice"),
+    ],
+)
+def test_what_is_given_twice_is_named(write, gpt, options, message):
+    code, _, stderr = invoke("transfer-check", str(write(gpt)), *options)
+    assert code == 2
+    assert message in stderr
