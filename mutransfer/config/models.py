@@ -59,7 +59,7 @@ class GPTSection(BaseModelSection):
     """Width of the feed-forward layer over the model's width."""
     positions: Literal["rotary", "learned"] = "rotary"
     """Rotary positions (which need an even head size), or learned position embeddings. Rotary by default: learned
-    ones of the tokens' own size cost 0.3 nats in short runs and hide that wider is better (BENCHMARKS.md)."""
+    ones of the tokens' own size cost 0.2 nats in short runs and hide that wider is better (BENCHMARKS.md)."""
     tied_embeddings: bool = False
     """Readout shares the token embedding's weights; embeddings then start at 1/√base_width and are multiplied
     by √base_width on the way in."""
