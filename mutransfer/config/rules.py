@@ -55,8 +55,8 @@ class RulesSection(Section):
     decays weights by λ × the schedule's factor, whatever the lr (Wortsman et al. 2023); λ is then some lr times
     smaller."""
     embedding_lr_exponent: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    """Adam's lr for lookup tables is further multiplied by m_out to this power. 0 is TP-V's rule; 0.5 was proposed
-    for vocabularies much larger than the width (Hayou & Liu 2025 argue for -0.5 to 0)."""
+    """Adam's lr for lookup tables is further multiplied by m_out to this power. 0 is TP-V's rule; for
+    vocabularies much larger than the width Hayou & Liu 2025 derive -0.5; 0.5 gained nothing here (BENCHMARKS.md)."""
     depth: DepthRule | None = None
     """Transfer over depth."""
     batch_size: BatchSizeRule | None = None

@@ -11,7 +11,6 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.errors import NothingUsable
 from mutransfer.files import write_json
 
-SKIPPED = "skipped"
 _QUICK, _FULL = "quick", "coord-check"
 _UNDECIDED = {"undecided", "no power"}
 
