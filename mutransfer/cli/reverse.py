@@ -24,6 +24,7 @@ def run(
     """Write the config of a narrow model that is as unstable as an sp model of the given width (TP-V App. I)."""
     with ui.errors_reported(as_json):
         from mutransfer.config.load import load_config
+        from mutransfer.parametrization.options import options_of
         from mutransfer.transfer.reverse import reverse_config, write_reverse
 
         parsed = load_config(config, sets or ())
@@ -35,6 +36,8 @@ def run(
             ui.print_json({"config": str(path), "name": narrow.name, "width": narrow.model.width,
                            "base_width": narrow.model.base_width, "next": following})  # fmt: skip
             return
+        for rule in options_of(parsed).notes:
+            ui.note(f"left out, as sp has no optional rules: {rule}")
         ui.say(
             f"wrote {path}: width {narrow.model.width} trains as an sp model of width {width} would, with lr "
             f"{narrow.hparams.lr:g} and every other hparam the same"
