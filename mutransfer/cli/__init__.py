@@ -13,6 +13,9 @@ from types import FrameType
 
 import typer
 
+from mutransfer.cli.console import explain
+from mutransfer.errors import Interrupted
+
 _VERBS = ("init", "sweep", "transfer", "train", "audit", "coord-check", "transfer-check", "reverse", "status")
 
 app = typer.Typer(
@@ -47,15 +50,19 @@ for _verb in _VERBS:
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:
-    """A signal before a verb has work to save, or a second one from a user who cannot wait."""
-    from mutransfer.cli.console import explain
-    from mutransfer.errors import Interrupted
+    """A signal before a verb has work to save, or a second one from a user who cannot wait.
 
+    It ends the process here: an exception could surface inside a C++ callback of torch's import, which aborts. The
+    system releases locks, workers leave with their coordinator, and files are renamed into place only when whole.
+    """
     message = "stopped at once; what had been saved stays"
-    if "--json" in sys.argv:
-        explain(Interrupted.__name__, message, Interrupted.exit_code)
-    sys.stderr.write(f"error: {message}\n")
-    raise SystemExit(Interrupted.exit_code)
+    with contextlib.suppress(Exception):  # the signal may have come in the middle of a print
+        if "--json" in sys.argv:
+            explain(Interrupted.__name__, message, Interrupted.exit_code)
+        sys.stderr.write(f"error: {message}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(Interrupted.exit_code)
 
 
 def main() -> None:
@@ -70,15 +77,11 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         if "--json" in sys.argv:
-            from mutransfer.cli.console import explain
-
             explain("InternalError", "this is a bug; stderr has the traceback", 1)
         code = 1
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
         if code == 2 and "--json" in sys.argv:
-            from mutransfer.cli.console import explain
-
             explain("UsageError", "the arguments cannot be parsed; stderr says why", 2)
     with contextlib.suppress(BrokenPipeError):  # whoever reads through a pipe may have seen enough
         sys.stdout.flush()

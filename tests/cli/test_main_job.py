@@ -129,15 +129,30 @@ def test_failed_launch_is_exit_code_5(workplace):
     assert "checkpoint cannot be read" in done.stderr
 
 
+@pytest.mark.parametrize("imported", ["torch.version", "torch._jit_internal", "torch.optim.lr_scheduler"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_while_starting_is_exit_code_4_and_one_json_object(workplace, number):
-    command = [sys.executable, "-m", "mutransfer", "train", "proxy.yaml", "--out", "early", "--json"]
+def test_signal_while_starting_is_exit_code_4_and_one_json_object(workplace, number, imported):
+    """Torch's import calls Python from C++, where an exception raised by a handler would abort the process."""
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "mutransfer",
+        "train",
+        "proxy.yaml",
+        "--out",
+        "early",
+        "--json",
+    ]
     process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(0.7)  # torch is being imported
+    assert process.stderr is not None
+    assert any(line.rstrip().endswith(imported) for line in process.stderr), "never imported"
     process.send_signal(number)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 4, errors
     assert json.loads(output)["exit_code"] == 4
+    assert "error: stopped at once" in errors
     assert "Traceback" not in errors
 
 
