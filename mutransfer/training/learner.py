@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Array, Batch
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.apply import initialize, set_multipliers
+from mutransfer.training.kernels import kernels
 from mutransfer.training.optimizers import build_optimizer, set_lr
 from mutransfer.training.schedules import lr_factor
 
@@ -37,6 +39,7 @@ class Learner:
         )
         self.optimizer = build_optimizer(self.model, self.plan, hparams)
         self._forward: Any = torch.compile(self.model) if config.training.compile else self.model
+        self._kernels = nullcontext() if config.training.compile else kernels(device)
         self._parameters = list(self.model.parameters())
 
     def train_step(self, step: int, batch: Batch) -> Tensor:
@@ -77,13 +80,26 @@ class Learner:
 
     def _loss(self, batch: Batch) -> Tensor:
         """Cross entropy in nats, mean over all targets."""
-        inputs, targets = (self._to_device(array) for array in batch)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.training.precision == "bf16"):
-            logits = self._forward(inputs)
-            return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+        inputs, targets = (to_device(array, self.device) for array in batch)
+        with self._kernels, precision(self.config, self.device):
+            return cross_entropy(self._forward(inputs), targets)
 
-    def _to_device(self, array: Array) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+
+def precision(config: RunConfig, device: torch.device) -> torch.autocast:
+    """The context of `training.precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.training.precision == "bf16")
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over all targets, in nats; logits (…, classes), computed in fp32 at least."""
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+def to_device(array: Array, device: torch.device) -> Tensor:
+    """The array on the device; on a GPU without waiting for the copy."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

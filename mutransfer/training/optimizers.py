@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutransfer.config.hparams import Hparams
+from mutransfer.config.hparams import Hparams, OptimizerName
 from mutransfer.parametrization.apply import parameter_groups
 from mutransfer.parametrization.plan import Plan, Scaling
 
@@ -46,21 +46,31 @@ class Together:
 
 def build_optimizer(model: nn.Module, plan: Plan, hparams: Hparams) -> torch.optim.Optimizer | Together:
     """The optimizer of `hparams`, each group with its own peak lr under `peak_lr`."""
-    groups = parameter_groups(model, plan, **hparams.for_optimizer())
-    for group in groups:
+    return optimizer_over(hparams.optimizer, optimizer_groups(model, plan, hparams))
+
+
+def optimizer_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dict[str, Any]]:
+    """The plan's parameter groups, each with its `peak_lr` and with momentum or betas of its own."""
+    groups: list[dict[str, Any]] = []
+    for group in parameter_groups(model, plan, **hparams.for_optimizer()):
         group["peak_lr"] = group["lr"]
-    if hparams.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=hparams.resolved("momentum"))
-    betas = (hparams.resolved("beta1"), hparams.resolved("beta2"))
-    if hparams.optimizer == "muon":
-        matrices = [one for group in groups if group["family"] == "muon" for one in _by_shape(group, plan)]
-        rest = [group for group in groups if group["family"] != "muon"]
-        adamw = torch.optim.AdamW(rest, betas=betas)
-        if not matrices:
-            return adamw
-        return Together(torch.optim.Muon(matrices, momentum=hparams.resolved("momentum")), adamw)
-    kind = torch.optim.AdamW if hparams.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, betas=betas)
+        if group["family"] == "adam":
+            groups.append({**group, "betas": (hparams.resolved("beta1"), hparams.resolved("beta2"))})
+            continue
+        group["momentum"] = hparams.resolved("momentum")
+        groups += _by_shape(group, plan) if group["family"] == "muon" else [group]
+    return groups
+
+
+def optimizer_over(name: OptimizerName, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | Together:
+    """torch's optimizer for groups that `optimizer_groups` made, of one model or of several."""
+    if name == "sgd":
+        return torch.optim.SGD(groups)
+    if name == "muon":
+        matrices = [group for group in groups if group["family"] == "muon"]
+        rest = torch.optim.AdamW([group for group in groups if group["family"] != "muon"])
+        return Together(torch.optim.Muon(matrices), rest) if matrices else rest
+    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups)
 
 
 def _by_shape(group: dict[str, Any], plan: Plan) -> list[dict[str, Any]]:
@@ -77,8 +87,6 @@ def _by_shape(group: dict[str, Any], plan: Plan) -> list[dict[str, Any]]:
         own = split.setdefault(share, {**group, "params": [], "names": [], **settings})
         own["params"].append(parameter)
         own["names"].append(name)
-    for own in split.values():
-        own.pop("family")
     return list(split.values())
 
 

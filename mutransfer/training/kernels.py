@@ -1,0 +1,49 @@
+"""Faster ways to compute what modules ask of torch: the same mathematics, taken at the call, for every module alike.
+
+Shipped models and users' own call `torch.nn.functional` as ever; `kernels` decides what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from mutransfer.training.attention import folded_attention
+from mutransfer.training.linear import linear, onednn_is_faster
+
+
+def kernels(device: torch.device, *, packed: bool = False) -> AbstractContextManager[Any]:
+    """The context in which a model runs on `device`.
+
+    Args:
+        packed: the model runs under `torch.func.vmap`.
+    """
+    chosen: dict[Any, Callable[..., Any]] = {}
+    if device.type == "cpu" and onednn_is_faster():
+        chosen[F.linear] = linear
+    if packed:
+        chosen[F.scaled_dot_product_attention] = folded_attention
+    return _Instead(chosen) if chosen else nullcontext()
+
+
+class _Instead(TorchFunctionMode):
+    """Calls that are keys of `chosen` go to its values."""
+
+    def __init__(self, chosen: Mapping[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self._chosen = chosen
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Within this torch calls it for every function."""
+        return self._chosen.get(func, func)(*args, **(kwargs or {}))
