@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.training.attention import folded_attention
-from mutransfer.training.linear import linear, onednn_is_faster
+from mutransfer.training.linear import linear, onednn_is_faster, packed_linear
 
 
 def kernels(device: torch.device, *, packed: bool = False) -> AbstractContextManager[Any]:
@@ -23,12 +23,11 @@ def kernels(device: torch.device, *, packed: bool = False) -> AbstractContextMan
     Args:
         packed: the model runs under `torch.func.vmap`.
     """
-    chosen: dict[Any, Callable[..., Any]] = {}
-    if device.type == "cpu" and onednn_is_faster():
-        chosen[F.linear] = linear
     if packed:
-        chosen[F.scaled_dot_product_attention] = folded_attention
-    return _Instead(chosen) if chosen else nullcontext()
+        return _Instead({F.linear: packed_linear, F.scaled_dot_product_attention: folded_attention})
+    if device.type == "cpu" and onednn_is_faster():
+        return _Instead({F.linear: linear})
+    return nullcontext()
 
 
 class _Instead(TorchFunctionMode):

@@ -38,16 +38,29 @@ def onednn_is_faster() -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias, (…, I) → (…, O)."""
-    if (
-        x.dtype != torch.float32
-        or weight.dtype != torch.float32
-        or x.device.type != "cpu"
-        or x.numel() * weight.shape[0] < _WORTHWHILE
-        or torch.is_autocast_enabled("cpu")
-    ):
+    if not _onednn_takes(x, weight):
         return F.linear(x, weight, bias)
     out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
+
+
+def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`linear` under `torch.func.vmap`."""
+    if torch.is_autocast_enabled(x.device.type):
+        return F.linear(x, weight, bias)  # autocast casts torch's own function only
+    out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether the product of x (…, I) and weight (O, I) pays on oneDNN."""
+    return (
+        x.numel() * weight.shape[0] >= _WORTHWHILE
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and onednn_is_faster()
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -87,41 +100,54 @@ class _Linear(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, int]:
-        """The members' layers: one product where they share x, else one each."""
+        """The layers of the members of a pack."""
         size = info.batch_size
-        if in_dims[1] is None:  # the members share the layer: their rows are rows
-            shared: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-            return shared, in_dims[0] or 0
-        weight = weight.movedim(in_dims[1], 0)
-        if bias is not None:
-            bias = bias.expand(size, -1) if in_dims[2] is None else bias.movedim(in_dims[2], 0)
-        if in_dims[0] is None:
-            merged = linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-            return merged.view(*merged.shape[:-1], size, -1), merged.dim() - 1
-        out: Tensor = _Stacked.apply(x.movedim(in_dims[0], 0), weight, bias)  # type: ignore[no-untyped-call]
+
+        def first(tensor: Tensor, dim: int | None) -> Tensor:
+            return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+        x = first(x, in_dims[0])
+        if in_dims[1] is None and in_dims[2] is None:  # the members share the layer: their rows are rows
+            return linear(x, weight, bias), 0
+        stacked_bias = None if bias is None else first(bias, in_dims[2])
+        out: Tensor = _Stacked.apply(x, first(weight, in_dims[1]), stacked_bias)  # type: ignore[no-untyped-call]
         return out, 0
 
 
 class _Stacked(torch.autograd.Function):
-    """N layers on inputs of their own: x (N, …, I), weight (N, O, I), bias (N, O)."""
+    """N layers on inputs of their own: x (N, …, I), weight (N, O, I), bias (N, O). Gradients lie in memory as their
+    weights do, which the transposed products that autograd would choose do not."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(N, …, I) → (N, …, O)."""
         ctx.save_for_backward(x, weight)
-        rows = x.flatten(1, -2)
-        biases = [None] * len(weight) if bias is None else list(bias)
-        return torch.stack(list(map(_product, rows, weight, biases))).view(*x.shape[:-1], -1)
+        out = _products(_rows(x), weight)
+        if bias is not None:
+            out += bias[:, None]
+        return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
-        rows, grads = x.flatten(1, -2), grad.flatten(1, -2)
+        rows, grads = _rows(x), _rows(grad)
         want_x, want_weight, want_bias = ctx.needs_input_grad
         return (
-            torch.stack(list(map(_product, grads, weight.mT))).view(x.shape) if want_x else None,
-            torch.stack(list(map(_product, grads.mT, rows.mT))) if want_weight else None,
+            _products(grads, weight.mT).view(x.shape) if want_x else None,
+            _products(grads.mT, rows.mT) if want_weight else None,
             grads.sum(1) if want_bias else None,
         )
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(N, …, I) as (N, rows, I)."""
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """a · bᵀ of N pairs of matrices."""
+    if _onednn_takes(a[0], b[0]):
+        return torch.stack(list(map(_product, a, b)))
+    return torch.bmm(a, b.mT)

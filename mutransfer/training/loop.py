@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
-from mutransfer.data.dataset import Dataset
+from mutransfer.data.dataset import Batch, Dataset
 from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.learner import Learner
-from mutransfer.training.metrics import MetricsFile, Monitor
+from mutransfer.training.metrics import MetricsFile, Monitor, Pending
+from mutransfer.training.pack import PackLearner
+from mutransfer.training.schedules import lr_factor
 
 
 @dataclass(frozen=True)
@@ -61,63 +65,171 @@ def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = 
         DataError: the data cannot be used.
         UsageError: files cannot be read or written.
     """
-    training, began = config.training, time.perf_counter()
-    place = torch.device(device)
-    data = load_data(config.data)
-    learner = Learner(config, place)
-    # On a GPU every look at a loss waits for the device; on a CPU it is free.
-    monitor = Monitor(training.divergence_factor, 1 if place.type == "cpu" else training.log_every)
-    first = hooks.start(learner, data)
-    monitor.replay(metrics.restart(first))
-    outcome: Outcome = "completed"
-    done = first
+    return fit_pack([config], [metrics], hooks, device=device)[0]
 
-    def evaluate() -> float:
-        batches = data.validation(batch_size=training.batch_size, batches=training.eval_batches)
-        return learner.evaluate(batches)
 
-    def fetch() -> None:
-        for value in monitor.fetch():
-            step = len(monitor.losses) - 1
-            metrics.add({"step": step, "loss": value, "lr": config.hparams.lr * learner.lr_factor(step)})
-            hooks.progress(Progress(step + 1, training.steps, value))
+def fit_pack(
+    configs: Sequence[RunConfig], metrics: Sequence[MetricsFile], hooks: Hooks, *, device: str = "cpu"
+) -> list[TrainResult]:
+    """`fit` for runs that train as one program; one alone trains without vmap.
 
-    for step in range(first, training.steps):
-        monitor.add(learner.train_step(step, data.batch(step, batch_size=training.batch_size, seed=training.seed)))
-        done = step + 1
-        saving, stopping = done % training.checkpoint_every == 0, hooks.should_stop()
-        if monitor.due or saving or stopping:
-            fetch()
-        if monitor.diverged:
-            break
-        if training.eval_every and done % training.eval_every == 0 and done < training.steps:
-            fetch()
-            metrics.add({"step": step, "validation_loss": evaluate()})
-        if done % training.log_every == 0 or saving or stopping:
-            metrics.flush()
-        if stopping and done < training.steps:
-            outcome = "interrupted"
-        if saving or outcome == "interrupted":
-            hooks.save(learner, data, done)
-        if outcome == "interrupted":
-            break
-    fetch()
-    if monitor.diverged:
-        outcome, done = "diverged", len(monitor.losses)
-    validation_loss = None
-    if outcome == "completed":
-        validation_loss = evaluate()
-        metrics.add({"step": done - 1, "validation_loss": validation_loss})
-        if math.isfinite(validation_loss):
-            hooks.finish(learner)
-        else:  # the last update blew up, after the last training loss
-            outcome, validation_loss = "diverged", None
-    metrics.flush()
-    return TrainResult(
-        outcome=outcome,
-        steps=done,
-        training_loss=monitor.final_loss(),
-        validation_loss=validation_loss,
-        seconds=time.perf_counter() - began,
-        parameters=learner.plan.parameter_count,
-    )
+    A member that diverges is dropped and costs nothing from then on. The hooks' `start`, `save` and `finish` are for
+    a single run, and `should_stop` ends all. Each member's seconds are its share of the pack's.
+
+    Raises:
+        CannotPack: the runs differ in more than hparams and seed, or the model has an operation without a batching
+            rule.
+        DataError, UsageError: as `fit`.
+    """
+    data = load_data(configs[0].data)
+    return _Fit(configs, metrics, hooks, data, torch.device(device)).run()
+
+
+class _Member:
+    """One run of a pack: its config, its losses, how it ended."""
+
+    def __init__(self, config: RunConfig, metrics: MetricsFile) -> None:
+        self.config, self.metrics = config, metrics
+        self.monitor = Monitor(config.training.divergence_factor)
+        self.outcome: Outcome = "completed"
+        self.steps = 0
+        self.validation_loss: float | None = None
+        self.seconds = 0.0
+
+    def take(self, losses: Sequence[float]) -> None:
+        """Judge and write the losses of the next steps."""
+        first = len(self.monitor.losses)
+        hparams, steps = self.config.hparams, self.config.training.steps
+        for step, value in enumerate(self.monitor.add(losses), start=first):
+            self.metrics.add({"step": step, "loss": value, "lr": hparams.lr * lr_factor(hparams, step, steps)})
+
+    def end(self, outcome: Outcome, seconds: float) -> None:
+        """Note how it ended and write what is not written yet."""
+        self.outcome, self.steps, self.seconds = outcome, len(self.monitor.losses), seconds
+        self.metrics.flush()
+
+    def result(self, parameters: int) -> TrainResult:
+        """How it ended."""
+        return TrainResult(
+            outcome=self.outcome,
+            steps=self.steps,
+            training_loss=self.monitor.final_loss(),
+            validation_loss=self.validation_loss,
+            seconds=self.seconds,
+            parameters=parameters,
+        )
+
+
+class _Fit:
+    """One call of `fit_pack`."""
+
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        metrics: Sequence[MetricsFile],
+        hooks: Hooks,
+        data: Dataset,
+        device: torch.device,
+    ) -> None:
+        self._began = time.perf_counter()
+        self._members = [_Member(*pair) for pair in zip(configs, metrics, strict=True)]
+        self._alive = list(self._members)
+        self._training, self._data, self._hooks = configs[0].training, data, hooks
+        self._learner = Learner(configs[0], device) if len(configs) == 1 else PackLearner(configs, device)
+        # On a GPU every look at a loss waits for the device; on a CPU it is free.
+        self._pending = Pending(1 if device.type == "cpu" else self._training.log_every)
+
+    def run(self) -> list[TrainResult]:
+        """Train to the end."""
+        training, hooks = self._training, self._hooks
+        done = self._start()
+        while done < training.steps and self._alive:
+            self._pending.add(self._step(done))
+            done += 1
+            saving, stopping = done % training.checkpoint_every == 0, hooks.should_stop()
+            validating = training.eval_every > 0 and done % training.eval_every == 0 and done < training.steps
+            if self._pending.due or saving or stopping or validating or done == training.steps:
+                self._fetch()
+            if not self._alive:
+                break
+            if validating:
+                for member, loss in zip(self._alive, self._evaluate(), strict=True):
+                    member.metrics.add({"step": done - 1, "validation_loss": loss})
+            if done % training.log_every == 0 or saving or stopping:
+                for member in self._alive:
+                    member.metrics.flush()
+            interrupted = stopping and done < training.steps
+            if (saving or interrupted) and isinstance(self._learner, Learner):
+                hooks.save(self._learner, self._data, done)
+            if interrupted:
+                self._end(self._alive, "interrupted")
+        if self._alive:
+            self._complete(done)
+        return [member.result(self._learner.plan.parameter_count) for member in self._members]
+
+    def _start(self) -> int:
+        first = self._hooks.start(self._learner, self._data) if isinstance(self._learner, Learner) else 0
+        for member in self._members:
+            member.monitor.add(member.metrics.restart(first))
+        return first
+
+    def _step(self, step: int) -> Tensor:
+        """One update; the losses (N,) of those still training."""
+        batches = self._batches(step)
+        if isinstance(self._learner, PackLearner):
+            return self._learner.train_step(step, batches)
+        return self._learner.train_step(step, batches[0])[None]
+
+    def _batches(self, step: int) -> list[Batch]:
+        """One batch where all members have one seed, else one each."""
+        seeds = [member.config.training.seed for member in self._alive]
+        batches = {
+            seed: self._data.batch(step, batch_size=self._training.batch_size, seed=seed)
+            for seed in dict.fromkeys(seeds)
+        }
+        return [batches[seed] for seed in (seeds if len(batches) > 1 else seeds[:1])]
+
+    def _evaluate(self) -> list[float]:
+        training = self._training
+        batches = self._data.validation(batch_size=training.batch_size, batches=training.eval_batches)
+        found = self._learner.evaluate(batches)
+        return found if isinstance(found, list) else [found]
+
+    def _fetch(self) -> None:
+        """Bring pending losses to the host, and drop the members that they show to have diverged."""
+        fetched = self._pending.fetch()
+        for member, losses in zip(self._alive if fetched else (), fetched, strict=True):
+            before = len(member.monitor.losses)
+            member.take(losses)
+            for step, loss in enumerate(member.monitor.losses[before:], start=before + 1):
+                self._hooks.progress(Progress(step, self._training.steps, loss))
+        self._end([member for member in self._alive if member.monitor.diverged], "diverged")
+
+    def _complete(self, done: int) -> None:
+        """Validate the members that have come to the end of their steps."""
+        for member, loss in zip(self._alive, self._evaluate(), strict=True):
+            member.metrics.add({"step": done - 1, "validation_loss": loss})
+            member.validation_loss = loss if math.isfinite(loss) else None
+        # Not finite: the last update blew up, after the last training loss.
+        fine = [member for member in self._alive if member.validation_loss is not None]
+        if fine and isinstance(self._learner, Learner):
+            self._hooks.finish(self._learner)
+        seconds = self._share()
+        for member in self._alive:
+            member.end("completed" if member in fine else "diverged", seconds)
+
+    def _end(self, members: Sequence[_Member], outcome: Outcome) -> None:
+        """These members are over; what goes on is the others."""
+        if not members:
+            return
+        seconds = self._share()
+        for member in members:
+            member.end(outcome, seconds)
+        kept = [index for index, member in enumerate(self._alive) if member not in members]
+        self._alive = [self._alive[index] for index in kept]
+        if kept and isinstance(self._learner, PackLearner):
+            self._learner.keep(kept)
+
+    def _share(self) -> float:
+        """A member's share of the time so far."""
+        return (time.perf_counter() - self._began) / len(self._members)

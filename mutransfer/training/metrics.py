@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,37 +20,18 @@ _SMOOTHING = 0.9
 
 @dataclass
 class Monitor:
-    """Collects losses on the device, fetches them every `interval` steps, and notices divergence.
+    """The losses of one run, and whether it has diverged.
 
     A run has diverged when a loss is not finite, or when the smoothed loss exceeds `factor` times the first.
     """
 
     factor: float
-    interval: int
     losses: list[float] = field(default_factory=list)
     smoothed: float | None = None
     diverged: bool = False
-    _pending: list[Tensor] = field(default_factory=list)
 
-    @property
-    def due(self) -> bool:
-        """Whether enough losses are pending to fetch them."""
-        return len(self._pending) >= self.interval
-
-    def add(self, loss: Tensor) -> None:
-        """Take the loss of the next step, still on the device."""
-        self._pending.append(loss)
-
-    def fetch(self) -> list[float]:
-        """Bring pending losses to the host and judge them; those up to a divergence are returned."""
-        if not self._pending:
-            return []
-        values = torch.stack(self._pending).tolist()
-        self._pending.clear()
-        return self.replay(values)
-
-    def replay(self, values: list[float]) -> list[float]:
-        """Judge losses that are on the host already; those up to a divergence are returned."""
+    def add(self, values: Sequence[float]) -> list[float]:
+        """Judge the losses of the next steps; those up to a divergence are returned."""
         before = len(self.losses)
         for value in values:
             if self.diverged:
@@ -66,6 +47,31 @@ class Monitor:
         tail = self.losses[-max(1, len(self.losses) // 10) :]
         mean = sum(tail) / max(1, len(tail))
         return mean if tail and math.isfinite(mean) else None
+
+
+class Pending:
+    """Losses still on the device, (N,) a step for N runs, fetched every `interval` steps."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._losses: list[Tensor] = []
+
+    @property
+    def due(self) -> bool:
+        """Whether enough steps are pending to fetch them."""
+        return len(self._losses) >= self._interval
+
+    def add(self, losses: Tensor) -> None:
+        """Take the losses of the next step."""
+        self._losses.append(losses)
+
+    def fetch(self) -> list[list[float]]:
+        """Bring what is pending to the host: a list of losses for each run."""
+        if not self._losses:
+            return []
+        values: list[list[float]] = torch.stack(self._losses, dim=1).tolist()
+        self._losses.clear()
+        return values
 
 
 class MetricsFile:

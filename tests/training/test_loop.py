@@ -11,7 +11,7 @@ import torch
 
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, fit
-from mutransfer.training.metrics import MetricsFile, Monitor, read_metrics
+from mutransfer.training.metrics import MetricsFile, Monitor, Pending, read_metrics
 from mutransfer.training.optimizers import set_lr
 from tests.conftest import build
 
@@ -58,14 +58,19 @@ def test_divergence_stops_the_run_and_is_no_error(gpt, tmp_path):
 )
 def test_monitor(values, diverged_at):
     for interval in (1, 7):
-        monitor = Monitor(3.0, interval)
+        monitor, pending = Monitor(3.0), Pending(interval)
+        other = Monitor(3.0)
         for value in values:
-            monitor.add(torch.tensor(value))
-            if monitor.due:
-                monitor.fetch()
-        monitor.fetch()
+            pending.add(torch.tensor([value, 1.0]))
+            if pending.due:
+                for one, losses in zip((monitor, other), pending.fetch(), strict=True):
+                    one.add(losses)
+        for one, losses in zip((monitor, other), pending.fetch() or [[], []], strict=True):
+            one.add(losses)
         assert monitor.diverged == (diverged_at is not None)
         assert len(monitor.losses) == (diverged_at or len(values))
+        assert other.losses == [1.0] * len(values)
+        assert not other.diverged
 
 
 def test_schedule_keeps_the_ratios_of_groups(gpt):

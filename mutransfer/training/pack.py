@@ -1,0 +1,164 @@
+"""A pack: runs that differ in hparams and seed only, trained as one program under `torch.func.vmap`.
+
+Shapes: N members; every parameter, buffer and optimizer state is stacked to (N, …). Members never meet in a
+computation, so that a NaN in one stays there, and a member's losses equal those of its solo run up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from mutransfer.config.schema import RunConfig
+from mutransfer.data.dataset import Array, Batch
+from mutransfer.errors import MutransferError
+from mutransfer.models import build_model, plan_of
+from mutransfer.parametrization.apply import initialize, set_multipliers
+from mutransfer.training.kernels import kernels
+from mutransfer.training.learner import cross_entropies, precision, to_device
+from mutransfer.training.pack_optimizers import pack_optimizer
+from mutransfer.training.schedules import lr_factor
+
+
+class CannotPack(MutransferError):
+    """The runs cannot train as one program; the message says why. They train one by one."""
+
+
+class PackLearner:
+    """`training.learner.Learner` for several runs at once; losses are (N,)."""
+
+    def __init__(self, configs: Sequence[RunConfig], device: torch.device) -> None:
+        """Build and stack the members.
+
+        Raises:
+            CannotPack: the configs differ in more than hparams and seed, or in the optimizer, or ask for
+                torch.compile.
+        """
+        _require_alike(configs)
+        self.config, self.device = configs[0], device
+        self._members = list(configs)
+        self.plan = plan_of(self.config)
+        with device:
+            self._template = build_model(self.config.model, self.config.data.spec)
+        self._parameters, self._buffers = self._stack()
+        self._optimizer = pack_optimizer(
+            self._template, self._parameters, self.plan, [config.hparams for config in configs]
+        )
+        self._kernels = kernels(device, packed=True)
+
+    def train_step(self, step: int, batches: Sequence[Batch]) -> Tensor:
+        """One update of every member at `step` (from 0); the losses (N,) before it, not waited for.
+
+        Args:
+            batches: one that all members share, or one each.
+        """
+        losses = self._losses(batches)
+        names = list(self._parameters)
+        grads = torch.autograd.grad(losses.sum(), list(self._parameters.values()), allow_unused=True)
+        found = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
+        with torch.no_grad():
+            self._clip(found)
+            self._optimizer.step(found, [self.lr_factor(step, member) for member in range(len(self._members))])
+        return losses.detach()
+
+    def lr_factor(self, step: int, member: int) -> float:
+        """The schedule's factor of one member at `step`."""
+        config = self._members[member]
+        return lr_factor(config.hparams, step, config.training.steps)
+
+    def evaluate(self, batches: Iterable[Batch]) -> list[float]:
+        """Each member's mean loss per target over `batches`, which all share, without a gradient."""
+        self._template.eval()
+        total, count = torch.zeros(len(self._members), device=self.device), 0
+        with torch.no_grad():
+            for batch in batches:
+                targets = batch[1].size
+                total += self._losses([batch]) * targets
+                count += targets
+        self._template.train()
+        return [value / count for value in total.tolist()]
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Go on with these members only (positions among the present ones)."""
+        index = torch.tensor(members, device=self.device)
+        self._members = [self._members[member] for member in members]
+        self._parameters = {
+            name: one.detach().index_select(0, index).requires_grad_() for name, one in self._parameters.items()
+        }
+        self._buffers = {name: one.index_select(0, index) for name, one in self._buffers.items()}
+        self._optimizer.keep(members, self._parameters)
+
+    def _stack(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every member's initial state, made on the one template in turn."""
+        parameters: dict[str, list[Tensor]] = {}
+        buffers: dict[str, list[Tensor]] = {}
+        for config in self._members:
+            hparams = config.hparams
+            initialize(self._template, self.plan, seed=config.training.seed, init_scale=hparams.init_scale)
+            set_multipliers(
+                self._template,
+                self.plan,
+                temperature=hparams.temperature,
+                attention_temperature=hparams.attention_temperature,
+                embedding_scale=hparams.embedding_scale,
+                position_scale=hparams.position_scale,
+            )
+            for found, state in (
+                (parameters, self._template.named_parameters()),
+                (buffers, self._template.named_buffers()),
+            ):
+                for name, tensor in state:
+                    found.setdefault(name, []).append(tensor.detach().clone())
+        stacked = {name: torch.stack(own).requires_grad_() for name, own in parameters.items()}
+        return stacked, {name: torch.stack(own) for name, own in buffers.items()}
+
+    def _losses(self, batches: Sequence[Batch]) -> Tensor:
+        shared = len(batches) == 1
+        inputs, targets = (to_device(_joined(arrays), self.device) for arrays in zip(*batches, strict=True))
+
+        def logits(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            found: Tensor = functional_call(self._template, (parameters, buffers), (inputs,))
+            return found
+
+        with self._kernels, precision(self.config, self.device):
+            stacked = vmap(logits, in_dims=(0, 0, None if shared else 0), randomness="error")(
+                self._parameters, self._buffers, inputs
+            )
+            return cross_entropies(stacked, targets.expand(len(self._members), *targets.shape) if shared else targets)
+
+    def _clip(self, grads: dict[str, Tensor]) -> None:
+        """torch.nn.utils.clip_grad_norm_ for every member by itself."""
+        clips = [config.hparams.clip for config in self._members]
+        if all(clip is None for clip in clips):
+            return
+        squares = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
+        norm = torch.linalg.vector_norm(torch.stack(squares), dim=0)
+        limits = torch.tensor(
+            [float("inf") if clip is None else clip for clip in clips], dtype=norm.dtype, device=norm.device
+        )
+        factor = torch.clamp(limits / (norm + 1e-6), max=1.0)
+        for grad in grads.values():
+            grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
+
+
+def _joined(arrays: Sequence[Array]) -> Any:
+    import numpy as np
+
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays)
+
+
+def _require_alike(configs: Sequence[RunConfig]) -> None:
+    def apart_from_hparams(config: RunConfig) -> RunConfig:
+        training = config.training.model_copy(update={"seed": 0})
+        hparams = type(config.hparams)(optimizer=config.hparams.optimizer)
+        return config.model_copy(update={"training": training, "hparams": hparams, "search": None})
+
+    first = apart_from_hparams(configs[0])
+    if any(apart_from_hparams(config) != first for config in configs[1:]):
+        raise CannotPack("the runs differ in more than hparams and seed, or in the optimizer")
+    if first.training.compile:
+        raise CannotPack("training.compile compiles one run")
