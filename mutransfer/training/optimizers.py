@@ -17,30 +17,30 @@ class Together:
     """Several optimizers as one, each for parameters of its own."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
-        self._optimizers = optimizers
+        self.parts = optimizers
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of all."""
-        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        return [group for optimizer in self.parts for group in optimizer.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop every gradient."""
-        for optimizer in self._optimizers:
+        for optimizer in self.parts:
             optimizer.zero_grad(set_to_none)
 
     def step(self) -> None:
         """One update of every parameter."""
-        for optimizer in self._optimizers:
+        for optimizer in self.parts:
             optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """State of each, by its place."""
-        return {str(index): optimizer.state_dict() for index, optimizer in enumerate(self._optimizers)}
+        return {str(index): optimizer.state_dict() for index, optimizer in enumerate(self.parts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state that `state_dict` gave."""
-        for index, optimizer in enumerate(self._optimizers):
+        for index, optimizer in enumerate(self.parts):
             optimizer.load_state_dict(state[str(index)])
 
 

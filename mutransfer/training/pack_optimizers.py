@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mutransfer.config.hparams import Hparams
 from mutransfer.parametrization.plan import Plan, optimizer_settings
-from mutransfer.training.optimizers import optimizer_groups, optimizer_over
+from mutransfer.training.optimizers import Together, optimizer_groups, optimizer_over
 
 Stacked = Mapping[str, Tensor]
 
@@ -167,14 +167,8 @@ class _Sliced:
     """torch's own optimizer over every member's slices, for updates that are no elementwise arithmetic (Muon)."""
 
     def __init__(self, template: nn.Module, parameters: Stacked, plan: Plan, members: Sequence[Hparams]) -> None:
-        self._kind = members[0].optimizer
-        self._slices: dict[tuple[str, int], Tensor] = {}
-        groups = []
-        for index, hparams in enumerate(members):
-            for group in optimizer_groups(template, plan, hparams):
-                slices = [self._slice(parameters, name, index) for name in group["names"]]
-                groups.append({**group, "params": slices, "member": index})
-        self._optimizer = optimizer_over(self._kind, groups)
+        self._template, self._plan, self._members = template, plan, list(members)
+        self._build(parameters)
 
     def step(self, grads: Stacked, factors: Sequence[float]) -> None:
         """See `PackOptimizer`."""
@@ -186,9 +180,23 @@ class _Sliced:
 
     def keep(self, members: Sequence[int], parameters: Stacked) -> None:
         """See `PackOptimizer`."""
-        raise NotImplementedError
+        old = self._slices
+        states = {own: state for part in self._parts() for own, state in part.state.items()}
+        self._members = [self._members[index] for index in members]
+        self._build(parameters)
+        before = {own: states[old[name, members[index]]] for (name, index), own in self._slices.items()}
+        for part in self._parts():
+            part.state.update({own: before[own] for group in part.param_groups for own in group["params"]})
 
-    def _slice(self, parameters: Stacked, name: str, index: int) -> Tensor:
-        own = parameters[name].detach()[index]
-        self._slices[name, index] = own
-        return own
+    def _parts(self) -> tuple[torch.optim.Optimizer, ...]:
+        return self._optimizer.parts if isinstance(self._optimizer, Together) else (self._optimizer,)
+
+    def _build(self, parameters: Stacked) -> None:
+        self._slices: dict[tuple[str, int], Tensor] = {}
+        groups = []
+        for index, hparams in enumerate(self._members):
+            for group in optimizer_groups(self._template, self._plan, hparams):
+                own = {(name, index): parameters[name].detach()[index] for name in group["names"]}
+                self._slices.update(own)
+                groups.append({**group, "params": list(own.values()), "member": index})
+        self._optimizer = optimizer_over(self._members[0].optimizer, groups)
