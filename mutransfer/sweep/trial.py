@@ -1,7 +1,8 @@
-"""One trial as a worker runs it: the config with this trial's hparams, trained once on the proxy."""
+"""Trials as a worker runs them: each the config with its hparams, trained once on the proxy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,36 @@ from mutransfer.files import make_folder
 from mutransfer.training.folder import TrainResult
 
 
-def run_trial(device: Device, *, config: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Train `config` (a resolved one) and return the fields of its `TrainResult`.
+def run_trials(
+    device: Device, *, configs: Sequence[dict[str, Any]], folders: Sequence[str], packed: bool
+) -> list[dict[str, Any]]:
+    """Train `configs` (resolved ones) and return the fields of their `TrainResult`s.
 
-    Running out of memory is an outcome; any other exception is the executor's to report.
+    Args:
+        packed: as one program. A trial's losses are the same bits in a pack of any size, one included; without
+            packing they may differ in the last one.
+
+    Running out of memory is an outcome, of all of them; any other exception is the executor's to report.
     """
     import torch
 
-    from mutransfer.training.loop import Hooks, fit
+    from mutransfer.training.loop import Hooks, fit_pack
     from mutransfer.training.metrics import MetricsFile
 
     torch.set_num_threads(device.threads)
-    parsed = RunConfig.model_validate(config)
-    root = make_folder(Path(folder))
+    parsed = [RunConfig.model_validate(config) for config in configs]
+    metrics = [MetricsFile(make_folder(Path(folder)) / "metrics.jsonl") for folder in folders]
     try:
-        result = fit(parsed, MetricsFile(root / "metrics.jsonl"), Hooks(), device=device.torch_name)
+        results = fit_pack(parsed, metrics, Hooks(), device=device.torch_name, packed=packed)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        result = TrainResult("out_of_memory", 0, None, None, 0.0, 0)
-    return asdict(result)
+        results = [TrainResult("out_of_memory", 0, None, None, 0.0, 0) for _ in parsed]
+    return [asdict(result) for result in results]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device's or the machine's memory did not suffice."""
     import torch
 
     # torch's CPU allocator raises a plain RuntimeError

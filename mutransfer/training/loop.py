@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,13 +65,21 @@ def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = 
         DataError: the data cannot be used.
         UsageError: files cannot be read or written.
     """
-    return fit_pack([config], [metrics], hooks, device=device)[0]
+    return fit_pack([config], [metrics], hooks, device=device, packed=False)[0]
 
 
 def fit_pack(
-    configs: Sequence[RunConfig], metrics: Sequence[MetricsFile], hooks: Hooks, *, device: str = "cpu"
+    configs: Sequence[RunConfig],
+    metrics: Sequence[MetricsFile],
+    hooks: Hooks,
+    *,
+    device: str = "cpu",
+    packed: bool = True,
 ) -> list[TrainResult]:
-    """`fit` for runs that train as one program; one alone trains without vmap.
+    """`fit` for several runs.
+
+    Args:
+        packed: train them as one program (`training.pack`), even a single one; otherwise one after another.
 
     A member that diverges is dropped and costs nothing from then on. The hooks' `start`, `save` and `finish` are for
     a single run, and `should_stop` ends all. Each member's seconds are its share of the pack's.
@@ -82,7 +90,12 @@ def fit_pack(
         DataError, UsageError: as `fit`.
     """
     data = load_data(configs[0].data)
-    return _Fit(configs, metrics, hooks, data, torch.device(device)).run()
+    if packed:
+        return _Fit(configs, metrics, hooks, data, device, PackLearner).run()
+    results = []
+    for config, file in zip(configs, metrics, strict=True):
+        results += _Fit([config], [file], hooks, data, device, lambda configs, place: Learner(configs[0], place)).run()
+    return results
 
 
 class _Member:
@@ -129,15 +142,16 @@ class _Fit:
         metrics: Sequence[MetricsFile],
         hooks: Hooks,
         data: Dataset,
-        device: torch.device,
+        device: str,
+        learner: Callable[[Sequence[RunConfig], torch.device], Learner | PackLearner],
     ) -> None:
         self._began = time.perf_counter()
         self._members = [_Member(*pair) for pair in zip(configs, metrics, strict=True)]
         self._alive = list(self._members)
         self._training, self._data, self._hooks = configs[0].training, data, hooks
-        self._learner = Learner(configs[0], device) if len(configs) == 1 else PackLearner(configs, device)
+        self._learner = learner(configs, torch.device(device))
         # On a GPU every look at a loss waits for the device; on a CPU it is free.
-        self._pending = Pending(1 if device.type == "cpu" else self._training.log_every)
+        self._pending = Pending(1 if self._learner.device.type == "cpu" else self._training.log_every)
 
     def run(self) -> list[TrainResult]:
         """Train to the end."""

@@ -1,0 +1,149 @@
+"""How many trials a worker trains at once, found by training a few steps of the actual config."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mutransfer.config.schema import RunConfig
+from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
+from mutransfer.executors.devices import Device
+
+SIZES = (1, 8, 16, 32, 64)
+# A larger pack has to be so much faster per trial than the best smaller one: packs cost memory and end together.
+_WORTH = 1.1
+_SECONDS = 1.0
+_LEAST_STEPS = 3
+# Weights, gradients and optimizer state of one parameter, and the share of free memory that all packs may take.
+_BYTES = 32
+_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The decision for one sweep."""
+
+    pack: int
+    """Trials per pack at most; 1 trains one by one."""
+    why: str
+    """In words, for the user."""
+
+
+def measure_shape(config: RunConfig, executor: Executor, *, trials: int) -> Shape:
+    """Time packs of several sizes on every worker at once, as the sweep will load them.
+
+    Args:
+        trials: how many there will be; no pack is larger than a worker's share of them.
+    """
+    largest = -(-trials // executor.capacity)
+    sizes = [size for size in SIZES if size <= max(1, largest)]
+    if len(sizes) == 1:
+        return Shape(1, f"{trials} trial(s) on {executor.capacity} worker(s)")
+    job = Job("mutransfer.sweep.shape:time_steps", {"config": config.resolved(), "sizes": sizes})
+    futures = [executor.submit(job) for _ in range(executor.capacity)]
+    found = []
+    for future in futures:
+        try:
+            found.append(future.result())
+        except (JobFailed, WorkerDied) as error:
+            return Shape(1, f"packs could not be tried: {error}")
+    return choose([{int(size): seconds for size, seconds in one["seconds"].items()} for one in found], found[0]["stop"])
+
+
+def choose(measured: Sequence[Mapping[int, float]], stopped: str) -> Shape:
+    """The smallest pack that no larger one beats clearly.
+
+    Args:
+        measured: `{size: seconds per step and trial}` of each worker.
+        stopped: why no larger size was timed, if that is worth a word.
+    """
+    sizes = sorted(set.intersection(*(set(one) for one in measured)))
+    seconds = {size: statistics.median(one[size] for one in measured) for size in sizes}
+    best = sizes[0]
+    for size in sizes:
+        if seconds[size] * _WORTH < seconds[best]:
+            best = size
+    if best == 1:
+        tried = f"packs of {sizes[1]} were {seconds[1] / seconds[sizes[1]]:.2g} × as fast" if len(sizes) > 1 else ""
+        return Shape(1, stopped or tried)
+    return Shape(best, f"{seconds[1] / seconds[best]:.2g} × as fast as one by one")
+
+
+def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
+    """`{size: seconds per step and trial}` in a worker, larger sizes only while they gain; and why it stopped."""
+    import torch
+
+    from mutransfer.sweep.trial import is_out_of_memory
+
+    torch.set_num_threads(device.threads)
+    parsed = RunConfig.model_validate({**config, "search": None})
+    place = torch.device(device.torch_name)
+    seconds: dict[int, float] = {}
+    began, stop = time.perf_counter(), ""
+    parameters = 0
+    for size in sizes:
+        if place.type == "cpu" and size * parameters * _BYTES > _free_memory() * _SHARE:
+            stop = "" if len(seconds) > 1 else "no memory for packs"
+            break
+        try:
+            step, parameters = _stepper(parsed, size, place)
+            seconds[size] = _median(step, place) / size
+        except (MemoryError, RuntimeError) as error:
+            if size == 1:
+                raise
+            stop = "no memory for packs" if is_out_of_memory(error) else f"its model cannot be packed: {error}"
+            break
+        if size > 1 and seconds[size] * _WORTH > min(value for other, value in seconds.items() if other < size):
+            break
+        if time.perf_counter() - began > _SECONDS:
+            stop = "" if size > 1 else "a step takes long enough by itself"
+            break
+    return {"seconds": seconds, "stop": stop}
+
+
+def _stepper(config: RunConfig, size: int, place: Any) -> tuple[Callable[[int], Any], int]:
+    """A function that trains one step of `size` trials, and the parameters of one."""
+    from mutransfer.data import load_data
+    from mutransfer.training.learner import Learner
+    from mutransfer.training.pack import PackLearner
+
+    data, training = load_data(config.data), config.training
+    batches = [data.batch(step, batch_size=training.batch_size, seed=training.seed) for step in range(2)]
+    if size == 1:
+        alone = Learner(config, place)
+        return lambda at: alone.train_step(at, batches[at % 2]), alone.plan.parameter_count
+    pack = PackLearner([config] * size, place)
+    return lambda at: pack.train_step(at, [batches[at % 2]]), pack.plan.parameter_count
+
+
+def _free_memory() -> float:
+    """Bytes of main memory not in use; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def _median(step: Callable[[int], Any], place: Any) -> float:
+    """Median seconds of a step, the first one left out: it allocates."""
+    step(0)
+    _wait(place)
+    times: list[float] = []
+    while len(times) < _LEAST_STEPS or (sum(times) < _SECONDS / 20 and len(times) < 50):
+        began = time.perf_counter()
+        step(len(times) + 1)
+        _wait(place)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def _wait(place: Any) -> None:
+    import torch
+
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)
