@@ -36,7 +36,7 @@ class Text:
         available = (len(self.held_out) - 1) // self.seq_len
         wanted = min(batches * batch_size, available)
         starts = torch.from_numpy(np.linspace(0, available - 1, wanted).astype(np.int64) * self.seq_len)
-        for some in starts.split(batch_size):
+        for some in torch.split(starts, batch_size):
             yield self._windows(self.held_out, some)
 
     def _windows(self, tokens: Tensor, starts: Tensor) -> Batch:
@@ -72,9 +72,8 @@ class Images:
     def validation(self, batch_size: int, batches: int) -> Iterator[Batch]:
         """The first held-out rows."""
         wanted = batches * batch_size
-        yield from zip(
-            self.test_inputs[:wanted].split(batch_size), self.test_labels[:wanted].split(batch_size), strict=True
-        )
+        parts = (torch.split(part[:wanted], batch_size) for part in (self.test_inputs, self.test_labels))
+        yield from zip(*parts, strict=True)
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         if (seed, epoch) not in self.orders:

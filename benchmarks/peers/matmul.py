@@ -1,15 +1,17 @@
 """The machine's fp32 matrix-product rate at given shapes, in GFLOP/s.
 
-    python matmul.py --threads 1 --shapes '[[1024, 128, 512]]'
+    python matmul.py --threads 1 --shapes '[[1024, 128, 512, 3]]'
 
-Each shape [N, in, out] stands for a layer: (N, in)·(in, out) forward and the two products of its backward pass, all
-of the same number of FLOPs. The answer is FLOPs over seconds across all of them, best of several rounds.
+Each shape [N, in, out, products] stands for a layer: (N, in)·(in, out) forward and the one or two products of its
+backward pass (a first layer's input needs no gradient), all of the same number of FLOPs. The answer is FLOPs over
+seconds across all of them, the median of many rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 
 import torch
@@ -25,18 +27,19 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     products = []
     flops = 0
-    for rows, fan_in, fan_out in given.shapes:
+    for rows, fan_in, fan_out, count in given.shapes:
         x, w, g = torch.randn(rows, fan_in), torch.randn(fan_out, fan_in), torch.randn(rows, fan_out)
-        products += [(x, w.t()), (g, w), (g.t(), x)]
-        flops += 3 * 2 * rows * fan_in * fan_out
+        products += [(x, w.t()), (g.t(), x), (g, w)][:count]
+        flops += count * 2 * rows * fan_in * fan_out
     outs = [torch.mm(a, b) for a, b in products]
-    best, end = float("inf"), time.perf_counter() + given.seconds
-    while time.perf_counter() < end:
+    rounds: list[float] = []
+    end = time.perf_counter() + given.seconds
+    while not rounds or time.perf_counter() < end:
         began = time.perf_counter()
         for (a, b), out in zip(products, outs, strict=True):
             torch.mm(a, b, out=out)
-        best = min(best, time.perf_counter() - began)
-    print(json.dumps({"gflops": flops / best / 1e9}))
+        rounds.append(time.perf_counter() - began)
+    print(json.dumps({"gflops": flops / statistics.median(rounds) / 1e9}))
 
 
 if __name__ == "__main__":

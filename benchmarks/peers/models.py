@@ -36,6 +36,9 @@ class MLP(nn.Module):
 class Attention(nn.Module):
     """Causal attention with rotary positions; (B, S, D) → (B, S, D)."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, width: int, heads: int, base_width: int, seq_len: int) -> None:
         super().__init__()
         self.heads, self.head_dim = heads, width // heads
@@ -128,7 +131,7 @@ def build(workload: Workload, *, init_scale: float, temperature: float, seed: in
         elif name.startswith("embedding"):
             mup.normal_(parameter, std=init_scale)
         else:  # 1/sqrt(fan_in) at the base width; mup scales it from there
-            fan_in = parameter.infshape[1]
+            fan_in = parameter.infshape[1]  # type: ignore[attr-defined]  # set_base_shapes attaches it
             mup.normal_(parameter, std=init_scale / math.sqrt(fan_in.base_dim or fan_in.dim))
     return model
 

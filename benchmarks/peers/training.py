@@ -42,7 +42,7 @@ def train(workload: Workload, data: Text | Images, hparams: dict[str, float], *,
         inputs, targets = data.batch(step, workload.batch_size, SEED)
         loss = loss_of(model, inputs, targets)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scheduler.step()
         losses.append(loss.detach())

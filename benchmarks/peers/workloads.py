@@ -1,8 +1,8 @@
-"""The workloads of benchmarks/sweeps.py as plain numbers, read by mutransfer's side and by every peer. Imports no torch."""
+"""The workloads of benchmarks/sweeps.py as plain numbers, for mutransfer's side and every peer. Imports no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,8 @@ class Workload:
     """First so many images only."""
     goal: float = 1.0
     """How many times faster than the best peer mutransfer has to be."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
-    def config(self, data: Path | None) -> dict[str, Any]:
+    def config(self, data: Path | None, trials: int) -> dict[str, Any]:
         """The same workload as a config of `mutransfer sweep` in which nothing stops a trial early."""
         model: dict[str, Any] = {
             "kind": self.kind, "width": self.width, "base_width": self.base_width, "depth": self.depth
@@ -67,7 +66,7 @@ class Workload:
             },
             "hparams": hparams,
             "search": {
-                "trials": self.trials, "sampler": "random", "seed": SEED, "repeats": 0,
+                "trials": trials, "sampler": "random", "seed": SEED, "repeats": 0,
                 "space": {name: {"log_uniform": list(bounds)} for name, bounds in self.space.items()},
             },
         }  # fmt: skip
