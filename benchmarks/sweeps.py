@@ -137,6 +137,18 @@ def point(setting: Setting, hparams: dict[str, float]) -> float:
     return float(answer["validation_loss"])
 
 
+def same_work(setting: Setting) -> dict[str, float]:
+    """How far the losses of mutransfer and the `mup` peer part from the same weights, on the same batches."""
+    arguments = [sys.executable, str(PEERS / "same.py"), setting.workload.name]
+    arguments += ["--data", str(setting.data)] if setting.data else []
+    answer: dict[str, float] = json.loads(call(arguments, 1))
+    print(
+        f"{setting.workload.name}: from the same weights the losses of mutransfer and the mup peer differ by at most "
+        f"{answer['largest_difference']:.1e} of their size over {answer['steps']} steps"
+    )
+    return answer
+
+
 def better_threads(setting: Setting) -> int:
     """1 or 2 threads for the one-process peer: whichever trains a few trials faster."""
     seconds = {}
@@ -218,6 +230,7 @@ def benchmark(setting: Setting, contenders: list[str], repeats: int) -> dict[str
     )
     if "optuna-1" in contenders:
         setting = Setting(**{**vars(setting), "threads": better_threads(setting)})
+    same_steps = same_work(setting)
     flops, shapes = work_of(setting)
     own, large = rates(shapes), rates(LARGE)
     for what, found in (("its own shapes", own), ("1024³", large)):
@@ -266,7 +279,7 @@ def benchmark(setting: Setting, contenders: list[str], repeats: int) -> dict[str
     return {
         "trials": setting.trials, "optuna_1_threads": setting.threads, "flops_per_run": flops, "gflops_own": own,
         "gflops_large": large, "limit_seconds": limits, "medians": medians, "ratios": ratios["numbers"],
-        "same_hparams": same, "runs": [asdict(run) for run in runs],
+        "same_hparams": same, "same_weights": same_steps, "runs": [asdict(run) for run in runs],
     }  # fmt: skip
 
 
