@@ -31,11 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from peers.workloads import SEED, WORKLOADS, Workload
 
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-from workloads import SEED, WORKLOADS, Workload
-
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).resolve().parent / "peers"
+ROOT = PEERS.parents[1]
 OURS = ("mutransfer", "mutransfer-check", "mutransfer-early")
 PEER_NAMES = ("optuna-1", "optuna-2", "ray")
 RAY_GOAL = 2.2
@@ -94,14 +93,19 @@ def command(contender: str, setting: Setting, folder: Path) -> tuple[list[str], 
     return arguments + (["--processes", "2"] if contender == "optuna-2" else []), 1
 
 
+def environment(threads: int) -> dict[str, str]:
+    """What a contender's process is started with."""
+    count, path = str(threads), os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "PYTHONPATH": path}
+
+
 def call(arguments: list[str], threads: int) -> str:
     """Run a command to its end; its stdout.
 
     Raises:
         RuntimeError: it failed, with the end of what it said.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment)
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, env=environment(threads))
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed ({done.returncode}):\n{done.stderr[-2000:]}")
     return done.stdout
@@ -185,22 +189,24 @@ def work_of(setting: Setting) -> tuple[float, list[list[int]]]:
     return float(flops * config.training.steps), shapes
 
 
-def rate(shapes: list[list[int]], *, processes: int, threads: int) -> float:
+def rate(shapes: list[list[int]], library: str, *, processes: int, threads: int) -> float:
     """GFLOP/s of matrix products, the sum of `processes` at a time."""
-    arguments = [sys.executable, str(PEERS / "matmul.py"), "--threads", str(threads), "--shapes", json.dumps(shapes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    arguments = [sys.executable, str(PEERS / "matmul.py"), "--library", library]
+    arguments += ["--threads", str(threads), "--shapes", json.dumps(shapes)]
     running = [
-        subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(processes)
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment(threads))
+        for _ in range(processes)
     ]
     return sum(float(json.loads(one.communicate()[0])["gflops"]) for one in running)
 
 
 def rates(shapes: list[list[int]]) -> dict[str, float]:
-    """The machine's rate with one thread, two threads, and two processes of one thread."""
+    """The machine's rate with one thread, two threads, two processes of one thread, by either library of torch's."""
+    ways = {"1 thread": (1, 1), "2 threads": (1, 2), "2 processes": (2, 1)}
     return {
-        "1 thread": rate(shapes, processes=1, threads=1),
-        "2 threads": rate(shapes, processes=1, threads=2),
-        "2 processes": rate(shapes, processes=2, threads=1),
+        f"{library}, {what}": rate(shapes, library, processes=processes, threads=threads)
+        for library in ("mkl", "onednn")
+        for what, (processes, threads) in ways.items()
     }
 
 
@@ -235,8 +241,8 @@ def benchmark(setting: Setting, contenders: list[str], repeats: int) -> dict[str
     own, large = rates(shapes), rates(LARGE)
     for what, found in (("its own shapes", own), ("1024³", large)):
         print(
-            f"{workload.name}: matrix products at {what}: "
-            + ", ".join(f"{g:.0f} GFLOP/s {k}" for k, g in found.items())
+            f"{workload.name}: GFLOP/s of matrix products at {what}: "
+            + ", ".join(f"{g:.0f} ({k})" for k, g in found.items())
         )
     runs = list(measure(setting, contenders, repeats))
     medians = {
@@ -341,6 +347,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2, help="CPU cores for everything")
     parser.add_argument("--out", type=Path, default=Path("runs/sweeps.json"), help="where the numbers go")
     given = parser.parse_args()
+    sys.path.insert(0, str(ROOT))  # this checkout's mutransfer, whichever one is installed
     if importlib.util.find_spec("mup") is None:
         parser.error("the peers need the package mup: pip install 'mutransfer[dev]'")
     if hasattr(os, "sched_setaffinity"):
