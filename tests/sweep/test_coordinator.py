@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
+import optuna
 import pandas as pd
 import pytest
 import yaml
@@ -128,9 +129,12 @@ def test_asked_and_not_told_is_run_again(gpt, tmp_path):
     """What a SIGKILL between ask and tell leaves: a running trial, even one without hparams."""
     config = build(gpt)
     sweep(build(gpt, search__trials=1), tmp_path, Scripted(fake))
-    study = Study(SweepFolder(tmp_path / "runs" / "tiny-gpt").study, config.search)
+    folder = SweepFolder(tmp_path / "runs" / "tiny-gpt")
+    study = Study(folder.study, config.search)
     study.ask()
-    study._study.ask()  # killed before its hparams were drawn
+    study.close()
+    # As Optuna's own ask leaves it when it is killed before the hparams were drawn.
+    optuna.load_study(study_name="mutransfer", storage=f"sqlite:///{folder.study}").ask()
     found = sweep(config, tmp_path, Scripted(fake))
     assert losses(found) == losses(sweep(config, tmp_path / "whole", Scripted(fake)))
 
