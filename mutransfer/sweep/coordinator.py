@@ -340,6 +340,6 @@ class _Coordinator:
 
     def _save_repeat(self, number: int, seed: int, value: float | None) -> None:
         repeats = self._study.attributes.get("repeats", {})
-        repeats.setdefault(str(number), {})[str(seed)] = value
-        self._study.set_attribute("repeats", repeats)
+        of_trial = {**repeats.get(str(number), {}), str(seed): value}
+        self._study.set_attribute("repeats", {**repeats, str(number): of_trial})
         self._observer.repeated(number, seed, value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
 
 from mutransfer.errors import Interrupted, UsageError
@@ -45,8 +45,7 @@ class Database:
         self._writes_ahead = False
         file = place.sqlite_file
         if file is None:
-            self._engine = _engine(place, place.url)
-            self.read(lambda connection: connection.execute(text("SELECT 1")))
+            self._engine = _engine(place, place.url, writes=writes)
             return
         if not file.is_file():
             raise UsageError(f"{place}: no such study")
@@ -54,8 +53,12 @@ class Database:
             raise UsageError(f"{place}: study cannot be read")
         if writes and not os.access(file, os.W_OK):
             raise UsageError(f"{place}: study cannot be written: its file is read-only")
-        self._engine = _engine(place, place.url if writes else _reading_url(file))
-        self._require_sound()
+        self._engine = _engine(place, place.url if writes else _reading_url(file), writes=writes)
+        try:
+            self._require_sound()
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """What `work` finds."""
@@ -67,11 +70,11 @@ class Database:
                 raise self.damaged(_reason(self._place, error)) from error
             raise cannot_be("read", self._place, error) from error
 
-    def write(self, work: Callable[[Connection], Any]) -> None:
+    def write(self, work: Callable[[Connection], Any], *, patient: bool = True) -> None:
         """Do `work` in one transaction: all of it or nothing.
 
-        A server that cannot be reached is tried again for `PATIENCE` seconds. When a connection dies in the moment of
-        a commit, nobody knows whether it was done: `work` has to find that out itself when it is called again.
+        A server that cannot be reached is tried again for `PATIENCE` seconds if `patient`. When a connection dies in
+        the moment of a commit, nobody knows whether it was done: `work` has to find that out when it is called again.
 
         Raises:
             UsageError: the disk or the server refuses, or the server stayed away.
@@ -85,7 +88,7 @@ class Database:
                     work(connection)
                 return
             except SQLAlchemyError as error:
-                if not self._is_away(error):
+                if not (patient and self._is_away(error)):
                     raise cannot_be("written", self._place, error) from error
                 if time.monotonic() - began > PATIENCE:
                     reason = _reason(self._place, error)
@@ -159,7 +162,7 @@ def optuna_storage(place: Place, *, new: bool = True) -> RDBStorage:
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
 
-    _engine(place, place.url).dispose()  # its messages are better when there is no such kind of database
+    _engine(place, place.url, writes=new).dispose()  # its messages are better when there is no such kind of database
     # Optuna fills in braces.
     url = place.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
@@ -185,14 +188,15 @@ def _reason(place: Place, error: BaseException) -> str:
 
 
 def _reading_url(file: Path) -> URL:
-    """Without a file behind, SQLite would have to make one, which a read-only folder does not let it."""
-    path = quote(str(file.resolve()))
-    behind = file.with_name(f"{file.name}-wal").exists()
-    mode = {"mode": "ro"} if behind or os.access(file.parent, os.W_OK) else {"immutable": "1"}
-    return URL.create("sqlite", database=f"file:{path}", query={**mode, "uri": "true"})
+    """Readers may write where they can: what a kill has left half done must be finished before it can be read."""
+    left = any(file.with_name(file.name + end).exists() for end in ("-wal", "-journal"))
+    mode = {"mode": "rw"} if os.access(file.parent, os.W_OK) and os.access(file, os.W_OK) else {"mode": "ro"}
+    if mode == {"mode": "ro"} and not left:
+        mode = {"immutable": "1"}  # else SQLite wants to make files beside it
+    return URL.create("sqlite", database=f"file:{quote(str(file.resolve()))}", query={**mode, "uri": "true"})
 
 
-def _engine(place: Place, url: URL) -> Engine:
+def _engine(place: Place, url: URL, *, writes: bool) -> Engine:
     backend = url.get_backend_name()
     arguments: dict[str, Any] = {}
     if backend == "sqlite":
@@ -200,7 +204,7 @@ def _engine(place: Place, url: URL) -> Engine:
     elif backend == "postgresql" and url.get_driver_name() in ("psycopg", "psycopg2"):
         arguments = {name: value for name, value in _LIBPQ.items() if name not in url.query}
     try:
-        engine = create_engine(url, connect_args=arguments, hide_parameters=True)
+        engine = create_engine(url, connect_args=arguments, poolclass=QueuePool if writes else NullPool)
     except (NoSuchModuleError, ArgumentError) as error:
         raise UsageError(f"search.storage: {place.storage} is no storage URL ({error})") from None
     except ImportError as error:
@@ -209,7 +213,7 @@ def _engine(place: Place, url: URL) -> Engine:
             f"search.storage: {place.storage} needs a package that is not installed ({error.name}): "
             f"pip install '{wanted}'"
         ) from None
-    if backend == "sqlite":
+    if backend == "sqlite" and writes:
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=NORMAL"))
     return engine
 

@@ -77,18 +77,18 @@ class Study:
         """
         self._place = read_place(path)
         self._database = Database(self._place, writes=search is not None, should_stop=should_stop)
-        found = self._read(lambda connection: tables.study_id(connection, self._place.study))
-        if found is None:
-            raise self._database.damaged("it holds no study of mutransfer")
-        self._id: int = found
         self._lease: Lease | None = None
         self._writer: _Writer | None = None
-        if search is not None:
-            optuna_storage(self._place, new=False).engine.dispose()  # checks the version of the tables
-            if self._place.shared:
-                self._lease = Lease(self._place, self._database, self._id)
-                self._lease.claim(should_stop)
-            self._writer = _Writer(search, self._rows())
+        try:
+            found = self._read(lambda connection: tables.study_id(connection, self._place.study))
+            if found is None:
+                raise self._database.damaged("it holds no study of mutransfer")
+            self._id: int = found
+            if search is not None:
+                self._open_to_write(search, should_stop)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(
@@ -122,11 +122,12 @@ class Study:
     @property
     def attributes(self) -> dict[str, Any]:
         """What was saved with the study: versions, data fingerprint, repeats."""
-        return self._read(lambda connection: tables.read_attributes(connection, self._id))
+        return self._read_attributes() if self._writer is None else dict(self._writer.attributes)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Save plain data with the study."""
         self._write(lambda connection: tables.write_attribute(connection, self._id, key, value))
+        self._require_writer().attributes[key] = value
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
@@ -198,8 +199,19 @@ class Study:
         if self._lease is not None:
             lease, self._lease = self._lease, None
             with suppress(MutransferError):  # whoever comes next will find that nobody is at work
-                self._database.write(lease.release)
+                self._database.write(lease.release, patient=False)
         self._database.close()
+
+    def _open_to_write(self, search: SearchSection, should_stop: Callable[[], bool]) -> None:
+        optuna_storage(self._place, new=False).engine.dispose()  # checks the version of the tables
+        if self._place.shared:
+            lease = Lease(self._place, self._database, self._id)
+            lease.claim(should_stop)
+            self._lease = lease
+        self._writer = _Writer(search, self._rows(), self._read_attributes())
+
+    def _read_attributes(self) -> dict[str, Any]:
+        return self._read(lambda connection: tables.read_attributes(connection, self._id))
 
     def _rows(self) -> list[tables.TrialRow]:
         try:
@@ -230,13 +242,14 @@ class Study:
 class _Writer:
     """What the coordinator knows of the study without asking the database again."""
 
-    def __init__(self, search: SearchSection, rows: Sequence[tables.TrialRow]) -> None:
+    def __init__(self, search: SearchSection, rows: Sequence[tables.TrialRow], attributes: dict[str, Any]) -> None:
         from optuna.distributions import distribution_to_json
 
         from mutransfer.sweep.sampling import make_sampler
         from mutransfer.sweep.space import optuna_distributions
 
         self.records = [_record(row) for row in rows]
+        self.attributes = attributes
         self.ids = {row.number: row.trial_id for row in rows}
         self._distributions: dict[str, BaseDistribution] = optuna_distributions(search)
         self._json = {name: distribution_to_json(one) for name, one in self._distributions.items()}
