@@ -60,15 +60,19 @@ class Database:
             self._engine.dispose()
             raise
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """What `work` finds."""
-        try:
+    def read(self, work: Callable[[Connection], T], *, patient: bool = False) -> T:
+        """What `work` finds.
+
+        Raises:
+            UsageError: the database cannot be read, or has none of Optuna's tables; with `patient` as `write`.
+            Interrupted: as `write`.
+        """
+
+        def attempt() -> T:
             with self._engine.connect() as connection:
                 return work(connection)
-        except SQLAlchemyError as error:
-            if isinstance(error, ProgrammingError) or _says(error, "no such"):  # table, or column
-                raise self.damaged(_reason(self._place, error)) from error
-            raise cannot_be("read", self._place, error) from error
+
+        return self._tried("read", attempt, patient)
 
     def write(self, work: Callable[[Connection], Any], *, patient: bool = True) -> None:
         """Do `work` in one transaction: all of it or nothing.
@@ -80,16 +84,24 @@ class Database:
             UsageError: the disk or the server refuses, or the server stayed away.
             Interrupted: told to stop while waiting for the server.
         """
+
+        def attempt() -> None:
+            with self._engine.begin() as connection:
+                work(connection)
+
         self._write_ahead()
+        self._tried("written", attempt, patient)
+
+    def _tried(self, done: str, attempt: Callable[[], T], patient: bool) -> T:
         began, pause = time.monotonic(), 0.5
         while True:
             try:
-                with self._engine.begin() as connection:
-                    work(connection)
-                return
+                return attempt()
             except SQLAlchemyError as error:
+                if isinstance(error, ProgrammingError) or _says(error, "no such"):  # table, or column
+                    raise self.damaged(_reason(self._place, error)) from error
                 if not (patient and self._is_away(error)):
-                    raise cannot_be("written", self._place, error) from error
+                    raise cannot_be(done, self._place, error) from error
                 if time.monotonic() - began > PATIENCE:
                     reason = _reason(self._place, error)
                     raise UsageError(

@@ -159,7 +159,8 @@ class Study:
         rows = {record.number: writer.stored(record.params) for record in asked}
         if rows:
             self._write(lambda connection: tables.insert_trials(connection, self._id, rows))
-            writer.ids.update(self._read(lambda connection: tables.trial_ids(connection, self._id, rows)))
+            ids = self._database.read(lambda connection: tables.trial_ids(connection, self._id, rows), patient=True)
+            writer.ids.update(ids)
             writer.records.extend(asked)
         return asked
 

@@ -495,16 +495,19 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(config, gpt, tmp_path, s
 
 def away(study, monkeypatch, seconds):
     """The server cannot be reached for so long; how often it was tried."""
-    back, tries = time.monotonic() + seconds, []
-    begin = study._database._engine.begin
+    back, tries, engine = time.monotonic() + seconds, [], study._database._engine
 
-    def refuse():
-        tries.append(time.monotonic())
-        if time.monotonic() < back:
-            raise OperationalError("BEGIN", None, Exception("connection refused"))
-        return begin()
+    def refusing(call):
+        def refuse():
+            tries.append(time.monotonic())
+            if time.monotonic() < back:
+                raise OperationalError("BEGIN", None, Exception("connection refused"))
+            return call()
 
-    monkeypatch.setattr(study._database._engine, "begin", refuse)
+        return refuse
+
+    monkeypatch.setattr(engine, "begin", refusing(engine.begin))
+    monkeypatch.setattr(engine, "connect", refusing(engine.connect))
     monkeypatch.setattr(study._database, "_is_away", lambda error: "refused" in str(error))
     return tries
 
@@ -516,6 +519,8 @@ def test_a_server_that_comes_back_is_waited_for(new, monkeypatch, quick):
     study.tell([ended(record)])
     assert len(tries) > 2
     assert study.records()[0].value == 1.5
+    away(study, monkeypatch, 0.3)
+    assert [record.number for record in study.ask(2)] == [1, 2]
 
 
 def test_a_server_that_stays_away_is_one_clear_message(new, monkeypatch, quick):
