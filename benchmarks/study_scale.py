@@ -81,9 +81,9 @@ def sweep(arguments: argparse.Namespace, name: str, trials: int, second: float) 
 
 
 def command(*words: str) -> float:
-    """Wall time of a mutransfer command, imports and all; the better of two."""
+    """Wall time of a mutransfer command, imports and all; the best of three."""
     times = []
-    for _ in range(2):
+    for _ in range(3):
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "mutransfer", *words], check=True, capture_output=True)
         times.append(time.perf_counter() - began)
