@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,16 +135,25 @@ def _run(
             checked = check(folder.root)
         study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
         crew = make_executor()
-        coordinator = _Coordinator(config, folder, study, crew, observer or Observer(), should_stop)
         try:
-            coordinator.run()
-        finally:
-            crew.close()
-            records = study.records()
-            selection = None
-            if not search.across:
-                selection = select(config, records, study.attributes.get("repeats", {}))
-            write_results(folder, config, records, selection)
+            _Coordinator(config, folder, study, crew, observer or Observer(), should_stop).run()
+        except BaseException:
+            with suppress(UsageError):  # a full disk refuses these too; why the sweep ended is what counts
+                _finish(config, folder, study, crew)
+            raise
+        return _finish(config, folder, study, crew)
+
+
+def _finish(
+    config: RunConfig, folder: SweepFolder, study: Study, crew: Executor
+) -> tuple[list[TrialRecord], Selection | None]:
+    """End the workers and write the results of the trials there are."""
+    crew.close()
+    records = study.records()
+    selection = None
+    if not config.require_search().across:
+        selection = select(config, records, study.attributes.get("repeats", {}))
+    write_results(folder, config, records, selection)
     return records, selection
 
 
