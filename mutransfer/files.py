@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -97,8 +98,8 @@ def is_held(path: Path) -> bool:
     try:
         with FileLock(path, timeout=0):
             return False
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno != errno.EROFS  # nobody holds a lock on a read-only disk
 
 
 def write_json(path: Path, data: Any) -> None:

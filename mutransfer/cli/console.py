@@ -69,20 +69,23 @@ def warn(texts: Sequence[str]) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stdout, its first column to the left and the others to the right."""
-    from rich import box
-    from rich.table import Table
+    """A table on stdout, its first column to the left and the others to the right.
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    stdout = console()
-    # In a narrow terminal long lines wrap; cut cells would be lost.
-    natural = stdout.measure(table, options=stdout.options.update(width=10_000)).maximum
-    stdout.width = max(stdout.width, natural)
-    stdout.print(table)
+    In a narrow terminal long lines wrap; cut cells would be lost. (rich.table takes a millisecond per row.)
+    """
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "   ".join(padded).rstrip()
+
+    out = console()
+    out.print(title, style="italic", markup=False)
+    out.print(line(columns), style="bold", markup=False)
+    sys.stdout.write("\n".join(["─" * (sum(widths) + 3 * (len(widths) - 1)), *map(line, rows), "\n"]))
 
 
 def number(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +15,8 @@ from mutransfer.config.base import FieldProblem, Section, Seed
 
 Value = float | str | None
 Setting = int | float | str
+ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PASSWORD = re.compile(r"://[^/@:]*:(?P<login>.*)@|[?&][^=&]*(?:pass|pwd|secret|key)[^=&]*=(?P<option>[^&]*)", re.I)
 _MOST_POWERS = 1000
 _MOST_POINTS = 100_000
 # Settings that `across` takes, and the power of each that the cost of a run grows with.
@@ -51,6 +54,19 @@ def _plain_settings(given: Any) -> Any:
             raise FieldProblem((index,), f"must be a number or text, but got {value!r}")
     if len(set(given)) < len(given):
         raise ValueError(f"has a value twice: {list(given)}")
+    return given
+
+
+def _no_password(given: Any) -> Any:
+    # What is refused here is not repeated in the message: it would stand in logs.
+    if not isinstance(given, str) or (not ENVIRONMENT.fullmatch(given) and "://" not in given):
+        raise ValueError("must be a storage URL, such as postgresql+psycopg://USER:${PASSWORD}@HOST/DATABASE")
+    for found in _PASSWORD.finditer(given):
+        if not ENVIRONMENT.fullmatch(found["login"] or found["option"] or "${}"):
+            raise ValueError(
+                "has a password in it, which the run folder would keep; write ${NAME} in its place and set the "
+                "environment variable NAME"
+            )
     return given
 
 
@@ -159,6 +175,10 @@ class SearchSection(Section):
     """How often a crashed trial is tried again."""
     threads: PositiveInt = 1
     """CPU threads per worker; on a machine without a GPU there is one worker per so many cores."""
+    storage: Annotated[str, BeforeValidator(_no_password)] | None = None
+    """Any Optuna storage URL, such as `postgresql+psycopg://me:${DB_PASSWORD}@host/optuna`, to keep the study in a
+    database; the run folder's own `study.db` when left out. `${NAME}` is environment variable NAME; a password can be
+    given in no other way."""
     space: Annotated[dict[str, Distribution], Field(min_length=1)]
     """`{hparam: distribution}`."""
     across: dict[str, Settings] | None = None

@@ -15,6 +15,10 @@ from mutransfer.errors import ConfigError
 FieldPath = tuple[str | int, ...]
 
 
+# Login in a URL: what follows the user's name is not repeated in messages.
+_LOGIN = re.compile(r"(://[^/@:]*:).*@")
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the numbers of YAML 1.2: `1e-3` is one, and `012` or `1:30` are not octal and base 60."""
 
@@ -61,7 +65,7 @@ class Source:
         Raises:
             ConfigError: no `=`, bad YAML, or the path leads through something that is no mapping.
         """
-        label = f"--set {assignment}"
+        label = "--set " + _LOGIN.sub(r"\1***@", assignment)
         dotted, equals, text = assignment.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,35 +126,55 @@ def _run(
     make_executor = executor or (lambda: LocalExecutor(worker_devices(threads=search.threads)))
     load_data.cache_clear()  # what this process has read before may have changed since
     data = load_data(config.data).fingerprint
-    with folder.sole_coordinator():
+    with ExitStack() as stack:
+        stack.enter_context(folder.sole_coordinator())
         # Before the study exists: a config that fails can be mended and swept under the same name.
         checked = check(folder.root) if check is not None and not folder.exists else None
-        study = _open_study(folder, config, data)
+        study = stack.enter_context(closing(_open_study(folder, config, data, should_stop)))
         if checked is None and check is not None and study.attributes.get("check", _UNCHECKED) == _UNCHECKED:
             checked = check(folder.root)
         study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
         crew = make_executor()
-        coordinator = _Coordinator(config, folder, study, crew, observer or Observer(), should_stop)
         try:
-            coordinator.run()
-        finally:
-            crew.close()
-            records = study.records()
-            selection = None
-            if not search.across:
-                selection = select(config, records, study.attributes.get("repeats", {}))
-            write_results(folder, config, records, selection)
+            _Coordinator(config, folder, study, crew, observer or Observer(), should_stop).run()
+        except BaseException:
+            with suppress(UsageError):  # a full disk refuses these too; why the sweep ended is what counts
+                _finish(config, folder, study, crew)
+            raise
+        return _finish(config, folder, study, crew)
+
+
+def _finish(
+    config: RunConfig, folder: SweepFolder, study: Study, crew: Executor
+) -> tuple[list[TrialRecord], Selection | None]:
+    """End the workers and write the results of the trials there are."""
+    crew.close()
+    records = study.records()
+    selection = None
+    if not config.require_search().across:
+        selection = select(config, records, study.attributes.get("repeats", {}))
+    write_results(folder, config, records, selection)
     return records, selection
 
 
-def _open_study(folder: SweepFolder, config: RunConfig, data: str) -> Study:
+def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: Callable[[], bool]) -> Study:
     """Create the study, or continue the one that stands there if it is this config's."""
     if not folder.exists:
         if folder.trials.exists():
             raise UsageError(f"{folder.root}: has trials but no study.db; move it away to start over")
         save_config(config, folder.config)
-        return Study.create(folder.study, config, {"data": data})
-    study = Study(folder.study, config.search)
+        return Study.create(folder, config, {"data": data}, should_stop=should_stop)
+    study = Study(folder.study, config.search, should_stop=should_stop)
+    try:
+        _require_same(study, folder, config, data)
+    except BaseException:
+        study.close()
+        raise
+    save_config(config, folder.config)
+    return study
+
+
+def _require_same(study: Study, folder: SweepFolder, config: RunConfig, data: str) -> None:
     changed = differences(load_config(folder.config), config, ignore=CHANGEABLE)
     if changed:
         raise UsageError(
@@ -165,8 +186,6 @@ def _open_study(folder: SweepFolder, config: RunConfig, data: str) -> Study:
             f"{folder.root}: the data has changed since this sweep began, so further trials would not compare; "
             "give the config another name"
         )
-    save_config(config, folder.config)
-    return study
 
 
 def _why_nothing(folder: SweepFolder, records: list[TrialRecord]) -> str:
@@ -209,20 +228,20 @@ class _Coordinator:
         self._waiting: deque[_Task] = deque(_Task(record) for record in study.unfinished())
         self._works = any(record.outcome not in (None, "crashed") for record in records)
         self._doubtful: list[TrialRecord] = []
+        self._ended: list[TrialRecord] = []
 
     def run(self) -> None:
         """Every trial, then the repeats of the best one."""
         self._observer.started(self._folder, self._done, self._total, self._executor.capacity)
-        self._work(self._next_trial)
+        self._work(self._next_trials)
         self._give_up_if_nothing_works(at_least=1)
-        repeats = deque(self._missing_repeats())
-        self._work(lambda: repeats.popleft() if repeats else None)
+        self._waiting.extend(self._missing_repeats())
+        self._work(lambda count: [])
 
-    def _next_trial(self) -> _Task | None:
-        if self._asked >= self._total:
-            return None
-        self._asked += 1
-        return _Task(self._study.ask())
+    def _next_trials(self, count: int) -> list[_Task]:
+        count = min(count, self._total - self._asked)
+        self._asked += count
+        return [_Task(record) for record in self._study.ask(count)]
 
     def _missing_repeats(self) -> list[_Task]:
         if self._best is None:
@@ -230,14 +249,15 @@ class _Coordinator:
         repeats = missing_repeats(self._config, self._best, self._study.attributes.get("repeats", {}))
         return [_Task(self._best, repeat) for repeat in repeats]
 
-    def _work(self, next_task: Callable[[], _Task | None]) -> None:
+    def _work(self, next_tasks: Callable[[int], list[_Task]]) -> None:
         """Keep the executor full until there is no task and none in flight."""
         flying: dict[futures.Future[Any], _Task] = {}
         while True:
-            while len(flying) < self._executor.capacity and not self._should_stop():
-                task = self._waiting.popleft() if self._waiting else next_task()
-                if task is None:
-                    break
+            free = self._executor.capacity - len(flying)
+            if free > len(self._waiting) and not self._should_stop():
+                self._waiting.extend(next_tasks(free - len(self._waiting)))
+            while self._waiting and len(flying) < self._executor.capacity and not self._should_stop():
+                task = self._waiting.popleft()
                 flying[self._executor.submit(self._job(task))] = task
             if self._should_stop():
                 to_go = self._done == self._total and self._missing_repeats()
@@ -248,8 +268,11 @@ class _Coordinator:
             if not flying:
                 return
             landed, _ = futures.wait(flying, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
-            for future in sorted(landed, key=lambda future: flying[future].record.number):
-                self._land(flying.pop(future), future)
+            try:
+                for future in sorted(landed, key=lambda future: flying[future].record.number):
+                    self._land(flying.pop(future), future)
+            finally:
+                self._save()
 
     def _job(self, task: _Task) -> Job:
         trial = self._config.at_point(task.record.params)
@@ -298,10 +321,8 @@ class _Coordinator:
             self._doubtful.append(record)
             self._give_up_if_nothing_works(at_least=_HOPELESS)
             return
-        for crashed in self._doubtful:
-            self._save(crashed)
+        self._ended += [*self._doubtful, record]
         self._doubtful.clear()
-        self._save(record)
 
     def _give_up_if_nothing_works(self, *, at_least: int) -> None:
         """End the sweep when so many trials have crashed and none has worked; none of them is recorded."""
@@ -312,18 +333,22 @@ class _Coordinator:
                 'so under if __name__ == "__main__":)'
             )
 
-    def _save(self, record: TrialRecord) -> None:
-        self._study.tell(record)
-        self._done += 1
-        self._best = min(
-            (r for r in (self._best, record) if r is not None and r.value is not None),
-            key=lambda r: (r.score, r.number),
-            default=None,
-        )
-        self._observer.ended(record, self._done, self._total, self._best)
+    def _save(self) -> None:
+        """Write what has landed, in one transaction."""
+        ended, self._ended = self._ended, []
+        self._study.tell(ended)
+        self._study.beat()
+        for record in ended:
+            self._done += 1
+            self._best = min(
+                (r for r in (self._best, record) if r is not None and r.value is not None),
+                key=lambda r: (r.score, r.number),
+                default=None,
+            )
+            self._observer.ended(record, self._done, self._total, self._best)
 
     def _save_repeat(self, number: int, seed: int, value: float | None) -> None:
         repeats = self._study.attributes.get("repeats", {})
-        repeats.setdefault(str(number), {})[str(seed)] = value
-        self._study.set_attribute("repeats", repeats)
+        of_trial = {**repeats.get(str(number), {}), str(seed): value}
+        self._study.set_attribute("repeats", {**repeats, str(number): of_trial})
         self._observer.repeated(number, seed, value)

@@ -20,13 +20,26 @@ class SweepFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.config = root / "config.yaml"
-        self.study = root / "study.db"
+        self.own_study = root / "study.db"
+        self.study_link = root / "study.json"
         self.trials = root / "trials"
         self.table = root / "trials.csv"
         self.best = root / "best.yaml"
         self.targets = root / "targets"
         self._lock = root / ".lock"
         self._holder = root / ".lock.holder"
+
+    @property
+    def study(self) -> Path:
+        """What stands for the study: its own SQLite file, or the link to a study kept elsewhere."""
+        return self.study_link if self.study_link.exists() else self.own_study
+
+    @property
+    def changed(self) -> float:
+        """When the sweep last wrote, in seconds since the epoch."""
+        # SQLite writes to the file behind -wal for as long as a sweep runs; trials.csv comes at the end of each call.
+        files = (self.study, self.own_study.with_name("study.db-wal"), self.table)
+        return max(_modified(file) for file in files)
 
     @property
     def exists(self) -> bool:
@@ -72,6 +85,13 @@ class SweepFolder:
             return "another process"
 
 
+def _modified(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def find_sweeps(runs: Path) -> list[SweepFolder]:
     """Sweeps below a runs folder, newest first.
 
@@ -80,8 +100,8 @@ def find_sweeps(runs: Path) -> list[SweepFolder]:
     """
     if runs.is_file():
         raise UsageError(f"{runs}: is a file, but has to be a folder")
-    found = [SweepFolder(path.parent) for path in runs.glob("*/study.db")]
-    return sorted(found, key=lambda folder: folder.study.stat().st_mtime, reverse=True)
+    found = [SweepFolder(root) for root in {path.parent for path in runs.glob("*/study.*")}]
+    return sorted((folder for folder in found if folder.exists), key=lambda folder: folder.changed, reverse=True)
 
 
 def resolve_sweep(name: str | None, runs: Path) -> SweepFolder:

@@ -1,40 +1,39 @@
-"""The Optuna study of one sweep: opened safely, asked in order, told once per trial."""
+"""The Optuna study of one sweep: opened safely, asked in order, told once per trial, many trials at a time."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from mutransfer.config.base import SEEDS
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
-from mutransfer.errors import UsageError
+from mutransfer.errors import MutransferError, UsageError
 from mutransfer.files import disk_errors
-from mutransfer.sweep.space import optuna_distributions, point
+from mutransfer.sweep import tables
+from mutransfer.sweep.database import Database, cannot_be, optuna_storage
+from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.lease import FREE, KEY, Lease
+from mutransfer.sweep.place import Place, new_link, own_place, read_place, save_link
 from mutransfer.training.folder import Outcome
 
-_NAME = "mutransfer"
-_STATES: dict[Outcome | None, TrialState] = {
-    "completed": TrialState.COMPLETE,
-    "diverged": TrialState.PRUNED,  # a bad point, which TPE should learn from
-    "out_of_memory": TrialState.FAIL,
-    "crashed": TrialState.FAIL,
-}
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+    from mutransfer.sweep.sampling import Sampler
+
+T = TypeVar("T")
+
 _PACKAGES = ("mutransfer", "torch", "optuna", "numpy")
+_RESULT = "result"
+_RESULT_FIELDS = ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error")
 
 
 @dataclass(frozen=True)
@@ -63,131 +62,211 @@ class TrialRecord:
 class Study:
     """The record of one sweep. The coordinator is its only writer."""
 
-    def __init__(self, path: Path, search: SearchSection | None) -> None:
-        """Open the study at `path`; without a `search` it can only be read.
+    def __init__(
+        self, path: Path, search: SearchSection | None, *, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Open the study that `path` stands for (`SweepFolder.study`); without a `search` it can only be read.
+
+        Args:
+            should_stop: asked while waiting for a database server, or for another coordinator of this study.
 
         Raises:
-            UsageError: the file is missing, truncated, damaged, or no study of ours.
+            UsageError: the file is missing, truncated, damaged, or no study of ours, its database cannot be reached,
+                or another coordinator writes to it.
+            Interrupted: `should_stop` was true.
         """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._path = path
-        self._distributions: dict[str, BaseDistribution] = optuna_distributions(search) if search else {}
-        _require_sound(path)
+        self._place = read_place(path)
+        self._database = Database(self._place, writes=search is not None, should_stop=should_stop)
+        self._lease: Lease | None = None
+        self._writer: _Writer | None = None
         try:
-            # Checking the schema's version imports alembic; who only reads need not wait for it.
-            storage = optuna.storages.RDBStorage(
-                _url(path), skip_compatibility_check=search is None, skip_table_creation=search is None
-            )
-            self._study = optuna.load_study(study_name=_NAME, storage=storage)
-        except (SQLAlchemyError, KeyError, RuntimeError, ValueError) as error:
-            raise _damaged(path, error) from error
-        if search is not None:
-            self._study.sampler = _sampler(search, len(self._study.get_trials(deepcopy=False)))
+            found = self._read(lambda connection: tables.study_id(connection, self._place.study))
+            if found is None:
+                raise self._database.damaged("it holds no study of mutransfer")
+            self._id: int = found
+            if search is not None:
+                self._open_to_write(search, should_stop)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, attributes: dict[str, Any]) -> Study:
-        """Make the study under a temporary name and rename it: a kill in between leaves none, never half of one."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        temporary = path.with_name(".study.db.partial")
-        with disk_errors(path):
-            temporary.unlink(missing_ok=True)
-            storage = optuna.storages.RDBStorage(_url(temporary))
-            study = optuna.create_study(study_name=_NAME, storage=storage, direction="minimize")
-            for key, value in {"versions": versions(), **attributes}.items():
-                study.set_user_attr(key, value)
-            storage.engine.dispose()
-            temporary.replace(path)
-        return cls(path, config.require_search())
+    def create(
+        cls,
+        folder: SweepFolder,
+        config: RunConfig,
+        attributes: dict[str, Any],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Study:
+        """Make a study for the folder, in its own SQLite file or where `search.storage` says.
+
+        The file that stands for it in the folder is the last thing to be made, by a rename: a kill before leaves no
+        study, never half of one.
+        """
+        search = config.require_search()
+        attributes = {"versions": versions(), **attributes}
+        if search.storage is None:
+            path, temporary = folder.own_study, folder.own_study.with_name(".study.db.partial")
+            with disk_errors(path):
+                temporary.unlink(missing_ok=True)
+                _create(own_place(temporary), attributes)
+                temporary.replace(path)
+        else:
+            place = new_link(folder.study_link, config.name, search.storage)
+            _create(place, {**attributes, KEY: FREE})
+            save_link(place)
+            path = place.file
+        return cls(path, search, should_stop=should_stop)
 
     @property
     def attributes(self) -> dict[str, Any]:
         """What was saved with the study: versions, data fingerprint, repeats."""
-        return dict(self._study.user_attrs)
+        return self._read_attributes() if self._writer is None else dict(self._writer.attributes)
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Save plain data with the study."""
-        with self._writing():
-            self._study.set_user_attr(key, value)
+        self._write(lambda connection: tables.write_attribute(connection, self._id, key, value))
+        self._require_writer().attributes[key] = value
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
-        return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
+        if self._writer is not None:
+            return list(self._writer.records)
+        return [_record(row) for row in self._rows()]
 
     def unfinished(self) -> list[TrialRecord]:
         """Trials that were asked for and never told, as a kill leaves them, their params completed."""
-        found = []
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            with self._writing():
-                self._suggest(optuna.trial.Trial(self._study, trial._trial_id))
-            found.append(_record(self._study.get_trials(deepcopy=False)[trial.number]))
-        return found
+        writer = self._require_writer()
+        lacking: dict[int, tables.Params] = {}
+        for record in [record for record in writer.records if record.outcome is None]:
+            params = writer.in_order(writer.sampler.complete(record.number, record.params))
+            new = {name: value for name, value in params.items() if name not in record.params}
+            if new:
+                lacking[writer.ids[record.number]] = writer.stored(new)
+                writer.records[record.number] = replace(record, params=params)
+        if lacking:
+            self._write(lambda connection: tables.insert_params(connection, lacking))
+        return [record for record in writer.records if record.outcome is None]
 
-    def ask(self) -> TrialRecord:
-        """The next trial; its number is one more than the last one's."""
-        with self._writing():
-            trial = self._study.ask()
-            params = self._suggest(trial)
-        return TrialRecord(trial.number, params)
+    def ask(self, count: int = 1) -> list[TrialRecord]:
+        """The next trials, in one transaction; their numbers go on from the last one's."""
+        writer = self._require_writer()
+        first = len(writer.records)
+        asked = [
+            TrialRecord(number, writer.in_order(writer.sampler.draw(number))) for number in range(first, first + count)
+        ]
+        rows = {record.number: writer.stored(record.params) for record in asked}
+        if rows:
+            self._write(lambda connection: tables.insert_trials(connection, self._id, rows))
+            ids = self._database.read(lambda connection: tables.trial_ids(connection, self._id, rows), patient=True)
+            writer.ids.update(ids)
+            writer.records.extend(asked)
+        return asked
 
-    def tell(self, record: TrialRecord) -> None:
-        """Save how a trial ended; once, since an ended trial is refused by Optuna."""
-        trial = self._study.get_trials(deepcopy=False)[record.number]
-        handle = optuna.trial.Trial(self._study, trial._trial_id)
-        with self._writing():
-            for key in ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error"):
-                if getattr(record, key) is not None:
-                    handle.set_user_attr(key, getattr(record, key))
-            self._study.tell(record.number, values=record.value, state=_STATES[record.outcome])
+    def tell(self, records: Sequence[TrialRecord]) -> None:
+        """Save how trials ended, all of them in one transaction or none.
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turn what the disk refuses into one clear message; the trial at hand is run again on resume."""
+        Raises:
+            UsageError: one of them has been ended before, by another program, or the study cannot be written.
+        """
+        from mutransfer.sweep.sampling import STATES
+
+        writer = self._require_writer()
+        ended = {writer.ids[record.number]: record for record in records if record.outcome is not None}
+        states = {trial_id: STATES[record.outcome].name for trial_id, record in ended.items() if record.outcome}
+        results = {trial_id: (record.value, _result(record)) for trial_id, record in ended.items()}
+
+        def work(connection: Connection) -> None:
+            if tables.end_trials(connection, states) != len(states):
+                numbers = ", ".join(str(record.number) for record in ended.values())
+                raise UsageError(f"{self._place}: another program has ended or removed trial {numbers}")
+            tables.insert_results(connection, _RESULT, results)
+
+        if ended:
+            self._write(work)
+        for record in ended.values():
+            writer.records[record.number] = record
+            if record.outcome is not None:
+                writer.sampler.learn(record.number, record.outcome, record.value)
+
+    def beat(self) -> None:
+        """To be called several times a minute: shows other coordinators that this one lives."""
+        if self._lease is not None and self._lease.due:
+            self._write(lambda connection: None)
+
+    def close(self) -> None:
+        """Let go of the study; it cannot be used any more."""
+        if self._lease is not None:
+            lease, self._lease = self._lease, None
+            with suppress(MutransferError):  # whoever comes next will find that nobody is at work
+                self._database.write(lease.release, patient=False)
+        self._database.close()
+
+    def _open_to_write(self, search: SearchSection, should_stop: Callable[[], bool]) -> None:
+        optuna_storage(self._place, new=False).engine.dispose()  # checks the version of the tables
+        if self._place.shared:
+            lease = Lease(self._place, self._database, self._id)
+            lease.claim(should_stop)
+            self._lease = lease
+        self._writer = _Writer(search, self._rows(), self._read_attributes())
+
+    def _read_attributes(self) -> dict[str, Any]:
+        return self._read(lambda connection: tables.read_attributes(connection, self._id))
+
+    def _rows(self) -> list[tables.TrialRow]:
         try:
-            yield
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise UsageError(f"{self._path}: study cannot be written ({reason}); the same command continues") from error
+            return self._read(lambda connection: tables.read_trials(connection, self._id))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise self._database.damaged(error) from error
 
-    def _suggest(self, trial: optuna.trial.Trial) -> dict[str, Any]:
-        """Draw every hparam that the trial does not have yet."""
-        for name, distribution in self._distributions.items():
-            if isinstance(distribution, optuna.distributions.FloatDistribution):
-                trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
-            elif isinstance(distribution, optuna.distributions.CategoricalDistribution):
-                trial.suggest_categorical(name, distribution.choices)
-        return dict(trial.params)
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        return self._database.read(work)
 
+    def _write(self, work: Callable[[Connection], Any]) -> None:
+        lease = self._lease
 
-class _PointSampler(BaseSampler):
-    """Gives trial k the point that `space.point` says, whatever happened before."""
+        def fenced(connection: Connection) -> None:
+            if lease is None or lease.renew(connection):
+                work(connection)
 
-    def __init__(self, search: SearchSection) -> None:
-        self._search = search
+        self._database.write(fenced)
+        if lease is not None:
+            lease.renewed()
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return point(self._search, trial.number)[param_name]
+    def _require_writer(self) -> _Writer:
+        if self._writer is None:
+            raise ValueError("this study was opened to be read")
+        return self._writer
 
 
-def _sampler(search: SearchSection, trials: int) -> BaseSampler:
-    """The sampler for what follows `trials` trials."""
-    if search.sampler == "tpe":
-        # Its random state is not saved: the same seed again would draw the first trials again.
-        return TPESampler(seed=(search.seed + trials) % SEEDS, constant_liar=True)
-    return _PointSampler(search)
+class _Writer:
+    """What the coordinator knows of the study without asking the database again."""
+
+    def __init__(self, search: SearchSection, rows: Sequence[tables.TrialRow], attributes: dict[str, Any]) -> None:
+        from optuna.distributions import distribution_to_json
+
+        from mutransfer.sweep.sampling import make_sampler
+        from mutransfer.sweep.space import optuna_distributions
+
+        self.records = [_record(row) for row in rows]
+        self.attributes = attributes
+        self.ids = {row.number: row.trial_id for row in rows}
+        self._distributions: dict[str, BaseDistribution] = optuna_distributions(search)
+        self._json = {name: distribution_to_json(one) for name, one in self._distributions.items()}
+        so_far = [(record.params, record.outcome, record.value) for record in self.records]
+        self.sampler: Sampler = make_sampler(search, self._distributions, so_far)
+
+    def in_order(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Params in the order of the tables' columns."""
+        return {name: params[name] for name in self._distributions}
+
+    def stored(self, params: dict[str, Any]) -> tables.Params:
+        """Params as Optuna stores them."""
+        return {
+            name: (float(self._distributions[name].to_internal_repr(value)), self._json[name])
+            for name, value in params.items()
+        }
 
 
 def versions() -> dict[str, str]:
@@ -195,53 +274,39 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def _url(path: Path) -> str:
-    return URL.create("sqlite", database=str(path.resolve())).render_as_string()
-
-
-def _require_sound(path: Path) -> None:
-    """Refuse a damaged file before Optuna sees it: Optuna would fill an empty one with a new study."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such study")
-    if not os.access(path, os.R_OK):
-        raise UsageError(f"{path}: study cannot be read")
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)
-        try:
-            verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
-            known = connection.execute("SELECT count(*) FROM studies WHERE study_name = ?", (_NAME,)).fetchone()[0]
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise _damaged(path, error) from error
-    if verdict != "ok" or not known:
-        raise _damaged(path, verdict if verdict != "ok" else "it holds no study of mutransfer")
-
-
-def _damaged(path: Path, reason: object) -> UsageError:
-    first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-    return UsageError(
-        f"{path}: study file is damaged ({first_line}); restore it from a backup, or move its folder away to start over"
-    )
-
-
-def _record(trial: FrozenTrial) -> TrialRecord:
-    attributes = trial.user_attrs
-    return TrialRecord(
-        number=trial.number,
-        params=dict(trial.params),
-        outcome=attributes.get("outcome") if trial.state.is_finished() else None,
-        value=trial.value if trial.state == TrialState.COMPLETE else None,
-        training_loss=attributes.get("training_loss"),
-        validation_loss=attributes.get("validation_loss"),
-        steps=attributes.get("steps"),
-        seconds=attributes.get("seconds"),
-        seed=attributes.get("seed"),
-        error=attributes.get("error"),
-    )
-
-
 def completed(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials with an objective, best first; ties go to the lower number."""
     usable = [record for record in records if record.value is not None]
     return sorted(usable, key=lambda record: (record.score, record.number))
+
+
+def _create(place: Place, attributes: dict[str, Any]) -> None:
+    """Make a new study with attributes, and the tables where there are none."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna_storage(place)
+    try:
+        study = optuna.create_study(study_name=place.study, storage=storage, direction="minimize")
+        for key, value in attributes.items():
+            study.set_user_attr(key, value)
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        raise cannot_be("made", place, error.__cause__ or error) from error
+    finally:
+        storage.engine.dispose()
+
+
+def _result(record: TrialRecord) -> dict[str, Any]:
+    fields = {name: getattr(record, name) for name in _RESULT_FIELDS}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _record(row: tables.TrialRow) -> TrialRecord:
+    ended = row.state not in ("RUNNING", "WAITING")
+    result = row.attributes.get(_RESULT, row.attributes)  # studies of before kept each field as an attribute
+    return TrialRecord(
+        number=row.number,
+        params=row.params,
+        value=row.value if row.state == "COMPLETE" else None,
+        **{name: result.get(name) for name in _RESULT_FIELDS if name != "outcome" or ended},
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import Future
 
+import optuna
 import pandas as pd
 import pytest
 import yaml
+from filelock import FileLock
 
 from mutransfer.errors import DataError, Interrupted, NothingUsable, UsageError
 from mutransfer.executors.base import JobFailed, WorkerDied
@@ -128,9 +131,12 @@ def test_asked_and_not_told_is_run_again(gpt, tmp_path):
     """What a SIGKILL between ask and tell leaves: a running trial, even one without hparams."""
     config = build(gpt)
     sweep(build(gpt, search__trials=1), tmp_path, Scripted(fake))
-    study = Study(SweepFolder(tmp_path / "runs" / "tiny-gpt").study, config.search)
+    folder = SweepFolder(tmp_path / "runs" / "tiny-gpt")
+    study = Study(folder.study, config.search)
     study.ask()
-    study._study.ask()  # killed before its hparams were drawn
+    study.close()
+    # As Optuna's own ask leaves it when it is killed before the hparams were drawn.
+    optuna.load_study(study_name="mutransfer", storage=f"sqlite:///{folder.study}").ask()
     found = sweep(config, tmp_path, Scripted(fake))
     assert losses(found) == losses(sweep(config, tmp_path / "whole", Scripted(fake)))
 
@@ -299,6 +305,27 @@ def test_study_that_cannot_be_written_is_one_clear_error(gpt, tmp_path):
     assert losses(sweep(build(gpt), tmp_path, Scripted(fake))) == losses(
         sweep(build(gpt), tmp_path / "whole", Scripted(fake))
     )
+
+
+def test_results_that_cannot_be_written_do_not_hide_why_a_sweep_ended(gpt, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise UsageError("trials.csv: cannot be written: No space left on device")
+
+    monkeypatch.setattr("mutransfer.sweep.coordinator.write_results", full)
+    with pytest.raises(Interrupted):
+        sweep(build(gpt), tmp_path, Scripted(fake), should_stop=lambda: True)
+    with pytest.raises(UsageError, match="No space left"):
+        sweep(build(gpt), tmp_path, Scripted(fake))
+
+
+def test_a_sweep_on_a_read_only_disk_is_not_running(gpt, tmp_path, monkeypatch):
+    folder = sweep(build(gpt), tmp_path, Scripted(fake)).folder
+
+    def refuse(self):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "__enter__", refuse)
+    assert status(folder).state == "finished"
 
 
 def test_sweep_whose_repeats_are_missing_is_not_finished(gpt, tmp_path):

@@ -1,0 +1,137 @@
+"""Where a study is kept: in the run folder's own SQLite file, or in a database of the user's choice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from mutransfer.config.search import ENVIRONMENT
+from mutransfer.errors import UsageError
+from mutransfer.files import write_json
+
+_OWN_NAME = "mutransfer"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A study in a database."""
+
+    file: Path
+    """What stands for it in the run folder: the SQLite file itself, or the link that says where it is."""
+    study: str
+    """Its name in the database."""
+    storage: str | None = None
+    """`search.storage` as the config writes it, `${NAME}` not filled in; None for the run folder's own file."""
+
+    def __str__(self) -> str:
+        return str(self.file) if self.storage is None else f"{self.file} ({self.storage})"
+
+    @property
+    def shared(self) -> bool:
+        """Whether coordinators that the run folder's lock knows nothing of may reach it."""
+        return self.storage is not None
+
+    @property
+    def url(self) -> URL:
+        """With every `${NAME}` filled in: not to be shown.
+
+        Raises:
+            UsageError: it is no URL, or an environment variable is not set.
+        """
+        if self.storage is None:
+            return URL.create("sqlite", database=str(self.file.resolve()))
+        try:
+            if ENVIRONMENT.fullmatch(self.storage):
+                return make_url(_filled(self.storage))
+            url = make_url(self.storage)
+        except ArgumentError:
+            raise UsageError(
+                f"search.storage: {self.storage} is no storage URL; write it as postgresql+psycopg://USER:${{PASSWORD}}"
+                "@HOST/DATABASE or sqlite:////PATH"
+            ) from None
+        return URL.create(
+            url.drivername,
+            username=_filled(url.username),
+            password=_filled(url.password),
+            host=_filled(url.host),
+            port=url.port,
+            database=_filled(url.database),
+            query={name: _filled(str(value)) for name, value in url.query.items()},
+        )
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The file, where the database is SQLite."""
+        url = self.url
+        if url.get_backend_name() != "sqlite":
+            return None
+        if not url.database or url.database == ":memory:":
+            raise UsageError(f"search.storage: {self.storage} keeps nothing; give it a path: sqlite:////PATH")
+        return Path(url.database)
+
+    @property
+    def secrets(self) -> list[str]:
+        """Text that no message may hold."""
+        names = ENVIRONMENT.findall(self.storage or "")
+        return [value for name in names if (value := os.environ.get(name))]
+
+
+def own_place(file: Path) -> Place:
+    """The run folder's own SQLite file."""
+    return Place(file, _OWN_NAME)
+
+
+def new_link(file: Path, run: str, storage: str) -> Place:
+    """A place for the study of a new run: its name is found nowhere else, whatever the database holds."""
+    return Place(file, f"{run}-{secrets.token_hex(6)}", storage)
+
+
+def save_link(place: Place) -> None:
+    """Write the file that stands for a study kept elsewhere."""
+    write_json(place.file, {"storage": place.storage, "study": place.study})
+
+
+def read_place(file: Path) -> Place:
+    """The place that a file of a run folder stands for.
+
+    Raises:
+        UsageError: the link is damaged.
+    """
+    if file.suffix != ".json":
+        return own_place(file)
+    try:
+        link = json.loads(file.read_text(encoding="utf-8"))
+        return Place(file, str(link["study"]), str(link["storage"]))
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{file}: is damaged ({type(error).__name__}); restore it from a backup, or move its folder away to start "
+            "over"
+        ) from None
+
+
+@overload
+def _filled(text: str) -> str: ...
+@overload
+def _filled(text: str | None) -> str | None: ...
+def _filled(text: str | None) -> str | None:
+    """With every `${NAME}` replaced by environment variable NAME."""
+    if text is None:
+        return None
+
+    def value(found: re.Match[str]) -> str:
+        name = found.group(1)
+        if name not in os.environ:
+            raise UsageError(f"search.storage: environment variable {name} is not set")
+        return os.environ[name]
+
+    return ENVIRONMENT.sub(value, text)

@@ -1,0 +1,190 @@
+"""Optuna's own tables, written and read for many trials at once.
+
+Optuna's API needs about a dozen statements per trial and a transaction for most of them; these functions need about
+five per batch, whatever the number of trials. What is written is what Optuna itself would write (a test compares the
+two), so dashboards and `optuna.load_study` see the study as ever. Opening a study checks Optuna's schema version.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, DateTime, Enum, Float, Integer, Text, column, delete, insert, select, table, update
+
+# The enums are types of their own in PostgreSQL, under these names.
+_STATE = Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
+_KIND = Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")
+_STUDIES = table("studies", column("study_id", Integer), column("study_name", Text))
+_STUDY_ATTRIBUTES = table(
+    "study_user_attributes", column("study_id", Integer), column("key", Text), column("value_json", Text)
+)
+_TRIALS = table(
+    "trials", column("trial_id", Integer), column("number", Integer), column("study_id", Integer),
+    column("state", _STATE), column("datetime_start", DateTime), column("datetime_complete", DateTime),
+)  # fmt: skip
+_PARAMS = table(
+    "trial_params", column("param_id", Integer), column("trial_id", Integer), column("param_name", Text),
+    column("param_value", Float(53)), column("distribution_json", Text),
+)  # fmt: skip
+_VALUES = table(
+    "trial_values", column("trial_id", Integer), column("objective", Integer), column("value", Float(53)),
+    column("value_type", _KIND),
+)  # fmt: skip
+_ATTRIBUTES = table(
+    "trial_user_attributes", column("trial_id", Integer), column("key", Text), column("value_json", Text)
+)
+# Databases limit how many values one statement may have.
+_CHUNK = 500
+
+
+@dataclass
+class TrialRow:
+    """One trial as the tables have it."""
+
+    trial_id: int
+    number: int
+    state: str
+    params: dict[str, Any] = field(default_factory=dict)
+    value: float | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+Params = Mapping[str, tuple[float, str]]
+"""`{name: (value as Optuna stores it, distribution as JSON)}`."""
+
+
+def study_id(connection: Connection, name: str) -> int | None:
+    """Id of the study of that name, None when there is none."""
+    found = connection.execute(select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == name)).scalar()
+    return None if found is None else int(found)
+
+
+def read_attributes(connection: Connection, study: int) -> dict[str, Any]:
+    """The study's user attributes."""
+    query = select(_STUDY_ATTRIBUTES.c.key, _STUDY_ATTRIBUTES.c.value_json).where(_STUDY_ATTRIBUTES.c.study_id == study)
+    return {key: json.loads(value) for key, value in connection.execute(query)}
+
+
+def write_attribute(connection: Connection, study: int, key: str, value: Any) -> None:
+    """Set one user attribute of the study."""
+    text = json.dumps(value)
+    if not swap_attribute(connection, study, key, None, text):
+        connection.execute(insert(_STUDY_ATTRIBUTES).values(study_id=study, key=key, value_json=text))
+
+
+def swap_attribute(connection: Connection, study: int, key: str, old: str | None, new: str) -> bool:
+    """Set the JSON of an attribute that there is (and that is `old`, unless that is None); whether it was."""
+    columns = _STUDY_ATTRIBUTES.c
+    change = update(_STUDY_ATTRIBUTES).where(columns.study_id == study, columns.key == key).values(value_json=new)
+    if old is not None:
+        change = change.where(columns.value_json == old)
+    return connection.execute(change).rowcount == 1
+
+
+def read_attribute_text(connection: Connection, study: int, key: str) -> str | None:
+    """The JSON of one user attribute of the study."""
+    columns = _STUDY_ATTRIBUTES.c
+    found = connection.execute(select(columns.value_json).where(columns.study_id == study, columns.key == key)).scalar()
+    return None if found is None else str(found)
+
+
+def insert_trials(connection: Connection, study: int, trials: Mapping[int, Params]) -> None:
+    """Add running trials, by number."""
+    now = datetime.now(UTC).replace(tzinfo=None)  # as Optuna stores it
+    rows = [{"number": k, "study_id": study, "state": "RUNNING", "datetime_start": now} for k in trials]
+    connection.execute(insert(_TRIALS), rows)
+    ids = trial_ids(connection, study, trials)
+    insert_params(connection, {ids[number]: params for number, params in trials.items()})
+
+
+def insert_params(connection: Connection, trials: Mapping[int, Params]) -> None:
+    """Add params to trials, by trial id."""
+    rows = [
+        {"trial_id": trial_id, "param_name": name, "param_value": value, "distribution_json": distribution}
+        for trial_id, params in trials.items()
+        for name, (value, distribution) in params.items()
+    ]
+    if rows:
+        connection.execute(insert(_PARAMS), rows)
+
+
+def trial_ids(connection: Connection, study: int, numbers: Mapping[int, Any]) -> dict[int, int]:
+    """Trial ids of the newest trials, by number."""
+    columns = _TRIALS.c
+    query = (
+        select(columns.number, columns.trial_id)
+        .where(columns.study_id == study)
+        .order_by(columns.trial_id.desc())
+        .limit(len(numbers))
+    )
+    return {number: trial_id for number, trial_id in connection.execute(query) if number in numbers}
+
+
+def end_trials(connection: Connection, states: Mapping[int, str]) -> int:
+    """Set the states of running trials, by trial id; how many of them were running."""
+    now = datetime.now(UTC).replace(tzinfo=None)
+    changed = 0
+    for state in set(states.values()):
+        for ids in _chunks([trial_id for trial_id, ended in states.items() if ended == state]):
+            change = update(_TRIALS).where(_TRIALS.c.trial_id.in_(ids), _TRIALS.c.state == "RUNNING")
+            changed += connection.execute(change.values(state=state, datetime_complete=now)).rowcount
+    return changed
+
+
+def insert_results(
+    connection: Connection, key: str, results: Mapping[int, tuple[float | None, Mapping[str, Any]]]
+) -> None:
+    """Add objective (if there is one) and user attribute `key` to trials, by trial id."""
+    rows = []
+    for trial_id, (value, _) in results.items():
+        if value is not None:
+            kind = "FINITE" if math.isfinite(value) else "INF_POS" if value > 0 else "INF_NEG"
+            stored = value if kind == "FINITE" else None
+            rows.append({"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind})
+    if rows:
+        connection.execute(insert(_VALUES), rows)
+    for ids in _chunks(list(results)):  # what a tell of Optuna's that was cut short may have left
+        connection.execute(delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id.in_(ids), _ATTRIBUTES.c.key == key))
+    connection.execute(
+        insert(_ATTRIBUTES),
+        [{"trial_id": i, "key": key, "value_json": json.dumps(data)} for i, (_, data) in results.items()],
+    )
+
+
+def read_trials(connection: Connection, study: int) -> list[TrialRow]:
+    """Every trial of the study, by number."""
+    trials = _TRIALS.c
+    # The trials first: whatever of them has ended by now has its results in the tables read after.
+    query = select(trials.trial_id, trials.number, trials.state).where(trials.study_id == study)
+    found = {row[0]: TrialRow(*row) for row in connection.execute(query.order_by(trials.number))}
+    distributions: dict[str, Any] = {}
+
+    def of(child: Any, *columns: Any, order: Sequence[Any] = ()) -> Iterator[Any]:
+        query = select(child.c.trial_id, *columns).join_from(child, _TRIALS, child.c.trial_id == trials.trial_id)
+        for row in connection.execute(query.where(trials.study_id == study).order_by(*order)):
+            if row[0] in found:
+                yield found[row[0]], *row[1:]
+
+    params = _PARAMS.c
+    for trial, name, value, text in of(
+        _PARAMS, params.param_name, params.param_value, params.distribution_json, order=[params.param_id]
+    ):
+        if text not in distributions:
+            distributions[text] = json.loads(text)["attributes"].get("choices")
+        choices = distributions[text]
+        trial.params[name] = value if choices is None else choices[int(value)]
+    for trial, value, kind in of(_VALUES, _VALUES.c.value, _VALUES.c.value_type):
+        trial.value = {"FINITE": value, "INF_POS": math.inf, "INF_NEG": -math.inf}[kind]
+    for trial, key, text in of(_ATTRIBUTES, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json):
+        trial.attributes[key] = json.loads(text)
+    return list(found.values())
+
+
+def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(ids), _CHUNK):
+        yield ids[start : start + _CHUNK]
