@@ -57,16 +57,19 @@ class Sleepers:
         """See `executors.base.Executor`."""
         self._threads.shutdown()
 
-    def _work(self, job: Job) -> dict[str, Any]:
-        folder = Path(job.arguments["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").write_text("{}\n")
-        time.sleep(self._second)
-        loss = job.arguments["config"]["hparams"]["lr"]
-        return {
-            "outcome": "completed", "steps": 10, "training_loss": loss, "validation_loss": loss,
-            "seconds": self._second, "parameters": 1,
-        }  # fmt: skip
+    def _work(self, job: Job) -> list[dict[str, Any]]:
+        results = []
+        for config, name in zip(job.arguments["configs"], job.arguments["folders"], strict=True):
+            folder = Path(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "metrics.jsonl").write_text("{}\n")
+            time.sleep(self._second)
+            loss = config["hparams"]["lr"]
+            results.append({
+                "outcome": "completed", "steps": 10, "training_loss": loss, "validation_loss": loss,
+                "seconds": self._second, "parameters": 1,
+            })  # fmt: skip
+        return results
 
 
 def sweep(arguments: argparse.Namespace, name: str, trials: int, second: float) -> tuple[float, float]:
@@ -76,7 +79,7 @@ def sweep(arguments: argparse.Namespace, name: str, trials: int, second: float) 
     Path(f"{name}.yaml").write_text(text)
     config = load_config(f"{name}.yaml")
     began, cpu = time.perf_counter(), time.process_time()
-    run_sweep(config, executor=lambda: Sleepers(arguments.workers, second))
+    run_sweep(config, pack=1, executor=lambda: Sleepers(arguments.workers, second))
     return time.perf_counter() - began, time.process_time() - cpu
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mutransfer.cli import console as ui
-from mutransfer.sweep.coordinator import Observer
+from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.study import TrialRecord
 
@@ -72,6 +72,10 @@ class SweepProgress(Observer):
         already = f", {done} of them done already" if done else ""
         self._bar.line(f"Sweeping {total} trials{already} in {folder.root} with {workers} worker(s)")
         self._bar.update(done, total, "starting")
+
+    def shaped(self, pack: int, why: str) -> None:  # noqa: D102
+        how = "Trials train one by one" if pack == 1 else f"Trials train in packs of up to {pack}"
+        self._bar.line(f"{how}: {why}" if why else how)
 
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
         rate = (time.monotonic() - self._began) / (done - self._done_before)

@@ -25,6 +25,14 @@ def run(
         int | None,
         typer.Option(help="Worker processes; one per GPU, or per group of CPU cores, when left out.", min=1),
     ] = None,
+    pack: Annotated[
+        int | None,
+        typer.Option(
+            help="Trials that a worker trains at once as one program; 1 trains them one by one. Left out, what is "
+            "fastest is measured.",
+            min=1,
+        ),
+    ] = None,
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Skip the quick coordinate check; the run's provenance says so.")
     ] = False,
@@ -61,6 +69,7 @@ def run(
                 observer=observer,
                 should_stop=stopping,
                 check=None if no_check else check,
+                pack=pack,
             )
         if as_json:
             ui.print_json(_as_data(parsed, result))

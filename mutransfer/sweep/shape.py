@@ -7,10 +7,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
+from mutransfer.errors import Interrupted
 from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
 from mutransfer.executors.devices import Device
 
@@ -18,45 +20,64 @@ SIZES = (1, 8, 16, 32, 64)
 # A larger pack has to be so much faster per trial than the best smaller one: packs cost memory and end together.
 _WORTH = 1.1
 _SECONDS = 1.0
+# Seconds of one step from which the calls around its arithmetic, which a pack shares, are nothing.
+_LONG = 0.25
 _LEAST_STEPS = 3
+_POLL_SECONDS = 0.2
 # Weights, gradients and optimizer state of one parameter, and the share of free memory that all packs may take.
 _BYTES = 32
 _SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The decision for one sweep."""
+class Packing:
+    """How the trials of one sweep are trained."""
 
-    pack: int
-    """Trials per pack at most; 1 trains one by one."""
-    why: str
-    """In words, for the user."""
+    packed: bool
+    """As programs of one or more trials. A trial's losses depend on this in their last bits, not on the size."""
+    size: int
+    """Trials per program at most."""
 
 
-def measure_shape(config: RunConfig, executor: Executor, *, trials: int) -> Shape:
+ALONE = Packing(packed=False, size=1)
+
+
+def measure_packing(
+    config: RunConfig, executor: Executor, *, trials: int, should_stop: Callable[[], bool] = lambda: False
+) -> tuple[Packing, str]:
     """Time packs of several sizes on every worker at once, as the sweep will load them.
 
     Args:
         trials: how many there will be; no pack is larger than a worker's share of them.
+
+    Returns:
+        The fastest packing, and the reason in words.
+
+    Raises:
+        Interrupted: `should_stop` was true.
     """
     largest = -(-trials // executor.capacity)
     sizes = [size for size in SIZES if size <= max(1, largest)]
     if len(sizes) == 1:
-        return Shape(1, f"{trials} trial(s) on {executor.capacity} worker(s)")
+        return ALONE, f"{trials} trial(s) on {executor.capacity} worker(s)"
     job = Job("mutransfer.sweep.shape:time_steps", {"config": config.resolved(), "sizes": sizes})
-    futures = [executor.submit(job) for _ in range(executor.capacity)]
-    found = []
-    for future in futures:
-        try:
-            found.append(future.result())
-        except (JobFailed, WorkerDied) as error:
-            return Shape(1, f"packs could not be tried: {error}")
-    return choose([{int(size): seconds for size, seconds in one["seconds"].items()} for one in found], found[0]["stop"])
+    waiting = {executor.submit(job) for _ in range(executor.capacity)}
+    landed: set[futures.Future[Any]] = set()
+    while waiting:
+        if should_stop():
+            raise Interrupted("stopped before the first trial; the same command continues")
+        done, waiting = futures.wait(waiting, timeout=_POLL_SECONDS)
+        landed |= done
+    try:
+        found = [future.result() for future in landed]
+    except (JobFailed, WorkerDied) as error:
+        return ALONE, f"packs could not be tried: {error}"
+    measured = [{int(size): seconds for size, seconds in one["seconds"].items()} for one in found]
+    return choose(measured, next((one["stop"] for one in found if one["stop"]), ""))
 
 
-def choose(measured: Sequence[Mapping[int, float]], stopped: str) -> Shape:
-    """The smallest pack that no larger one beats clearly.
+def choose(measured: Sequence[Mapping[int, float]], stopped: str) -> tuple[Packing, str]:
+    """The smallest pack that no larger one beats clearly, and why.
 
     Args:
         measured: `{size: seconds per step and trial}` of each worker.
@@ -70,8 +91,8 @@ def choose(measured: Sequence[Mapping[int, float]], stopped: str) -> Shape:
             best = size
     if best == 1:
         tried = f"packs of {sizes[1]} were {seconds[1] / seconds[sizes[1]]:.2g} × as fast" if len(sizes) > 1 else ""
-        return Shape(1, stopped or tried)
-    return Shape(best, f"{seconds[1] / seconds[best]:.2g} × as fast as one by one")
+        return ALONE, stopped or tried
+    return Packing(packed=True, size=best), f"{seconds[1] / seconds[best]:.2g} × as fast as one by one"
 
 
 def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
@@ -100,8 +121,12 @@ def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) 
             break
         if size > 1 and seconds[size] * _WORTH > min(value for other, value in seconds.items() if other < size):
             break
-        if time.perf_counter() - began > _SECONDS:
-            stop = "" if size > 1 else "a step takes long enough by itself"
+        if size == 1:
+            if seconds[1] > _LONG:
+                stop = f"one step of one trial takes {seconds[1]:.2g} s by itself"
+                break
+            began = time.perf_counter()  # what came before was mostly importing torch
+        elif time.perf_counter() - began > _SECONDS:
             break
     return {"seconds": seconds, "stop": stop}
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mutransfer.executors.base import Executor
 from mutransfer.files import write_atomic, write_json
-from mutransfer.sweep.coordinator import Observer
+from mutransfer.sweep.dispatcher import Observer
 from mutransfer.verification import transfer_words
 from mutransfer.verification.optimum import Array, Noise, Optimum, find_optimum, interaction_noise, percentiles
 from mutransfer.verification.transfer_grid import CheckFolder, Key, Point, TransferGrid, Value, train_points

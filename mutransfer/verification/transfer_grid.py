@@ -21,7 +21,8 @@ from mutransfer.config.source import Source
 from mutransfer.errors import UsageError
 from mutransfer.executors.base import Executor
 from mutransfer.models import plan_of
-from mutransfer.sweep.coordinator import Observer, run_points
+from mutransfer.sweep.coordinator import run_points
+from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.space import point
 from mutransfer.sweep.study import Study, TrialRecord

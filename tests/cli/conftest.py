@@ -53,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, text in (("gpt", GPT), ("mlp", MLP)):
             Path(f"{name}.yaml").write_text(text, encoding="utf-8")
             config = load_config(f"{name}.yaml")
-            run_sweep(config, runs=Path("runs"), executor=lambda: InlineExecutor(Device("cpu", "cpu", 1)))
+            run_sweep(config, runs=Path("runs"), pack=1, executor=lambda: InlineExecutor(Device("cpu", "cpu", 1)))
         folder = TrainFolder(Path("runs/tiny/train"))
         assert train(load_config("gpt.yaml"), folder, should_stop=lambda: True).outcome == "interrupted"
     return home

@@ -21,7 +21,7 @@ from tests.cli.conftest import invoke
 # Options and arguments of each verb. Scripts use them: change this only together with the changelog.
 SURFACE = {
     "init": {"path", "--model", "--json"},
-    "sweep": {"CONFIG", "--set", "--workers", "--no-check", "--runs", "--json"},
+    "sweep": {"CONFIG", "--set", "--workers", "--pack", "--no-check", "--runs", "--json"},
     "transfer": {
         "--width", "--depth", "--batch-size", "--seq-len", "--steps", "--force",
         "--run", "--trial", "--launch", "--runs", "--json",

@@ -210,7 +210,7 @@ def test_a_parquet_file_that_is_missing_or_has_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "section"),
     [
-        ("sklearn.datasets", DigitsSection(kind="digits")),
+        ("sklearn", DigitsSection(kind="digits")),
         ("pyarrow.parquet", parquet(Path("x.parquet"))),
         ("PIL.Image", parquet(Path("x.parquet"))),
     ],

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mutransfer.config.data import DigitsSection, ParquetImagesSection, TextSection, TokensSection
+from mutransfer.data import digits
 from mutransfer.data.dataset import Dataset
 from tests.conftest import TEXT, real_data
 from tests.contracts.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh
@@ -148,14 +149,21 @@ class TestDigits(DataSourceContract):
 
     @pytest.fixture
     def change(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-        import sklearn.datasets
+        rows = digits._rows()
 
         def darken_one_pixel() -> None:
-            digits = sklearn.datasets.load_digits()
-            digits.images[5, 5, 5] += 1
-            monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: digits)
+            rows[5, 5] += 1
+            monkeypatch.setattr(digits, "_rows", lambda: rows)
 
         return darken_one_pixel
+
+    def test_the_file_is_what_scikit_learn_loads(self) -> None:
+        import sklearn.datasets
+
+        theirs = sklearn.datasets.load_digits()
+        rows = digits._rows()
+        assert np.array_equal(rows[:, :-1], theirs.data)
+        assert np.array_equal(rows[:, -1], theirs.target)
 
     def test_training_examples_come_once_per_epoch_and_never_in_validation(self, section: DigitsSection) -> None:
         check_epochs(section)

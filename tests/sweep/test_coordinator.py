@@ -15,7 +15,8 @@ from mutransfer.errors import DataError, Interrupted, NothingUsable, UsageError
 from mutransfer.executors.base import JobFailed, WorkerDied
 from mutransfer.executors.devices import Device
 from mutransfer.executors.inline import InlineExecutor
-from mutransfer.sweep.coordinator import Observer, run_sweep
+from mutransfer.sweep.coordinator import run_sweep
+from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.space import point
 from mutransfer.sweep.status import newest_finished, status
@@ -32,14 +33,16 @@ class Scripted:
         self.capacity, self._answer, self.jobs = capacity, answer, []
 
     def submit(self, job):
-        config = job.arguments["config"]
-        self.jobs.append((config["hparams"]["lr"], config["training"]["seed"]))
         future = Future()
         try:
-            future.set_result(self._answer(config, self.jobs.count(self.jobs[-1]) - 1))
+            future.set_result([self._one(config) for config in job.arguments["configs"]])
         except Exception as error:
             future.set_exception(error)
         return future
+
+    def _one(self, config):
+        self.jobs.append((config["hparams"]["lr"], config["training"]["seed"]))
+        return self._answer(config, self.jobs.count(self.jobs[-1]) - 1)
 
     def close(self):
         pass
@@ -57,6 +60,7 @@ def fake(config, attempt):
 
 
 def sweep(config, tmp_path, executor=None, **arguments):
+    arguments.setdefault("pack", 1)
     return run_sweep(config, runs=tmp_path / "runs", executor=lambda: executor or InlineExecutor(CPU), **arguments)
 
 

@@ -39,6 +39,7 @@ def config(tmp_path_factory):
 
 def start(config, runs, workers=2):
     command = [sys.executable, "-m", "mutransfer", "sweep", str(config), "--runs", str(runs), "--workers", str(workers)]
+    command += ["--pack", "1"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -107,7 +107,7 @@ def comparable(trial):
 
 
 def sweep(config, runs, executor=None, **arguments):
-    return run_sweep(config, runs=runs, executor=lambda: executor or Scripted(fake), **arguments)
+    return run_sweep(config, runs=runs, executor=lambda: executor or Scripted(fake), pack=1, **arguments)
 
 
 def test_rows_are_those_that_optuna_writes_itself(new, tmp_path):
@@ -428,7 +428,7 @@ def test_a_coordinator_elsewhere_is_refused_while_one_is_at_work(gpt, tmp_path, 
 
             def wait():
                 answers.append(subprocess.run(command, check=False, capture_output=True, text=True).stderr)
-                future.set_result(fake(job.arguments["config"], 0))
+                future.set_result([fake(config, 0) for config in job.arguments["configs"]])
 
             answers.append("")
             threading.Thread(target=wait).start()

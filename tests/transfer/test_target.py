@@ -17,7 +17,7 @@ from tests.sweep.test_coordinator import Scripted, fake, result
 @pytest.fixture
 def swept(gpt, tmp_path):
     config = build(gpt, search__trials=5, hparams__weight_decay=0.1)
-    return run_sweep(config, runs=tmp_path / "runs", executor=lambda: Scripted(fake))
+    return run_sweep(config, runs=tmp_path / "runs", pack=1, executor=lambda: Scripted(fake))
 
 
 def test_hparams_are_the_winners_and_compute_settings_the_users(swept):
@@ -82,14 +82,14 @@ def test_width_that_fits_no_head_is_refused_with_the_option(swept):
 
 
 def test_override_the_data_has_not_is_refused(mlp, tmp_path):
-    found = run_sweep(build(mlp), runs=tmp_path, executor=lambda: Scripted(fake))
+    found = run_sweep(build(mlp), runs=tmp_path, pack=1, executor=lambda: Scripted(fake))
     with pytest.raises(UsageError, match="--seq-len: data kind digits has no seq_len"):
         make_target(found.folder, Overrides(width=64, seq_len=8))
 
 
 def test_nothing_completed_is_nothing_to_transfer(gpt, tmp_path):
     with pytest.raises(NothingUsable):
-        run_sweep(build(gpt), runs=tmp_path, executor=lambda: Scripted(lambda c, a: result(9.0, "diverged")))
+        run_sweep(build(gpt), runs=tmp_path, pack=1, executor=lambda: Scripted(lambda c, a: result(9.0, "diverged")))
     from mutransfer.sweep.folder import SweepFolder
 
     with pytest.raises(NothingUsable, match="no trial has completed"):
@@ -135,12 +135,12 @@ def test_tuning_cost_counts_every_step_of_every_trial(swept):
 def test_a_rule_in_place_of_a_reason_for_doubt(gpt, tmp_path):
     """A field that an optional rule scales along is told as a rule, and no longer as a doubt."""
     rules = {"depth": {"base_depth": 1}, "batch_size": {"base_batch_size": 4}, "horizon": {"base_steps": 12}}
-    swept = run_sweep(build(gpt, rules=rules), runs=tmp_path / "ruled", executor=lambda: Scripted(fake))
+    swept = run_sweep(build(gpt, rules=rules), runs=tmp_path / "ruled", pack=1, executor=lambda: Scripted(fake))
     target = make_target(swept.folder, Overrides(width=64, depth=4, batch_size=16, steps=24))
     assert [rule.split(":")[0] for rule in target.rules] == ["rules.depth", "rules.batch_size", "rules.horizon"]
     assert "every lr × 2 (batch size 16 = 4 × 4)" in target.rules[1]
     assert not [warning for warning in target.warnings if "changes from" in warning]
-    plain = run_sweep(build(gpt), runs=tmp_path / "plain", executor=lambda: Scripted(fake))
+    plain = run_sweep(build(gpt), runs=tmp_path / "plain", pack=1, executor=lambda: Scripted(fake))
     other = make_target(plain.folder, Overrides(width=64, depth=4, batch_size=16, steps=24))
     assert other.rules == ()
     assert len([warning for warning in other.warnings if "changes from" in warning]) == 3

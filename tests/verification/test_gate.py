@@ -25,7 +25,7 @@ def broken_hidden_lr(monkeypatch):
 
 
 def sweep(config, runs, check):
-    return run_sweep(config, runs=runs, executor=lambda: Scripted(fake), check=check)
+    return run_sweep(config, runs=runs, pack=1, executor=lambda: Scripted(fake), check=check)
 
 
 def save(root, name, config, **verdict):

@@ -28,12 +28,12 @@ class Landscape:
         self.place, self.noise, self.diverges, self.jobs = place, noise, diverges, []
 
     def submit(self, job):
-        config = job.arguments["config"]
+        (config,) = job.arguments["configs"]
         model, hparams = config["model"], config["hparams"]
         self.jobs.append((config["parametrization"], model["width"], config["training"]["seed"], hparams["lr"]))
         future = self.last = Future()
         try:
-            future.set_result(self._result(config))
+            future.set_result([self._result(config)])
         except JobFailed as error:
             future.set_exception(error)
         return future
@@ -57,7 +57,7 @@ class Landscape:
         for key in sorted(wanted - known.keys(), key=str):
             point = dict(zip(("parametrization", "model.width", "training.seed", grid.hparam), key, strict=True))
             config = grid.config.at_point(point).resolved()
-            result = self.submit(Job("", {"config": config})).exception() or self.last.result()
+            result = self.submit(Job("", {"configs": [config]})).exception() or self.last.result()
             crashed = isinstance(result, JobFailed)
             outcome, loss = ("crashed", None) if crashed else (result["outcome"], result["training_loss"])
             name, size, seed, value = key

@@ -1,0 +1,227 @@
+"""The dispatcher: trials to workers, alone or in packs, and what comes back into the study."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mutransfer.config.schema import RunConfig
+from mutransfer.errors import Interrupted, NothingUsable
+from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
+from mutransfer.files import make_folder, write_atomic
+from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.selection import missing_repeats, repeat_seed
+from mutransfer.sweep.shape import Packing
+from mutransfer.sweep.study import Study, TrialRecord, completed
+from mutransfer.training.folder import TrainResult
+
+_POLL_SECONDS = 0.2
+# So many trials crashing before any has worked are one problem, not so many.
+_HOPELESS = 3
+
+
+class Observer:
+    """What a caller may watch; does nothing by itself."""
+
+    def started(self, folder: SweepFolder, done: int, total: int, workers: int) -> None:
+        """Called once: so many of the trials are done already."""
+
+    def shaped(self, pack: int, why: str) -> None:
+        """Called once it is decided how many trials a worker trains at once, when that was measured or has changed."""
+
+    def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:
+        """Called when a trial has ended and is saved."""
+
+    def repeated(self, number: int, seed: int, value: float | None) -> None:
+        """Called when the best trial has been trained with a further seed."""
+
+    def retrying(self, number: int, reason: str) -> None:
+        """Called when a crashed trial is tried again."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A trial to train, or the best trial again with another seed (`repeat` > 0)."""
+
+    record: TrialRecord
+    repeat: int = 0
+    attempt: int = 0
+
+
+class Dispatcher:
+    """Keeps the workers of one sweep busy and the study up to date."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: SweepFolder,
+        study: Study,
+        executor: Executor,
+        observer: Observer,
+        should_stop: Callable[[], bool],
+        pack: Packing,
+    ) -> None:
+        self._pack = pack
+        self._config, self._search, self._folder, self._study = config, config.require_search(), folder, study
+        self._executor, self._observer, self._should_stop = executor, observer, should_stop
+        records = study.records()
+        self._asked = len(records)
+        self._done = sum(record.outcome is not None for record in records)
+        self._total = max(self._search.trial_count, self._asked)
+        self._best = next(iter(completed(records)), None)
+        self._waiting: deque[_Task] = deque(_Task(record) for record in study.unfinished())
+        self._works = any(record.outcome not in (None, "crashed") for record in records)
+        self._doubtful: list[TrialRecord] = []
+        self._ended: list[TrialRecord] = []
+
+    def run(self) -> None:
+        """Every trial, then the repeats of the best one."""
+        self._observer.started(self._folder, self._done, self._total, self._executor.capacity)
+        self._work(self._next_trials)
+        self._give_up_if_nothing_works(at_least=1)
+        self._waiting.extend(self._missing_repeats())
+        self._work(lambda count: [])
+
+    def _next_trials(self, count: int) -> list[_Task]:
+        count = min(count, self._total - self._asked)
+        self._asked += count
+        return [_Task(record) for record in self._study.ask(count)]
+
+    def _missing_repeats(self) -> list[_Task]:
+        if self._best is None:
+            return []
+        repeats = missing_repeats(self._config, self._best, self._study.attributes.get("repeats", {}))
+        return [_Task(self._best, repeat) for repeat in repeats]
+
+    def _work(self, next_tasks: Callable[[int], list[_Task]]) -> None:
+        """Keep the executor full until there is no task and none in flight."""
+        flying: dict[futures.Future[Any], list[_Task]] = {}
+        while True:
+            free = self._executor.capacity - len(flying)
+            wanted = free * self._pack.size - len(self._waiting)
+            if free and wanted > 0 and not self._should_stop():
+                self._waiting.extend(next_tasks(wanted))
+            while self._waiting and len(flying) < self._executor.capacity and not self._should_stop():
+                tasks = self._next_pack(self._executor.capacity - len(flying))
+                flying[self._executor.submit(self._job(tasks))] = tasks
+            if self._should_stop():
+                to_go = self._done == self._total and self._missing_repeats()
+                repeats = " and repeats of the best one to go" if to_go else ""
+                raise Interrupted(
+                    f"stopped with {self._done} of {self._total} trials done{repeats}; the same command continues"
+                )
+            if not flying:
+                return
+            landed, _ = futures.wait(flying, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
+            try:
+                for future in sorted(landed, key=lambda future: flying[future][0].record.number):
+                    self._land(flying.pop(future), future)
+            finally:
+                self._save()
+
+    def _next_pack(self, free: int) -> list[_Task]:
+        """What one worker takes: a pack, or less where that leaves the free workers equal shares."""
+        first = self._waiting[0]
+        alone = not self._pack.packed or first.attempt > 0
+        size = 1 if alone else min(self._pack.size, -(-len(self._waiting) // free))
+        return [self._waiting.popleft() for _ in range(size)]
+
+    def _job(self, tasks: Sequence[_Task]) -> Job:
+        configs, folders = [], []
+        for task in tasks:
+            trial = self._config.at_point(task.record.params)
+            training = trial.training.model_copy(update={"seed": self._seed(task)})
+            configs.append(trial.model_copy(update={"training": training}).resolved())
+            folders.append(str(self._folder.trial(task.record.number, task.repeat).resolve()))
+        arguments = {"configs": configs, "folders": folders, "packed": self._pack.packed}
+        return Job("mutransfer.sweep.trial:run_trials", arguments)
+
+    def _seed(self, task: _Task) -> int:
+        """The seed of all trials, a repeat's own, or the point's where the search goes across seeds."""
+        return int(task.record.params.get("training.seed", repeat_seed(self._config, task.repeat)))
+
+    def _land(self, tasks: Sequence[_Task], future: futures.Future[Any]) -> None:
+        """Take what came back of a pack; a MutransferError is about the whole sweep and goes up."""
+        try:
+            results = [TrainResult(**result) for result in future.result()]
+        except (JobFailed, WorkerDied) as error:
+            for task in tasks:
+                self._land_crash(task, error)
+            return
+        if len(tasks) > 1 and all(result.outcome == "out_of_memory" for result in results):
+            self._pack = replace(self._pack, size=max(1, len(tasks) // 2))
+            self._observer.shaped(self._pack.size, f"a pack of {len(tasks)} ran out of memory")
+            self._waiting.extendleft(reversed(tasks))
+            return
+        for task, result in zip(tasks, results, strict=True):
+            self._land_result(task, result)
+
+    def _land_crash(self, task: _Task, error: JobFailed | WorkerDied) -> None:
+        """Try again, alone; or give up on this trial."""
+        number = task.record.number
+        if isinstance(error, JobFailed):
+            root = make_folder(self._folder.trial(number, task.repeat))
+            write_atomic(root / "error.txt", error.traceback)
+        if task.attempt < self._search.retries:
+            self._observer.retrying(number, str(error))
+            self._waiting.append(replace(task, attempt=task.attempt + 1))
+            return
+        task = replace(task, record=replace(task.record, error=str(error)))
+        self._land_result(task, TrainResult("crashed", 0, None, None, 0.0, 0))
+
+    def _land_result(self, task: _Task, result: TrainResult) -> None:
+        if result.outcome != "crashed":
+            self._works = True
+        value = result.objective(self._search.objective) if result.outcome == "completed" else None
+        if task.repeat:
+            self._save_repeat(task.record.number, repeat_seed(self._config, task.repeat), value)
+            return
+        record = replace(
+            task.record,
+            outcome=result.outcome,
+            value=value,
+            training_loss=result.training_loss,
+            validation_loss=result.validation_loss,
+            steps=result.steps,
+            seconds=round(result.seconds, 3),
+            seed=self._seed(task),
+        )
+        # Crashes count against trials only once something has worked: until then the cause is likelier elsewhere.
+        if not self._works:
+            self._doubtful.append(record)
+            self._give_up_if_nothing_works(at_least=_HOPELESS)
+            return
+        self._ended += [*self._doubtful, record]
+        self._doubtful.clear()
+
+    def _give_up_if_nothing_works(self, *, at_least: int) -> None:
+        """End the sweep when so many trials have crashed and none has worked; none of them is recorded."""
+        if len(self._doubtful) >= at_least:
+            raise NothingUsable(
+                f"{self._folder.root}: every trial crashed, the last with: {self._doubtful[-1].error}. No crash is "
+                "recorded: mend the cause, and the same command tries again. (A script that calls run_sweep has to do "
+                'so under if __name__ == "__main__":)'
+            )
+
+    def _save(self) -> None:
+        """Write what has landed, in one transaction."""
+        ended, self._ended = self._ended, []
+        self._study.tell(ended)
+        self._study.beat()
+        for record in ended:
+            self._done += 1
+            self._best = min(
+                (r for r in (self._best, record) if r is not None and r.value is not None),
+                key=lambda r: (r.score, r.number),
+                default=None,
+            )
+            self._observer.ended(record, self._done, self._total, self._best)
+
+    def _save_repeat(self, number: int, seed: int, value: float | None) -> None:
+        repeats = self._study.attributes.get("repeats", {})
+        of_trial = {**repeats.get(str(number), {}), str(seed): value}
+        self._study.set_attribute("repeats", {**repeats, str(number): of_trial})
+        self._observer.repeated(number, seed, value)
