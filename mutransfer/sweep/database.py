@@ -171,9 +171,11 @@ def optuna_storage(place: Place, *, new: bool = True) -> RDBStorage:
     Raises:
         UsageError: the database cannot be reached, or its tables are of another version.
     """
+    from optuna import logging
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
 
+    logging.set_verbosity(logging.WARNING)  # here, since no study is written to without passing here
     _engine(place, place.url, writes=new).dispose()  # its messages are better when there is no such kind of database
     # Optuna fills in braces.
     url = place.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")

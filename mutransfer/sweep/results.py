@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,10 +31,13 @@ def write_results(
 
 def table(records: Sequence[TrialRecord]) -> str:
     """CSV with one row per trial: outcome, losses, then its hparams."""
-    import pandas as pd
-
-    rows = [{**{name: getattr(record, name) for name in _COLUMNS}, **record.params} for record in records]
-    return pd.DataFrame(rows, columns=None if rows else list(_COLUMNS)).to_csv(index=False)
+    params = dict.fromkeys(name for record in records for name in record.params)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_COLUMNS, *params], lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({**{name: getattr(record, name) for name in _COLUMNS}, **record.params})
+    return text.getvalue()
 
 
 def best(config: RunConfig, selection: Selection) -> dict[str, Any]:

@@ -284,7 +284,6 @@ def _create(place: Place, attributes: dict[str, Any]) -> None:
     """Make a new study with attributes, and the tables where there are none."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna_storage(place)
     try:
         study = optuna.create_study(study_name=place.study, storage=storage, direction="minimize")

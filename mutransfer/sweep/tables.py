@@ -161,12 +161,12 @@ def read_trials(connection: Connection, study: int) -> list[TrialRow]:
     trials = _TRIALS.c
     # The trials first: whatever of them has ended by now has its results in the tables read after.
     query = select(trials.trial_id, trials.number, trials.state).where(trials.study_id == study)
-    found = {row[0]: TrialRow(*row) for row in connection.execute(query.order_by(trials.number))}
+    found = {row[0]: TrialRow(*row) for row in connection.execute(query.order_by(trials.number)).all()}
     distributions: dict[str, Any] = {}
 
     def of(child: Any, *columns: Any, order: Sequence[Any] = ()) -> Iterator[Any]:
         query = select(child.c.trial_id, *columns).join_from(child, _TRIALS, child.c.trial_id == trials.trial_id)
-        for row in connection.execute(query.where(trials.study_id == study).order_by(*order)):
+        for row in connection.execute(query.where(trials.study_id == study).order_by(*order)).all():
             if row[0] in found:
                 yield found[row[0]], *row[1:]
 

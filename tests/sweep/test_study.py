@@ -30,6 +30,7 @@ from mutransfer.errors import ConfigError, Interrupted, UsageError
 from mutransfer.sweep import database, lease, tables
 from mutransfer.sweep.coordinator import run_sweep
 from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.place import Place
 from mutransfer.sweep.space import point
 from mutransfer.sweep.status import status
 from mutransfer.sweep.study import Study, TrialRecord
@@ -192,28 +193,43 @@ def test_trial_k_has_the_point_of_k_however_it_is_asked_for(gpt, new, sampler):
     assert singles == batch == [TrialRecord(k, point(config.search, k)) for k in range(9)]
 
 
-def test_tpe_is_optunas_own_and_the_same_each_time(gpt, new):
+@pytest.mark.parametrize("workers", [1, 4])
+def test_tpe_is_optunas_own_and_the_same_each_time(gpt, new, capfd, workers):
     config = build(gpt, search__space=SPACE, search__sampler="tpe", search__seed=3)
+
+    def loss(params):
+        return abs(math.log(params["lr"] / 0.01))
 
     def drawn(name):
         study, found = new(config, name), []
-        for _ in range(25):
-            (record,) = study.ask()
-            found.append(record.params)
-            study.tell([ended(record, abs(math.log(record.params["lr"] / 0.01)))])
+        for _ in range(24 // workers):
+            asked = study.ask(workers)
+            found += [record.params for record in asked]
+            study.tell([ended(record, loss(record.params)) for record in asked])
         return found
 
+    found = drawn("one")
+    assert found == drawn("two")
+    assert "created in memory" not in capfd.readouterr().err  # Optuna's chatter
     oracle = optuna.create_study(sampler=TPESampler(seed=3, constant_liar=True))
     expected = []
-    for k in range(25):
-        trial = oracle.ask()
-        params = {"lr": trial.suggest_float("lr", 1e-3, 1e-1, log=True)}
-        params["temperature"] = trial.suggest_categorical("temperature", [0.5, 1.0, 2.0])
-        expected.append(params)
-        oracle.tell(k, abs(math.log(params["lr"] / 0.01)))
-    assert drawn("one") == drawn("two") == expected
-    late, early = ([abs(math.log(params["lr"] / 0.01)) for params in part] for part in (expected[15:], expected[:10]))
+    for _ in range(24 // workers):
+        for _ in range(workers):
+            trial = oracle.ask()
+            lr = trial.suggest_float("lr", 1e-3, 1e-1, log=True)
+            expected.append({"lr": lr, "temperature": trial.suggest_categorical("temperature", [0.5, 1.0, 2.0])})
+        for k in range(len(expected) - workers, len(expected)):
+            oracle.tell(k, loss(expected[k]))
+    assert found == expected
+    late, early = ([loss(params) for params in part] for part in (expected[14:], expected[:10]))
     assert sum(late) / len(late) < sum(early) / len(early)  # it learns; drawing at random would not
+
+
+def test_a_servers_message_is_shown_without_the_password(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET_OF_TEST", "hunter2")
+    place = Place(tmp_path / "study.json", "run-1", "postgresql://me:${SECRET_OF_TEST}@host/db")
+    error = database.cannot_be("read", place, Exception("could not connect to postgresql://me:hunter2@host/db"))
+    assert str(error).endswith("study cannot be read (could not connect to postgresql://me:***@host/db)")
 
 
 def test_records_read_by_others_are_those_of_the_writer(new, tmp_path):
