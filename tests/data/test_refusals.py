@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -210,7 +211,7 @@ def test_a_parquet_file_that_is_missing_or_has_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "section"),
     [
-        ("sklearn", DigitsSection(kind="digits")),
+        ("sklearn.datasets", DigitsSection(kind="digits")),
         ("pyarrow.parquet", parquet(Path("x.parquet"))),
         ("PIL.Image", parquet(Path("x.parquet"))),
     ],
@@ -219,6 +220,7 @@ def test_a_missing_extra_is_answered_with_the_pip_command(
     monkeypatch: pytest.MonkeyPatch, module: str, section: BaseDataSection
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = refused(section)
     assert message.startswith(f"data kind {section.kind} needs the extra 'vision' ({module} is missing): ")  # type: ignore[attr-defined]
     assert message.endswith("pip install 'mutransfer[vision]'")

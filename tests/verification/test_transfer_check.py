@@ -57,8 +57,9 @@ class Landscape:
         for key in sorted(wanted - known.keys(), key=str):
             point = dict(zip(("parametrization", "model.width", "training.seed", grid.hparam), key, strict=True))
             config = grid.config.at_point(point).resolved()
-            result = self.submit(Job("", {"configs": [config]})).exception() or self.last.result()
-            crashed = isinstance(result, JobFailed)
+            failure = self.submit(Job("", {"configs": [config]})).exception()
+            crashed = isinstance(failure, JobFailed)
+            (result,) = [None] if crashed else self.last.result()
             outcome, loss = ("crashed", None) if crashed else (result["outcome"], result["training_loss"])
             name, size, seed, value = key
             known[key] = Point(name, size, seed, value, outcome, loss, loss, folder.root / "none")
