@@ -114,7 +114,7 @@ def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) 
         try:
             step, parameters = _stepper(parsed, size, place)
             seconds[size] = _median(step, place) / size
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             if size == 1:
                 raise
             stop = "no memory for packs" if is_out_of_memory(error) else f"its model cannot be packed: {error}"

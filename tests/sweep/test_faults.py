@@ -37,14 +37,14 @@ def config(tmp_path_factory):
     return root / "config.yaml"
 
 
-def start(config, runs, workers=2):
+def start(config, runs, workers=2, pack=2):
     command = [sys.executable, "-m", "mutransfer", "sweep", str(config), "--runs", str(runs), "--workers", str(workers)]
-    command += ["--pack", "1"]
+    command += ["--pack", str(pack)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(config, runs, workers=2):
-    process = start(config, runs, workers)
+def finish(config, runs, workers=2, pack=2):
+    process = start(config, runs, workers, pack)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     return output, errors
@@ -100,7 +100,7 @@ def outcome(runs):
 @pytest.fixture(scope="module")
 def uninterrupted(config, tmp_path_factory):
     runs = tmp_path_factory.mktemp("uninterrupted")
-    finish(config, runs)
+    finish(config, runs, pack=3)  # packs of another size than everywhere below: the same bits
     trials, best, curves = outcome(runs)
     assert [trial[0] for trial in trials] == list(range(TRIALS))
     assert len(curves) == TRIALS + 1
