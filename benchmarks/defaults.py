@@ -24,7 +24,7 @@ VARIANTS = {
     "as shipped": (),
     "learned positions": ("model.positions=learned",),
     "temperature 1": ("hparams.temperature=1.0",),
-    "embedding_lr 1": ("hparams.embedding_lr=1.0",),
+    "embedding_lr 8": ("hparams.embedding_lr=8.0",),
     "embedding lr × √m": ("rules.embedding_lr_exponent=0.5",),
     "norm gains": ("model.norm_gain=true",),
     "readout not zero": ("model.zero_readout=false",),
