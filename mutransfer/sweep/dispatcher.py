@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent import futures
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
@@ -124,10 +124,12 @@ class Dispatcher:
 
     def _next_pack(self, free: int) -> list[_Task]:
         """What one worker takes: a pack, or less where that leaves the free workers equal shares."""
-        first = self._waiting[0]
-        alone = not self._pack.packed or first.attempt > 0
-        size = 1 if alone else min(self._pack.size, -(-len(self._waiting) // free))
-        return [self._waiting.popleft() for _ in range(size)]
+        tasks = [self._waiting.popleft()]
+        size = min(self._pack.size, -(-(1 + len(self._waiting)) // free))
+        # What has crashed its worker before goes alone: it may do so again.
+        while len(tasks) < size and not tasks[0].attempt and not self._waiting[0].attempt:
+            tasks.append(self._waiting.popleft())
+        return tasks
 
     def _job(self, tasks: Sequence[_Task]) -> Job:
         configs, folders = [], []
@@ -153,6 +155,7 @@ class Dispatcher:
             return
         if len(tasks) > 1 and all(result.outcome == "out_of_memory" for result in results):
             self._pack = replace(self._pack, size=max(1, len(tasks) // 2))
+            self._study.set_attribute("packing", asdict(self._pack))
             self._observer.shaped(self._pack.size, f"a pack of {len(tasks)} ran out of memory")
             self._waiting.extendleft(reversed(tasks))
             return
