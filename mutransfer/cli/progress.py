@@ -75,7 +75,7 @@ class SweepProgress(Observer):
 
     def shaped(self, pack: int, why: str) -> None:  # noqa: D102
         how = "Trials train one by one" if pack == 1 else f"Trials train in packs of up to {pack}"
-        self._bar.line(f"{how}: {why}" if why else how)
+        self._bar.line(f"{how}: {why}")
 
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
         rate = (time.monotonic() - self._began) / (done - self._done_before)

@@ -157,7 +157,8 @@ def _packing(
     else:
         missing = config.require_search().trial_count - len(study.records())
         packing, why = measure_packing(config, crew, trials=missing, should_stop=should_stop)
-        observer.shaped(packing.size, why)
+        if why:
+            observer.shaped(packing.size, why)
     if known != asdict(packing):
         study.set_attribute("packing", asdict(packing))
     return packing

@@ -51,7 +51,7 @@ def measure_packing(
         trials: how many there will be; no pack is larger than a worker's share of them.
 
     Returns:
-        The fastest packing, and the reason in words.
+        The fastest packing, and the reason in words; empty where the trials are too few for packs.
 
     Raises:
         Interrupted: `should_stop` was true.
@@ -59,7 +59,7 @@ def measure_packing(
     largest = -(-trials // executor.capacity)
     sizes = [size for size in SIZES if size <= max(1, largest)]
     if len(sizes) == 1:
-        return ALONE, f"{trials} trial(s) on {executor.capacity} worker(s)"
+        return ALONE, ""
     job = Job("mutransfer.sweep.shape:time_steps", {"config": config.resolved(), "sizes": sizes})
     waiting = {executor.submit(job) for _ in range(executor.capacity)}
     landed: set[futures.Future[Any]] = set()

@@ -154,7 +154,7 @@ def test_sizes_are_measured_on_the_config_itself(mlp):
     packing, why = measure_packing(config, InlineExecutor(CPU), trials=64)
     assert why
     assert packing.packed == (packing.size > 1)
-    assert measure_packing(config, InlineExecutor(CPU), trials=7) == (ALONE, "7 trial(s) on 1 worker(s)")
+    assert measure_packing(config, InlineExecutor(CPU), trials=7) == (ALONE, "")
 
 
 def test_a_model_that_cannot_be_packed_trains_one_by_one_and_says_why(mlp, monkeypatch):
