@@ -1,9 +1,9 @@
-# make demo | test | check: each sets itself up first; nothing but Python 3.11 or newer is needed.
+# make demo | test | check | soak: each sets itself up first; nothing but Python 3.11 or newer is needed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test check format docs clean
+.PHONY: setup demo test soak check format docs clean
 
 setup: $(STAMP)
 
@@ -18,6 +18,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Faults at random moments, some ten minutes.
+soak: setup
+	$(BIN)/python -m pytest tests/sweep/soak.py
 
 check: setup
 	$(BIN)/ruff check .
