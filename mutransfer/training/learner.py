@@ -82,7 +82,7 @@ class Learner:
         """Cross entropy in nats, mean over all targets."""
         inputs, targets = (to_device(array, self.device) for array in batch)
         with self._kernels, precision(self.config, self.device):
-            return cross_entropies(self._forward(inputs)[None], targets)[0]
+            return cross_entropy(self._forward(inputs), targets)
 
 
 def precision(config: RunConfig, device: torch.device) -> torch.autocast:
@@ -90,12 +90,19 @@ def precision(config: RunConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.training.precision == "bf16")
 
 
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over all targets, in nats; logits (…, classes), computed in fp32 at least."""
+    return F.cross_entropy(_wide(logits).flatten(0, -2), targets.flatten())
+
+
 def cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of N runs, in nats, each a mean over its targets: logits (N, …, classes) → (N,). At least fp32."""
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
+    """`cross_entropy` of N runs: logits (N, …, classes) → (N,)."""
+    losses = F.cross_entropy(_wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
     return losses.view(len(logits), -1).mean(1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def to_device(array: Array, device: torch.device) -> Tensor:
