@@ -99,6 +99,7 @@ def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
         [
             f"{record.number}{' =' if record.number in selection.ties else ''}",
             ui.loss(record.value),
+            *([ui.loss(selection.means.get(record.number))] if len(selection.means) > 1 else []),
             *(ui.number(record.params[name]) for name in names),
             ui.duration(record.seconds or 0),
         ]
@@ -106,12 +107,22 @@ def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
     ]
     ui.show_table(
         f"Best of {len(result.records)} trials of {config.name}",
-        ["trial", search.objective, *names, "time"],
+        [
+            "trial",
+            search.objective,
+            *([f"mean of {selection.runs}"] if len(selection.means) > 1 else []),
+            *names,
+            "time",
+        ],
         rows,
     )
     if selection.seed_noise is not None:
         tied = f"{len(selection.ties)} trial(s) marked = tie with the best" if selection.ties else "no trial ties"
-        ui.say(f"Seed noise of the best trial: ±{selection.seed_noise:.4f} (standard deviation); {tied}.")
+        count = len(selection.means)
+        of = "the best trial" if count == 1 else f"the {count} best trials"
+        ui.say(
+            f"Seed noise of {of}: ±{selection.seed_noise:.4f} (standard deviation of {selection.runs} runs); {tied}."
+        )
     ui.warn(selection.warnings)
     ui.say(f"All trials: {result.folder.table}   The winner: {result.folder.best}")
     elsewhere = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"

@@ -157,6 +157,16 @@ class Distribution(Section):
         return self.bounds or self.values or ()
 
 
+class Confirm(Section):
+    """Which trials are trained again with further seeds before one of them is named the winner."""
+
+    top: NonNegativeInt = 1
+    """So many of the best trials; 0 names the winner by one run. One that gives no result with a further seed cannot
+    win, and the next best takes its place."""
+    seeds: PositiveInt = 2
+    """With so many further seeds each. Of more than one trial, the best mean over seeds wins."""
+
+
 class SearchSection(Section):
     """One sweep."""
 
@@ -168,9 +178,9 @@ class SearchSection(Section):
     """Seed of the draw. Initial weights and batches have `training.seed`, the same for every trial."""
     objective: Literal["validation_loss", "training_loss"] = "validation_loss"
     """What is minimised at the end of a trial."""
-    repeats: NonNegativeInt = 2
-    """The best trial is trained again with so many other seeds; their spread is the seed noise within which
-    trials are called ties. 0 skips it."""
+    confirm: Confirm = Confirm()
+    """`{top, seeds}`: the best trials are trained again with further seeds, and the best mean wins. Their spread is the
+    seed noise within which trials are called ties."""
     retries: NonNegativeInt = 2
     """How often a crashed trial is tried again."""
     threads: PositiveInt = 1
@@ -184,6 +194,20 @@ class SearchSection(Section):
     across: dict[str, Settings] | None = None
     """`{compute setting: values}`, such as `model.width: [64, 128]`: every point of the grid `space` is trained at
     every combination of them. Written by `mutransfer transfer-check`; such a sweep has no winner."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repeats_are_a_confirmation(cls, given: Any) -> Any:
+        """`repeats: N` of earlier configs, in the folders of runs too: the best trial again with N further seeds."""
+        if not isinstance(given, dict) or "repeats" not in given:
+            return given
+        if "confirm" in given:
+            raise FieldProblem(("repeats",), "is the earlier name of confirm; give confirm only")
+        rest = {name: value for name, value in given.items() if name != "repeats"}
+        repeats = given["repeats"]
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 0:
+            raise FieldProblem(("repeats",), f"must be a whole number >= 0, but got {repeats!r}")
+        return {**rest, "confirm": {"top": 1, "seeds": repeats} if repeats else {"top": 0}}
 
     @model_validator(mode="after")
     def _across_fits(self) -> Self:

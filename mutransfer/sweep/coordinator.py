@@ -22,7 +22,7 @@ from mutransfer.sweep.shape import Packing, measure_packing
 from mutransfer.sweep.study import Study, TrialRecord
 
 # May differ when a sweep is continued: none of them changes what trial k is.
-CHANGEABLE = ("search.trials", "search.retries", "search.repeats", "provenance")
+CHANGEABLE = ("search.trials", "search.retries", "search.confirm.top", "search.confirm.seeds", "provenance")
 _UNCHECKED = "skipped"
 
 
@@ -61,7 +61,7 @@ def run_sweep(
         UsageError: the folder holds another config's sweep, other data, or damaged files, is in use, or
             cannot be written.
         DataError: the data cannot be used.
-        NothingUsable: every trial diverged, crashed or ran out of memory.
+        NothingUsable: every trial diverged, crashed or ran out of memory, with its own seed or a further one.
         Interrupted: `should_stop` was true; the same call continues.
     """
     if config.require_search().across:
@@ -202,4 +202,6 @@ def _why_nothing(folder: SweepFolder, records: list[TrialRecord]) -> str:
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     errors = [record.error for record in records if record.error]
     detail = f"; the last error was: {errors[-1]}" if errors else "; try lower learning rates"
+    if "completed" in counts:
+        return f"{folder.root}: no trial gave a result with every seed of search.confirm ({listed}){detail}"
     return f"{folder.root}: no trial completed ({listed}){detail}"

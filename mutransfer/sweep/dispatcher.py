@@ -12,8 +12,8 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.errors import Interrupted, NothingUsable
 from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
 from mutransfer.files import make_folder, write_atomic
+from mutransfer.sweep.confirmation import confirmation, repeat_seed
 from mutransfer.sweep.folder import SweepFolder
-from mutransfer.sweep.selection import missing_repeats, repeat_seed
 from mutransfer.sweep.shape import Packing
 from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.training.folder import TrainResult
@@ -36,7 +36,7 @@ class Observer:
         """Called when a trial has ended and is saved."""
 
     def repeated(self, number: int, seed: int, value: float | None) -> None:
-        """Called when the best trial has been trained with a further seed."""
+        """Called when a top trial has been trained with a further seed."""
 
     def retrying(self, number: int, reason: str) -> None:
         """Called when a crashed trial is tried again."""
@@ -44,7 +44,7 @@ class Observer:
 
 @dataclass(frozen=True)
 class _Task:
-    """A trial to train, or the best trial again with another seed (`repeat` > 0)."""
+    """A trial to train, or a top trial again with another seed (`repeat` > 0)."""
 
     record: TrialRecord
     repeat: int = 0
@@ -78,12 +78,13 @@ class Dispatcher:
         self._ended: list[TrialRecord] = []
 
     def run(self) -> None:
-        """Every trial, then the repeats of the best one."""
+        """Every trial, then the best ones with further seeds."""
         self._observer.started(self._folder, self._done, self._total, self._executor.capacity)
         self._work(self._next_trials)
         self._give_up_if_nothing_works(at_least=1)
-        self._waiting.extend(self._missing_repeats())
-        self._work(lambda count: [])
+        while repeats := self._missing_repeats():  # again where a failure puts the next best in line
+            self._waiting.extend(repeats)
+            self._work(lambda count: [])
 
     def _next_trials(self, count: int) -> list[_Task]:
         count = min(count, self._total - self._asked)
@@ -91,10 +92,8 @@ class Dispatcher:
         return [_Task(record) for record in self._study.ask(count)]
 
     def _missing_repeats(self) -> list[_Task]:
-        if self._best is None:
-            return []
-        repeats = missing_repeats(self._config, self._best, self._study.attributes.get("repeats", {}))
-        return [_Task(self._best, repeat) for repeat in repeats]
+        ranking, repeats = completed(self._study.records()), self._study.attributes.get("repeats", {})
+        return [_Task(record, repeat) for record, repeat in confirmation(self._config, ranking, repeats).missing]
 
     def _work(self, next_tasks: Callable[[int], list[_Task]]) -> None:
         """Keep the executor full until there is no task and none in flight."""
@@ -109,7 +108,7 @@ class Dispatcher:
                 flying[self._executor.submit(self._job(tasks))] = tasks
             if self._should_stop():
                 to_go = self._done == self._total and self._missing_repeats()
-                repeats = " and repeats of the best one to go" if to_go else ""
+                repeats = " and the best ones to confirm" if to_go else ""
                 raise Interrupted(
                     f"stopped with {self._done} of {self._total} trials done{repeats}; the same command continues"
                 )

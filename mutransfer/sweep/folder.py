@@ -50,7 +50,7 @@ class SweepFolder:
             return False
 
     def trial(self, number: int, repeat: int = 0) -> Path:
-        """Folder of one trial; repeats of the best trial with further seeds lie beside it."""
+        """Folder of one trial; its runs with further seeds lie beside it."""
         return self.trials / (f"{number:05d}" + (f"-repeat{repeat}" if repeat else ""))
 
     def target(self, name: str) -> TrainFolder:

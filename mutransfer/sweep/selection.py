@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mutransfer.config.base import SEEDS
 from mutransfer.config.schema import RunConfig
+from mutransfer.sweep.confirmation import Confirmation, Repeats, confirmation
 from mutransfer.sweep.space import EDGE, edge
 from mutransfer.sweep.study import TrialRecord, completed
 
@@ -20,9 +19,14 @@ class Selection:
 
     best: TrialRecord
     ranking: tuple[TrialRecord, ...]
-    """Completed trials, best first."""
+    """Completed trials, best first: the confirmed ones by their mean, then the others by their only run, last those
+    that gave no result with a further seed."""
+    means: dict[int, float]
+    """Mean objective over seeds of the confirmed trials, by number; empty until all of them are."""
+    runs: int
+    """Runs behind each mean."""
     seed_noise: float | None
-    """Standard deviation of the best trial's objective over seeds; None without repeats."""
+    """Standard deviation of the objective over seeds, pooled over the confirmed trials; None without any."""
     ties: tuple[int, ...]
     """Numbers of the trials that seed noise cannot tell from the best."""
     warnings: tuple[str, ...]
@@ -33,49 +37,55 @@ class Selection:
         return self.ranking[len(self.ranking) // 2]
 
 
-def select(
-    config: RunConfig, records: Sequence[TrialRecord], repeats: Mapping[str, Mapping[str, float | None]]
-) -> Selection | None:
-    """Rank the trials; None when none completed.
+def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) -> Selection | None:
+    """Rank the trials; None when none completed, or none that did gave a result with every further seed.
 
-    Args:
-        repeats: `{trial number: {seed: objective}}` of trials trained again, None where that gave no result.
+    The best mean over seeds wins (`search.confirm`); until all runs for it are made, the best single run of a trial
+    that no further run speaks against.
 
-    Two single-seed losses differ by seed noise alone with a standard deviation of √2 times that of one; trials
-    within two of those of the best are called ties.
+    With s the seed noise (standard deviation of one run, pooled over the confirmed trials) and n runs each, the
+    difference of two confirmed means has the standard error s·√(2/n), and the difference of two single runs s·√2.
+    Ties are the confirmed trials whose mean, and the others whose only run, is within two of these of the best one's.
+    What a seed does to all trials alike is counted as noise, so that ties are named rather too often.
     """
-    ranking = completed(records)
-    if not ranking:
+    finished = completed(records)
+    confirmed = confirmation(config, finished, repeats)
+    ranking = sorted(finished, key=lambda record: _place(record, confirmed))
+    if not ranking or ranking[0].number in confirmed.failed:
         return None
     best = ranking[0]
-    repeated = repeats.get(str(best.number), {})
-    again = [value for value in repeated.values() if value is not None]
-    noise = statistics.stdev([best.score, *again]) if again else None
-    reach = 0.0 if noise is None else 2.0 * math.sqrt(2.0) * noise
-    ties = tuple(record.number for record in ranking[1:] if record.score - best.score <= reach)
     warnings = _warnings(config, best, records)
-    failed = [seed for seed, value in repeated.items() if value is None]
-    if failed:
+    for number, seeds in confirmed.failed.items():
         warnings.append(
-            f"the best trial gave no result with seed {' and '.join(failed)}: it may be on the edge of stability"
+            f"trial {number} was among the best, but gave no result with seed {' and '.join(seeds)}: it may be on the "
+            "edge of stability and cannot win"
         )
-    return Selection(best, tuple(ranking), noise, ties, tuple(warnings))
+    return Selection(
+        best, tuple(ranking), confirmed.means, confirmed.runs, confirmed.noise, _ties(ranking, confirmed),
+        tuple(warnings),
+    )  # fmt: skip
 
 
-def missing_repeats(
-    config: RunConfig, best: TrialRecord | None, repeats: Mapping[str, Mapping[str, float | None]]
-) -> list[int]:
-    """Which repeats of the best trial have not been trained yet; none across compute settings."""
-    if best is None or config.require_search().across:
-        return []
-    have = repeats.get(str(best.number), {})
-    wanted = range(1, config.require_search().repeats + 1)
-    return [repeat for repeat in wanted if str(repeat_seed(config, repeat)) not in have]
+def _place(record: TrialRecord, confirmed: Confirmation) -> tuple[bool, bool, float, int]:
+    mean = confirmed.means.get(record.number)
+    score = record.score if mean is None else mean
+    return record.number in confirmed.failed, mean is None, score, record.number
 
 
-def repeat_seed(config: RunConfig, repeat: int) -> int:
-    """Seed of a trial (repeat 0: one for all, so that trials differ in hparams only) or of its repeat."""
-    return (config.training.seed + repeat) % SEEDS
+def _ties(ranking: Sequence[TrialRecord], confirmed: Confirmation) -> tuple[int, ...]:
+    best, means = ranking[0], confirmed.means
+    reach = 2.0 * math.sqrt(2.0) * (confirmed.noise or 0.0)
+    found = []
+    for record in ranking[1:]:
+        if record.number in confirmed.failed:
+            continue
+        if record.number in means:
+            tied = means[record.number] - means[best.number] <= reach / math.sqrt(confirmed.runs)
+        else:
+            tied = record.score - best.score <= reach
+        if tied:
+            found.append(record.number)
+    return tuple(found)
 
 
 def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecord]) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from mutransfer.config.load import load_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import MutransferError, UsageError
+from mutransfer.sweep.confirmation import confirmation
 from mutransfer.sweep.folder import SweepFolder, find_sweeps, resolve_sweep
-from mutransfer.sweep.selection import missing_repeats
+from mutransfer.sweep.selection import select
 from mutransfer.sweep.study import Study, TrialRecord, completed
 
 
@@ -22,6 +23,8 @@ class SweepStatus:
     records: tuple[TrialRecord, ...]
     state: str
     """`running`, `finished` or `stopped`."""
+    best: TrialRecord | None
+    """The winner, or the best trial so far."""
 
     @property
     def done(self) -> int:
@@ -33,11 +36,6 @@ class SweepStatus:
         """Trials there will be."""
         return max(self.config.require_search().trial_count, len(self.records))
 
-    @property
-    def best(self) -> TrialRecord | None:
-        """The best trial so far."""
-        return next(iter(completed(self.records)), None)
-
 
 def status(folder: SweepFolder) -> SweepStatus:
     """How a sweep stands.
@@ -48,13 +46,12 @@ def status(folder: SweepFolder) -> SweepStatus:
     config = load_config(folder.config)
     study = Study(folder.study, None)
     records = tuple(study.records())
-    best = next(iter(completed(records)), None)
+    repeats = study.attributes.get("repeats", {})
+    selection = None if config.require_search().across else select(config, records, repeats)
     ended = sum(record.outcome is not None for record in records)
-    to_go = config.require_search().trial_count > ended or missing_repeats(
-        config, best, study.attributes.get("repeats", {})
-    )
+    to_go = config.require_search().trial_count > ended or confirmation(config, completed(records), repeats).missing
     state = "running" if folder.is_running else "stopped" if to_go else "finished"
-    return SweepStatus(folder, config, records, state)
+    return SweepStatus(folder, config, records, state, None if selection is None else selection.best)
 
 
 def newest_finished(runs: Path) -> SweepFolder:

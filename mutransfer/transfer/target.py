@@ -187,8 +187,11 @@ def _warnings(
     ended = sum(one.outcome is not None for one in records)
     if ended < proxy.require_search().trial_count:
         found.append(f"the sweep is not finished: {ended} of {proxy.require_search().trial_count} trials have ended")
-    elif selection.seed_noise is None and proxy.require_search().repeats:
-        found.append("the repeats of the best trial are missing, so its seed noise and ties are unknown")
+    elif selection.seed_noise is None and proxy.require_search().confirm.top:
+        found.append(
+            "the best trials have not been trained with every further seed of search.confirm, so the winner is by one "
+            "run, and seed noise and ties are unknown"
+        )
     if record.number == selection.best.number:
         found += selection.warnings
     else:

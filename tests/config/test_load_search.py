@@ -184,3 +184,30 @@ def test_a_search_file_that_is_missing_is_named_with_the_line_that_names_it(name
 
 def test_a_field_of_a_search_file_can_be_overridden(named: Callable[..., Path]) -> None:
     assert load_config(named(SPACE), ["search.trials=9"]).require_search().trials == 9
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("confirm: 3", "search.confirm: must be a section (key: value lines), but got 3"),
+        ("confirm: {top: -1}", "search.confirm.top: must be >= 0, but got -1"),
+        ("confirm: {seeds: 0}", "search.confirm.seeds: must be > 0, but got 0"),
+        ("confirm: {sedes: 1}", "search.confirm.sedes: unknown key; did you mean seeds?"),
+        ("repeats: -1", "search.repeats: must be a whole number >= 0, but got -1"),
+        ("confirm: {top: 1}\n  repeats: 1", "search.repeats: is the earlier name of confirm; give confirm only"),
+    ],
+)
+def test_an_impossible_confirmation_is_refused_with_line_and_field(refuse: Refuse, line: str, problem: str) -> None:
+    last = 7 + line.count("\n")
+    assert refuse(edited(GPT, "trials: 4", line)) == f"{FILE}:{last}: {problem}"
+
+
+def test_repeats_is_the_earlier_name_of_a_confirmation_of_the_best_trial(load: Load) -> None:
+    def confirm(line: str) -> tuple[int, int]:
+        found = load(edited(GPT, "trials: 4", line)).require_search().confirm
+        return found.top, found.seeds
+
+    assert confirm("repeats: 3") == (1, 3)
+    assert confirm("repeats: 0")[0] == 0
+    assert confirm("trials: 4") == (1, 2)
+    assert load(GPT, "search.repeats=5").require_search().confirm.seeds == 5
