@@ -81,7 +81,7 @@ def _as_data(config: RunConfig, result: SweepResult) -> dict[str, Any]:
     from mutransfer.sweep.results import best
 
     outcomes: dict[str, int] = {}
-    for record in result.records:
+    for record in (one.furthest for one in result.records):
         outcomes[str(record.outcome)] = outcomes.get(str(record.outcome), 0) + 1
     return {
         "run": str(result.folder.root),

@@ -19,6 +19,7 @@ from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.shape import Packing, measure_packing
+from mutransfer.sweep.stages import entrants, standing
 from mutransfer.sweep.study import Study, TrialRecord
 
 # May differ when a sweep is continued: none of them changes what trial k is.
@@ -71,7 +72,7 @@ def run_sweep(
     folder = SweepFolder(runs / config.name)
     records, selection = _run(config, folder, executor, observer, should_stop, check, pack)
     if selection is None:
-        raise NothingUsable(_why_nothing(folder, records))
+        raise NothingUsable(_why_nothing(config, folder, records))
     return SweepResult(folder, tuple(records), selection)
 
 
@@ -194,9 +195,10 @@ def _require_same(study: Study, folder: SweepFolder, config: RunConfig, data: st
         )
 
 
-def _why_nothing(folder: SweepFolder, records: list[TrialRecord]) -> str:
+def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialRecord]) -> str:
+    reached = max((record.furthest.stage for record in records), default=1)
     counts: dict[str, int] = {}
-    for record in records:
+    for record in entrants(config, records, reached):
         outcome = (record.outcome or "unfinished").replace("_", " ")
         counts[outcome] = counts.get(outcome, 0) + 1
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
@@ -204,4 +206,4 @@ def _why_nothing(folder: SweepFolder, records: list[TrialRecord]) -> str:
     detail = f"; the last error was: {errors[-1]}" if errors else "; try lower learning rates"
     if "completed" in counts:
         return f"{folder.root}: no trial gave a result with every seed of search.confirm ({listed}){detail}"
-    return f"{folder.root}: no trial completed ({listed}){detail}"
+    return f"{folder.root}: no trial completed{standing(config, records).where} ({listed}){detail}"

@@ -16,7 +16,7 @@ from mutransfer.sweep.selection import Selection
 from mutransfer.sweep.study import TrialRecord
 
 _COLUMNS = (
-    "number", "outcome", "rank", "value", "mean", "validation_loss", "training_loss", "steps", "seconds",
+    "number", "stage", "outcome", "rank", "value", "mean", "validation_loss", "training_loss", "steps", "seconds",
     "seed", "error",
 )  # fmt: skip
 
@@ -31,14 +31,17 @@ def write_results(
 
 
 def table(records: Sequence[TrialRecord], selection: Selection | None = None) -> str:
-    """CSV with one row per trial: outcome, rank (1 wins), objective, its mean over seeds, losses, then its hparams."""
+    """CSV with one row per trial, in the last stage that trained it: outcome, rank, objective, …, then its hparams.
+
+    Rank 1 wins; a trial without a rank did not complete the last stage. `mean` is over the seeds of a confirmation.
+    """
     params = dict.fromkeys(name for record in records for name in record.params)
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_COLUMNS, *params], lineterminator="\n")
     writer.writeheader()
     ranks = {} if selection is None else {one.number: rank for rank, one in enumerate(selection.ranking, start=1)}
     means = {} if selection is None else selection.means
-    for record in records:
+    for record in (one.furthest for one in records):
         ranked = {"rank": ranks.get(record.number), "mean": means.get(record.number)}
         writer.writerow({**{name: getattr(record, name, None) for name in _COLUMNS}, **ranked, **record.params})
     return text.getvalue()

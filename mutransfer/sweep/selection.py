@@ -10,6 +10,7 @@ from typing import Any
 from mutransfer.config.schema import RunConfig
 from mutransfer.sweep.confirmation import Confirmation, Repeats, confirmation
 from mutransfer.sweep.space import EDGE, edge
+from mutransfer.sweep.stages import finalists
 from mutransfer.sweep.study import TrialRecord, completed
 
 
@@ -19,8 +20,8 @@ class Selection:
 
     best: TrialRecord
     ranking: tuple[TrialRecord, ...]
-    """Completed trials, best first: the confirmed ones by their mean, then the others by their only run, last those
-    that gave no result with a further seed."""
+    """Trials that completed the last stage, best first: the confirmed ones by their mean, then the others by their only
+    run, last those that gave no result with a further seed."""
     means: dict[int, float]
     """Mean objective over seeds of the confirmed trials, by number; empty until all of them are."""
     runs: int
@@ -38,7 +39,7 @@ class Selection:
 
 
 def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) -> Selection | None:
-    """Rank the trials; None when none completed, or none that did gave a result with every further seed.
+    """Rank the trials of the last stage; None when none completed it, or none that did gave a result with every seed.
 
     The best mean over seeds wins (`search.confirm`); until all runs for it are made, the best single run of a trial
     that no further run speaks against.
@@ -48,7 +49,7 @@ def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) 
     Ties are the confirmed trials whose mean, and the others whose only run, is within two of these of the best one's.
     What a seed does to all trials alike is counted as noise, so that ties are named rather too often.
     """
-    finished = completed(records)
+    finished = completed(finalists(config, records))
     confirmed = confirmation(config, finished, repeats)
     ranking = sorted(finished, key=lambda record: _place(record, confirmed))
     if not ranking or ranking[0].number in confirmed.failed:
@@ -100,7 +101,8 @@ def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecor
                 f"the best {name} ({_short(value)}) lies {near} the {end} end of its range: the optimum may be "
                 "outside; widen the range and sweep again"
             )
-    missing = [record for record in records if record.outcome in ("crashed", "out_of_memory")]
+    ends = [record.furthest for record in records]
+    missing = [record for record in ends if record.outcome in ("crashed", "out_of_memory")]
     if missing:
         kinds = sorted({str(record.outcome).replace("_", " ") for record in missing})
         found.append(f"{len(missing)} of {len(records)} trials gave no result ({', '.join(kinds)})")

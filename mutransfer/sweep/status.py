@@ -11,6 +11,7 @@ from mutransfer.errors import MutransferError, UsageError
 from mutransfer.sweep.confirmation import confirmation
 from mutransfer.sweep.folder import SweepFolder, find_sweeps, resolve_sweep
 from mutransfer.sweep.selection import select
+from mutransfer.sweep.stages import Standing, finalists, standing
 from mutransfer.sweep.study import Study, TrialRecord, completed
 
 
@@ -25,16 +26,8 @@ class SweepStatus:
     """`running`, `finished` or `stopped`."""
     best: TrialRecord | None
     """The winner, or the best trial so far."""
-
-    @property
-    def done(self) -> int:
-        """Trials that have ended."""
-        return sum(record.outcome is not None for record in self.records)
-
-    @property
-    def total(self) -> int:
-        """Trials there will be."""
-        return max(self.config.require_search().trial_count, len(self.records))
+    standing: Standing
+    """Stage, and how many of its trials have ended."""
 
 
 def status(folder: SweepFolder) -> SweepStatus:
@@ -48,10 +41,11 @@ def status(folder: SweepFolder) -> SweepStatus:
     records = tuple(study.records())
     repeats = study.attributes.get("repeats", {})
     selection = None if config.require_search().across else select(config, records, repeats)
-    ended = sum(record.outcome is not None for record in records)
-    to_go = config.require_search().trial_count > ended or confirmation(config, completed(records), repeats).missing
+    stands = standing(config, records)
+    ranking = completed(finalists(config, records))
+    to_go = stands.done < stands.total or confirmation(config, ranking, repeats).missing
     state = "running" if folder.is_running else "stopped" if to_go else "finished"
-    return SweepStatus(folder, config, records, state, None if selection is None else selection.best)
+    return SweepStatus(folder, config, records, state, None if selection is None else selection.best, stands)
 
 
 def newest_finished(runs: Path) -> SweepFolder:
@@ -69,7 +63,12 @@ def newest_finished(runs: Path) -> SweepFolder:
         except MutransferError as error:
             damaged.append(str(error))
         else:
-            why = "no trial completed" if found.state == "finished" else f"{found.done} of {found.total} trials done"
+            stands = found.standing
+            why = (
+                "no trial completed"
+                if found.state == "finished"
+                else f"{stands.done} of {stands.total} trials done{stands.where}"
+            )
             unfinished.append(f"{folder.root.name} ({why})")
     if unfinished:
         raise UsageError(
