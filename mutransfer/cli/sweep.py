@@ -120,9 +120,9 @@ def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
         tied = f"{len(selection.ties)} trial(s) marked = tie with the best" if selection.ties else "no trial ties"
         count = len(selection.means)
         of = "the best trial" if count == 1 else f"the {count} best trials"
-        ui.say(
-            f"Seed noise of {of}: ±{selection.seed_noise:.4f} (standard deviation of {selection.runs} runs); {tied}."
-        )
+        between = f", of their difference with one seed ±{selection.difference_noise:.4f}" if count > 1 else ""
+        spread = f"±{selection.seed_noise:.4f} (standard deviation of {selection.runs} runs)"
+        ui.say(f"Seed noise of {of}: {spread}{between}; {tied}.")
     ui.warn(selection.warnings)
     ui.say(f"All trials: {result.folder.table}   The winner: {result.folder.best}")
     elsewhere = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"

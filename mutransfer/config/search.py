@@ -192,8 +192,8 @@ class SearchSection(Section):
     """`[{steps: 50}, {steps: 200, keep: 0.25}]`: every trial is trained for 50 steps, then the best quarter from
     scratch for 200, each with the whole schedule of its own horizon. The winner is one of the last stage's."""
     confirm: Confirm = Confirm()
-    """`{top, seeds}`: the best trials are trained again with further seeds, and the best mean wins. Their spread is the
-    seed noise within which trials are called ties."""
+    """`{top, seeds}`: the best trials are trained again with further seeds, and the best mean wins. Trials
+    that the spread over seeds cannot tell from the best are called ties."""
     retries: NonNegativeInt = 2
     """How often a crashed trial is tried again."""
     threads: PositiveInt = 1

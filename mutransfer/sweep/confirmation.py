@@ -45,6 +45,30 @@ class Confirmation:
         return math.sqrt(statistics.fmean(statistics.variance(values) for values in self.values.values()))
 
     @property
+    def difference_noise(self) -> float | None:
+        """Standard deviation of the difference of two trials with the same seed, pooled over the confirmed trials.
+
+        All trials share their seeds, so what a seed does to all of them alike is in no difference. √2 times the
+        residual of a two-way table: objective minus the trial's mean minus the seed's mean plus the mean of all, the
+        sum of squares over (trials - 1)·(runs - 1). A single trial cannot tell the two parts of its noise apart, and
+        √2 times the whole is taken.
+        """
+        if self.noise is None:
+            return None
+        table = list(self.values.values())
+        if len(table) < 2:
+            return math.sqrt(2.0) * self.noise
+        trials = [statistics.fmean(row) for row in table]
+        seeds = [statistics.fmean(run) for run in zip(*table, strict=True)]
+        middle = statistics.fmean(trials)
+        squares = sum(
+            (value - trial - seed + middle) ** 2
+            for row, trial in zip(table, trials, strict=True)
+            for value, seed in zip(row, seeds, strict=True)
+        )
+        return math.sqrt(2.0 * squares / ((len(trials) - 1) * (len(seeds) - 1)))
+
+    @property
     def runs(self) -> int:
         """Runs behind each mean."""
         return max(map(len, self.values.values()), default=0)

@@ -61,6 +61,7 @@ def best(config: RunConfig, selection: Selection) -> dict[str, Any]:
             if record.number in selection.means
         ],
         "seed_noise": selection.seed_noise,
+        "difference_noise": selection.difference_noise,
         "ties": list(selection.ties),
         "warnings": list(selection.warnings),
     }

@@ -28,8 +28,10 @@ class Selection:
     """Runs behind each mean."""
     seed_noise: float | None
     """Standard deviation of the objective over seeds, pooled over the confirmed trials; None without any."""
+    difference_noise: float | None
+    """Standard deviation of the difference of two trials' objectives with the same seed; None without any."""
     ties: tuple[int, ...]
-    """Numbers of the trials that seed noise cannot tell from the best."""
+    """Numbers of the trials that this noise cannot tell from the best."""
     warnings: tuple[str, ...]
 
     @property
@@ -44,10 +46,9 @@ def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) 
     The best mean over seeds wins (`search.confirm`); until all runs for it are made, the best single run of a trial
     that no further run speaks against.
 
-    With s the seed noise (standard deviation of one run, pooled over the confirmed trials) and n runs each, the
-    difference of two confirmed means has the standard error s·√(2/n), and the difference of two single runs s·√2.
-    Ties are the confirmed trials whose mean, and the others whose only run, is within two of these of the best one's.
-    What a seed does to all trials alike is counted as noise, so that ties are named rather too often.
+    With d the noise of a difference (`Confirmation.difference_noise`) and n runs each, the difference of two confirmed
+    means has the standard error d/√n, and that of two single runs d. Ties are the confirmed trials whose mean, and the
+    others whose only run, is within two of these of the best one's.
     """
     finished = completed(finalists(config, records))
     confirmed = confirmation(config, finished, repeats)
@@ -62,9 +63,15 @@ def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) 
             "edge of stability and cannot win"
         )
     return Selection(
-        best, tuple(ranking), confirmed.means, confirmed.runs, confirmed.noise, _ties(ranking, confirmed),
-        tuple(warnings),
-    )  # fmt: skip
+        best=best,
+        ranking=tuple(ranking),
+        means=confirmed.means,
+        runs=confirmed.runs,
+        seed_noise=confirmed.noise,
+        difference_noise=confirmed.difference_noise,
+        ties=_ties(ranking, confirmed),
+        warnings=tuple(warnings),
+    )
 
 
 def _place(record: TrialRecord, confirmed: Confirmation) -> tuple[bool, bool, float, int]:
@@ -75,7 +82,7 @@ def _place(record: TrialRecord, confirmed: Confirmation) -> tuple[bool, bool, fl
 
 def _ties(ranking: Sequence[TrialRecord], confirmed: Confirmation) -> tuple[int, ...]:
     best, means = ranking[0], confirmed.means
-    reach = 2.0 * math.sqrt(2.0) * (confirmed.noise or 0.0)
+    reach = 2.0 * (confirmed.difference_noise or 0.0)
     found = []
     for record in ranking[1:]:
         if record.number in confirmed.failed:

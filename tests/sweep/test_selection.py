@@ -57,8 +57,22 @@ def test_the_best_mean_over_seeds_wins(gpt):
     assert found.means == pytest.approx({0: 1.1, 1: 0.9, 2: 1.3})
     assert found.runs == 3
     assert found.seed_noise == pytest.approx(math.sqrt(0.02))
-    # Means tie within 2·√0.02·√(2/3) = 0.231, single runs within 2·√0.02·√2 = 0.4.
+    # The squares of the two-way table's residuals sum to 0.11333. Means tie within 2·0.2380/√3 = 0.275, single runs
+    # within 2·0.2380 = 0.476.
+    assert found.difference_noise == pytest.approx(math.sqrt(2 * 0.34 / 3 / 4))
     assert found.ties == (0, 3)
+
+
+def test_what_a_seed_does_to_all_trials_alike_makes_no_tie(gpt):
+    """The means differ by 0.1 and the runs of either by 1 from seed to seed."""
+    records = [record(0, 1.0), record(1, 1.1), record(2, 1.2)]
+    alike = {"0": {"1": 2.0, "2": 3.0}, "1": {"1": 2.1, "2": 3.1}}
+    found = select(confirming(gpt, 2), records, alike)
+    assert found.seed_noise == pytest.approx(1.0)
+    assert found.ties == ()
+    turned = {**alike, "1": {"1": 3.1, "2": 2.1}}  # the same runs with the seeds exchanged
+    assert select(confirming(gpt, 2), records, turned).ties == (1, 2)
+    assert select(confirming(gpt, 1), records, alike).ties == (1, 2)  # one trial alone cannot know
 
 
 def test_a_trial_that_fails_with_another_seed_cannot_win(gpt):
