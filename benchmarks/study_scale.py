@@ -32,7 +32,7 @@ data: {{kind: text, paths: [corpus.txt], seq_len: 32}}
 training: {{steps: 10, batch_size: 4}}
 search:
   trials: {trials}
-  repeats: 0
+  confirm: {{top: 0}}
   sampler: {sampler}
   {storage}
   space:

@@ -25,7 +25,7 @@ from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.config.models import ModelSection
 from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Interpolation, RulesSection
 from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
-from mutransfer.config.search import Distribution, Powers, SearchSection
+from mutransfer.config.search import Confirm, Distribution, Powers, SearchSection, Stage
 from mutransfer.parametrization.rules import MUP, NTK, ROLES, SP, Power, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +122,8 @@ def config_reference() -> str:
         section("search", SearchSection),
         section("search.space: a distribution per hparam", Distribution),
         section("powers", Powers),
+        section("search.stages: a horizon each", Stage),
+        section("search.confirm: the top trials again with further seeds", Confirm),
         section("provenance: written by `mutransfer transfer`", Provenance),
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
@@ -177,6 +179,8 @@ def literal(value: Any) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return f"`{list(value)}`"
+    if isinstance(value, Section):
+        return "`{" + ", ".join(f"{name}: {one}" for name, one in value.model_dump().items()) + "}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 

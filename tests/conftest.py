@@ -46,7 +46,7 @@ def gpt(corpus: Path) -> dict[str, Any]:
         "hparams": {"lr": 0.01},
         "search": {
             "trials": 4,
-            "repeats": 0,
+            "confirm": {"top": 0},
             "space": {"lr": {"log_uniform": [1e-3, 1e-1]}, "temperature": {"log_uniform": [0.5, 2]}},
         },
     }
@@ -62,7 +62,7 @@ def mlp() -> dict[str, Any]:
         "data": {"kind": "digits"},
         "training": {"steps": 12, "batch_size": 16, "eval_batches": 2},
         "hparams": {"optimizer": "sgd", "lr": 0.1},
-        "search": {"trials": 4, "repeats": 0, "space": {"lr": {"log_uniform": [1e-3, 1]}}},
+        "search": {"trials": 4, "confirm": {"top": 0}, "space": {"lr": {"log_uniform": [1e-3, 1]}}},
     }
 
 

@@ -66,7 +66,7 @@ class Workload:
             },
             "hparams": hparams,
             "search": {
-                "trials": trials, "sampler": "random", "seed": SEED, "repeats": 0,
+                "trials": trials, "sampler": "random", "seed": SEED, "confirm": {"top": 0},
                 "space": {name: {"log_uniform": list(bounds)} for name, bounds in self.space.items()},
             },
         }  # fmt: skip

@@ -77,6 +77,12 @@ class SweepProgress(Observer):
         how = "Trials train one by one" if pack == 1 else f"Trials train in packs of up to {pack}"
         self._bar.line(f"{how}: {why}")
 
+    def staged(self, stage: int, stages: int, steps: int, done: int, total: int) -> None:  # noqa: D102
+        self._began, self._done_before = time.monotonic(), done
+        already = f", {done} of them done already" if done else ""
+        self._bar.line(f"Stage {stage} of {stages}: {total} trials of {steps} steps{already}")
+        self._bar.update(done, total, "starting")
+
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
         rate = (time.monotonic() - self._began) / (done - self._done_before)
         left = f"{ui.duration(rate * (total - done))} left" if done < total else "all trials done"

@@ -51,8 +51,10 @@ def _summary(one: SweepStatus) -> dict[str, Any]:
         "run": one.folder.root.name,
         "path": str(one.folder.root),
         "state": one.state,
-        "done": one.done,
-        "total": one.total,
+        "stage": one.standing.stage,
+        "stages": one.standing.stages,
+        "done": one.standing.done,
+        "total": one.standing.total,
         "objective": one.config.require_search().objective,
         "best": None if best is None else {"trial": best.number, "value": best.value, **best.params},
     }
@@ -81,7 +83,7 @@ def _list(summaries: list[dict[str, Any]]) -> None:
 
 
 def _show(one: SweepStatus, targets: list[dict[str, Any]]) -> None:
-    search = one.config.require_search()
+    search, stands = one.config.require_search(), one.standing
     names = [*(search.across or {}), *search.space]
     rows = [
         [
@@ -92,10 +94,10 @@ def _show(one: SweepStatus, targets: list[dict[str, Any]]) -> None:
             ui.number(record.steps),
             "–" if record.seconds is None else ui.duration(record.seconds),
         ]
-        for record in one.records
+        for record in (trial.furthest for trial in one.records)
     ]
     ui.show_table(
-        f"{one.folder.root.name}: {one.state}, {one.done} of {one.total} trials",
+        f"{one.folder.root.name}: {one.state}, {stands.done} of {stands.total} trials{stands.where}",
         ["trial", "outcome", one.config.require_search().objective, *names, "steps", "time"],
         rows,
     )

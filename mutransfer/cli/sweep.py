@@ -81,7 +81,7 @@ def _as_data(config: RunConfig, result: SweepResult) -> dict[str, Any]:
     from mutransfer.sweep.results import best
 
     outcomes: dict[str, int] = {}
-    for record in result.records:
+    for record in (one.furthest for one in result.records):
         outcomes[str(record.outcome)] = outcomes.get(str(record.outcome), 0) + 1
     return {
         "run": str(result.folder.root),
@@ -99,6 +99,7 @@ def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
         [
             f"{record.number}{' =' if record.number in selection.ties else ''}",
             ui.loss(record.value),
+            *([ui.loss(selection.means.get(record.number))] if len(selection.means) > 1 else []),
             *(ui.number(record.params[name]) for name in names),
             ui.duration(record.seconds or 0),
         ]
@@ -106,12 +107,22 @@ def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
     ]
     ui.show_table(
         f"Best of {len(result.records)} trials of {config.name}",
-        ["trial", search.objective, *names, "time"],
+        [
+            "trial",
+            search.objective,
+            *([f"mean of {selection.runs}"] if len(selection.means) > 1 else []),
+            *names,
+            "time",
+        ],
         rows,
     )
     if selection.seed_noise is not None:
         tied = f"{len(selection.ties)} trial(s) marked = tie with the best" if selection.ties else "no trial ties"
-        ui.say(f"Seed noise of the best trial: ±{selection.seed_noise:.4f} (standard deviation); {tied}.")
+        count = len(selection.means)
+        of = "the best trial" if count == 1 else f"the {count} best trials"
+        between = f", of their difference with one seed ±{selection.difference_noise:.4f}" if count > 1 else ""
+        spread = f"±{selection.seed_noise:.4f} (standard deviation of {selection.runs} runs)"
+        ui.say(f"Seed noise of {of}: {spread}{between}; {tied}.")
     ui.warn(selection.warnings)
     ui.say(f"All trials: {result.folder.table}   The winner: {result.folder.best}")
     elsewhere = "" if runs == RUNS else f" --runs {shlex.quote(str(runs))}"

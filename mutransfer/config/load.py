@@ -129,10 +129,10 @@ def _section_keys(path: FieldPath, source: Source) -> list[str]:
     node: dict[str, Any] = schema
     data = source.data
     for key in path[:-1]:
-        node = node.get("properties", {}).get(str(key)) or node.get("additionalProperties") or {}
+        node = node.get("properties", {}).get(str(key)) or node.get("additionalProperties") or node.get("items") or {}
         data = data.get(key, {}) if isinstance(data, dict) else {}
         for variant in node.get("anyOf", []):
-            node = variant if "$ref" in variant else node
+            node = variant if "$ref" in variant or "items" in variant else node
         if "discriminator" in node:
             kind = data.get("kind") if isinstance(data, dict) else None
             node = {"$ref": node["discriminator"]["mapping"].get(kind, "")}

@@ -116,6 +116,7 @@ class RunConfig(Section):
             for name, distribution in self.search.space.items():
                 self._check_swept(self.search, name, distribution.extremes)
             self._check_across(self.search)
+            self._check_stages(self.search)
         return self
 
     def _check_rules(self) -> None:
@@ -181,6 +182,22 @@ class RunConfig(Section):
                 )
                 given = ", ".join(f"{name} {value}" for name, value in settings.items())
                 raise FieldProblem(path, f"{given} makes no possible run: {field}: {message_of(first)}") from None
+
+    def _check_stages(self, search: SearchSection) -> None:
+        if search.stages is None:
+            return
+        *_, before, last = search.stages
+        index, steps = len(search.stages) - 1, self.training.steps
+        if last.steps not in (None, steps):
+            raise FieldProblem(
+                ("search", "stages", index, "steps"),
+                f"must be training.steps ({steps}), at which the winner is found, but got {last.steps}",
+            )
+        if before.steps is not None and before.steps >= steps:
+            raise FieldProblem(
+                ("search", "stages", index - 1, "steps"),
+                f"must be less than the last stage's, which is training.steps ({steps}), but got {before.steps}",
+            )
 
     def require_search(self) -> SearchSection:
         """The search section.

@@ -157,6 +157,26 @@ class Distribution(Section):
         return self.bounds or self.values or ()
 
 
+class Confirm(Section):
+    """Which trials are trained again with further seeds before one of them is named the winner."""
+
+    top: NonNegativeInt = 1
+    """So many of the best trials; 0 names the winner by one run. One that gives no result with a further seed cannot
+    win, and the next best takes its place."""
+    seeds: PositiveInt = 2
+    """With so many further seeds each. Of more than one trial, the best mean over seeds wins."""
+
+
+class Stage(Section):
+    """One horizon of a sweep in stages."""
+
+    steps: PositiveInt | None = None
+    """Training steps, each stage's more than the one's before. The last stage's are `training.steps`, and may be left
+    out."""
+    keep: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the stage before whose best trials this stage trains; all stages but the first need it."""
+
+
 class SearchSection(Section):
     """One sweep."""
 
@@ -168,9 +188,12 @@ class SearchSection(Section):
     """Seed of the draw. Initial weights and batches have `training.seed`, the same for every trial."""
     objective: Literal["validation_loss", "training_loss"] = "validation_loss"
     """What is minimised at the end of a trial."""
-    repeats: NonNegativeInt = 2
-    """The best trial is trained again with so many other seeds; their spread is the seed noise within which
-    trials are called ties. 0 skips it."""
+    stages: Annotated[tuple[Stage, ...], Field(strict=False)] | None = None
+    """`[{steps: 50}, {steps: 200, keep: 0.25}]`: every trial is trained for 50 steps, then the best quarter from
+    scratch for 200, each with the whole schedule of its own horizon. The winner is one of the last stage's."""
+    confirm: Confirm = Confirm()
+    """`{top, seeds}`: the best trials are trained again with further seeds, and the best mean wins. Trials
+    that the spread over seeds cannot tell from the best are called ties."""
     retries: NonNegativeInt = 2
     """How often a crashed trial is tried again."""
     threads: PositiveInt = 1
@@ -184,6 +207,20 @@ class SearchSection(Section):
     across: dict[str, Settings] | None = None
     """`{compute setting: values}`, such as `model.width: [64, 128]`: every point of the grid `space` is trained at
     every combination of them. Written by `mutransfer transfer-check`; such a sweep has no winner."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repeats_are_a_confirmation(cls, given: Any) -> Any:
+        """`repeats: N` of earlier configs, in the folders of runs too: the best trial again with N further seeds."""
+        if not isinstance(given, dict) or "repeats" not in given:
+            return given
+        if "confirm" in given:
+            raise FieldProblem(("repeats",), "is the earlier name of confirm; give confirm only")
+        rest = {name: value for name, value in given.items() if name != "repeats"}
+        repeats = given["repeats"]
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 0:
+            raise FieldProblem(("repeats",), f"must be a whole number >= 0, but got {repeats!r}")
+        return {**rest, "confirm": {"top": 1, "seeds": repeats} if repeats else {"top": 0}}
 
     @model_validator(mode="after")
     def _across_fits(self) -> Self:
@@ -200,6 +237,28 @@ class SearchSection(Section):
             raise FieldProblem(("trials",), "has no effect with across: every point is trained")
         if (self.grid_size or 0) > _MOST_POINTS:
             raise FieldProblem(("across",), f"gives more than {_MOST_POINTS} points")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_lengthen(self) -> Self:
+        if self.stages is None:
+            return self
+        if self.across is not None:
+            raise FieldProblem(("stages",), "is impossible with across, where every point is a result")
+        if len(self.stages) < 2:
+            raise FieldProblem(("stages",), "needs two stages or more; a single horizon is training.steps")
+        for index, stage in enumerate(self.stages):
+            if index == 0 and stage.keep is not None:
+                raise FieldProblem(("stages", 0, "keep"), "has no effect: the first stage trains every trial")
+            if index > 0 and stage.keep is None:
+                raise FieldProblem(("stages", index, "keep"), "is required: the share of the stage before that goes on")
+            if stage.steps is None and index < len(self.stages) - 1:
+                raise FieldProblem(("stages", index, "steps"), "is required; only the last stage's may be left out")
+            before = self.stages[index - 1].steps if index else None
+            if before is not None and stage.steps is not None and stage.steps <= before:
+                raise FieldProblem(
+                    ("stages", index, "steps"), f"must be more than the stage before's {before}, but got {stage.steps}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -19,10 +19,11 @@ from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.shape import Packing, measure_packing
+from mutransfer.sweep.stages import entrants, standing
 from mutransfer.sweep.study import Study, TrialRecord
 
 # May differ when a sweep is continued: none of them changes what trial k is.
-CHANGEABLE = ("search.trials", "search.retries", "search.repeats", "provenance")
+CHANGEABLE = ("search.trials", "search.retries", "search.confirm.top", "search.confirm.seeds", "provenance")
 _UNCHECKED = "skipped"
 
 
@@ -61,7 +62,7 @@ def run_sweep(
         UsageError: the folder holds another config's sweep, other data, or damaged files, is in use, or
             cannot be written.
         DataError: the data cannot be used.
-        NothingUsable: every trial diverged, crashed or ran out of memory.
+        NothingUsable: every trial diverged, crashed or ran out of memory, with its own seed or a further one.
         Interrupted: `should_stop` was true; the same call continues.
     """
     if config.require_search().across:
@@ -71,7 +72,7 @@ def run_sweep(
     folder = SweepFolder(runs / config.name)
     records, selection = _run(config, folder, executor, observer, should_stop, check, pack)
     if selection is None:
-        raise NothingUsable(_why_nothing(folder, records))
+        raise NothingUsable(_why_nothing(config, folder, records))
     return SweepResult(folder, tuple(records), selection)
 
 
@@ -195,12 +196,15 @@ def _require_same(study: Study, folder: SweepFolder, config: RunConfig, data: st
         )
 
 
-def _why_nothing(folder: SweepFolder, records: list[TrialRecord]) -> str:
+def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialRecord]) -> str:
+    reached = max((record.furthest.stage for record in records), default=1)
     counts: dict[str, int] = {}
-    for record in records:
+    for record in entrants(config, records, reached):
         outcome = (record.outcome or "unfinished").replace("_", " ")
         counts[outcome] = counts.get(outcome, 0) + 1
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     errors = [record.error for record in records if record.error]
     detail = f"; the last error was: {errors[-1]}" if errors else "; try lower learning rates"
-    return f"{folder.root}: no trial completed ({listed}){detail}"
+    if "completed" in counts:
+        return f"{folder.root}: no trial gave a result with every seed of search.confirm ({listed}){detail}"
+    return f"{folder.root}: no trial completed{standing(config, records).where} ({listed}){detail}"

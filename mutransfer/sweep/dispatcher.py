@@ -6,15 +6,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import Interrupted, NothingUsable
 from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
 from mutransfer.files import make_folder, write_atomic
+from mutransfer.sweep.confirmation import confirmation, repeat_seed
 from mutransfer.sweep.folder import SweepFolder
-from mutransfer.sweep.selection import missing_repeats, repeat_seed
 from mutransfer.sweep.shape import Packing
+from mutransfer.sweep.stages import entrants, finalists, horizons
 from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.training.folder import TrainResult
 
@@ -32,11 +34,14 @@ class Observer:
     def shaped(self, pack: int, why: str) -> None:
         """Called once it is decided how many trials a worker trains at once, when that was measured or has changed."""
 
+    def staged(self, stage: int, stages: int, steps: int, done: int, total: int) -> None:
+        """Called when a stage begins, where there are several: what follows counts its `total` trials."""
+
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:
         """Called when a trial has ended and is saved."""
 
     def repeated(self, number: int, seed: int, value: float | None) -> None:
-        """Called when the best trial has been trained with a further seed."""
+        """Called when a top trial has been trained with a further seed."""
 
     def retrying(self, number: int, reason: str) -> None:
         """Called when a crashed trial is tried again."""
@@ -44,7 +49,7 @@ class Observer:
 
 @dataclass(frozen=True)
 class _Task:
-    """A trial to train, or the best trial again with another seed (`repeat` > 0)."""
+    """A trial to train, or a top trial again with another seed (`repeat` > 0)."""
 
     record: TrialRecord
     repeat: int = 0
@@ -67,23 +72,39 @@ class Dispatcher:
         self._pack = pack
         self._config, self._search, self._folder, self._study = config, config.require_search(), folder, study
         self._executor, self._observer, self._should_stop = executor, observer, should_stop
-        records = study.records()
-        self._asked = len(records)
-        self._done = sum(record.outcome is not None for record in records)
-        self._total = max(self._search.trial_count, self._asked)
-        self._best = next(iter(completed(records)), None)
-        self._waiting: deque[_Task] = deque(_Task(record) for record in study.unfinished())
-        self._works = any(record.outcome not in (None, "crashed") for record in records)
+        self._horizons = horizons(config)
+        self._asked = len(study.records())
+        self._works = any(record.outcome not in (None, "crashed") for record in study.records())
+        self._waiting: deque[_Task] = deque()
         self._doubtful: list[TrialRecord] = []
         self._ended: list[TrialRecord] = []
 
     def run(self) -> None:
-        """Every trial, then the repeats of the best one."""
-        self._observer.started(self._folder, self._done, self._total, self._executor.capacity)
-        self._work(self._next_trials)
-        self._give_up_if_nothing_works(at_least=1)
-        self._waiting.extend(self._missing_repeats())
-        self._work(lambda count: [])
+        """Every trial in every stage that it reaches, then the best ones with further seeds.
+
+        A stage begins when the one before has ended, so all tasks at one time have the same horizon and make packs.
+        """
+        for stage, steps in enumerate(self._horizons, start=1):
+            self._begin(stage)
+            if stage == 1:
+                self._observer.started(self._folder, self._done, self._total, self._executor.capacity)
+            if len(self._horizons) > 1:
+                self._observer.staged(stage, len(self._horizons), steps, self._done, self._total)
+            self._work(self._next_trials if stage == 1 else lambda count: [])
+            self._give_up_if_nothing_works(at_least=1)
+        while repeats := self._missing_repeats():  # again where a failure puts the next best in line
+            self._waiting.extend(repeats)
+            self._work(lambda count: [])
+
+    def _begin(self, stage: int) -> None:
+        """Count the trials of a stage, and line up those that it has still to train."""
+        records = entrants(self._config, self._study.records(), stage)
+        self._stage = stage
+        self._done = sum(record.outcome is not None for record in records)
+        self._total = max(self._search.trial_count, self._asked) if stage == 1 else len(records)
+        self._best = next(iter(completed(records)), None)
+        unfinished = self._study.unfinished() if stage == 1 else [one for one in records if one.outcome is None]
+        self._waiting = deque(_Task(record) for record in unfinished)
 
     def _next_trials(self, count: int) -> list[_Task]:
         count = min(count, self._total - self._asked)
@@ -91,10 +112,9 @@ class Dispatcher:
         return [_Task(record) for record in self._study.ask(count)]
 
     def _missing_repeats(self) -> list[_Task]:
-        if self._best is None:
-            return []
-        repeats = missing_repeats(self._config, self._best, self._study.attributes.get("repeats", {}))
-        return [_Task(self._best, repeat) for repeat in repeats]
+        ranking = completed(finalists(self._config, self._study.records()))
+        repeats = self._study.attributes.get("repeats", {})
+        return [_Task(record, repeat) for record, repeat in confirmation(self._config, ranking, repeats).missing]
 
     def _work(self, next_tasks: Callable[[int], list[_Task]]) -> None:
         """Keep the executor full until there is no task and none in flight."""
@@ -109,10 +129,11 @@ class Dispatcher:
                 flying[self._executor.submit(self._job(tasks))] = tasks
             if self._should_stop():
                 to_go = self._done == self._total and self._missing_repeats()
-                repeats = " and repeats of the best one to go" if to_go else ""
-                raise Interrupted(
-                    f"stopped with {self._done} of {self._total} trials done{repeats}; the same command continues"
-                )
+                repeats = " and the best ones to confirm" if to_go else ""
+                stages = len(self._horizons)
+                where = f" in stage {self._stage} of {stages}" if stages > 1 else ""
+                done = f"{self._done} of {self._total} trials done{where}{repeats}"
+                raise Interrupted(f"stopped with {done}; the same command continues")
             if not flying:
                 return
             landed, _ = futures.wait(flying, timeout=_POLL_SECONDS, return_when=futures.FIRST_COMPLETED)
@@ -135,11 +156,15 @@ class Dispatcher:
         configs, folders = [], []
         for task in tasks:
             trial = self._config.at_point(task.record.params)
-            training = trial.training.model_copy(update={"seed": self._seed(task)})
+            horizon = {"steps": self._horizons[task.record.stage - 1]} if self._search.stages else {}
+            training = trial.training.model_copy(update={"seed": self._seed(task), **horizon})
             configs.append(trial.model_copy(update={"training": training}).resolved())
-            folders.append(str(self._folder.trial(task.record.number, task.repeat).resolve()))
+            folders.append(str(self._task_folder(task).resolve()))
         arguments = {"configs": configs, "folders": folders, "packed": self._pack.packed}
         return Job("mutransfer.sweep.trial:run_trials", arguments)
+
+    def _task_folder(self, task: _Task) -> Path:
+        return self._folder.trial(task.record.number, task.repeat, task.record.stage)
 
     def _seed(self, task: _Task) -> int:
         """The seed of all trials, a repeat's own, or the point's where the search goes across seeds."""
@@ -166,7 +191,7 @@ class Dispatcher:
         """Try again, alone; or give up on this trial."""
         number = task.record.number
         if isinstance(error, JobFailed):
-            root = make_folder(self._folder.trial(number, task.repeat))
+            root = make_folder(self._task_folder(task))
             write_atomic(root / "error.txt", error.traceback)
         if task.attempt < self._search.retries:
             self._observer.retrying(number, str(error))

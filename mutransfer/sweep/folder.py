@@ -49,9 +49,10 @@ class SweepFolder:
         except OSError:  # a name too long for the disk
             return False
 
-    def trial(self, number: int, repeat: int = 0) -> Path:
-        """Folder of one trial; repeats of the best trial with further seeds lie beside it."""
-        return self.trials / (f"{number:05d}" + (f"-repeat{repeat}" if repeat else ""))
+    def trial(self, number: int, repeat: int = 0, stage: int = 1) -> Path:
+        """Folder of one trial; its runs in later stages and with further seeds lie beside it."""
+        further = f"-repeat{repeat}" if repeat else f"-stage{stage}" if stage > 1 else ""
+        return self.trials / f"{number:05d}{further}"
 
     def target(self, name: str) -> TrainFolder:
         """Folder of one target, and of its training run."""

@@ -16,7 +16,8 @@ from mutransfer.sweep.selection import Selection
 from mutransfer.sweep.study import TrialRecord
 
 _COLUMNS = (
-    "number", "outcome", "value", "validation_loss", "training_loss", "steps", "seconds", "seed", "error",
+    "number", "stage", "outcome", "rank", "value", "mean", "validation_loss", "training_loss", "steps", "seconds",
+    "seed", "error",
 )  # fmt: skip
 
 
@@ -24,19 +25,25 @@ def write_results(
     folder: SweepFolder, config: RunConfig, records: Sequence[TrialRecord], selection: Selection | None
 ) -> None:
     """Write both files, each whole or not at all; without a selection only the table."""
-    write_atomic(folder.table, table(records))
+    write_atomic(folder.table, table(records, selection))
     if selection is not None:
         write_atomic(folder.best, yaml.safe_dump(best(config, selection), sort_keys=False))
 
 
-def table(records: Sequence[TrialRecord]) -> str:
-    """CSV with one row per trial: outcome, losses, then its hparams."""
+def table(records: Sequence[TrialRecord], selection: Selection | None = None) -> str:
+    """CSV with one row per trial, in the last stage that trained it: outcome, rank, objective, …, then its hparams.
+
+    Rank 1 wins; a trial without a rank did not complete the last stage. `mean` is over the seeds of a confirmation.
+    """
     params = dict.fromkeys(name for record in records for name in record.params)
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_COLUMNS, *params], lineterminator="\n")
     writer.writeheader()
-    for record in records:
-        writer.writerow({**{name: getattr(record, name) for name in _COLUMNS}, **record.params})
+    ranks = {} if selection is None else {one.number: rank for rank, one in enumerate(selection.ranking, start=1)}
+    means = {} if selection is None else selection.means
+    for record in (one.furthest for one in records):
+        ranked = {"rank": ranks.get(record.number), "mean": means.get(record.number)}
+        writer.writerow({**{name: getattr(record, name, None) for name in _COLUMNS}, **ranked, **record.params})
     return text.getvalue()
 
 
@@ -48,7 +55,13 @@ def best(config: RunConfig, selection: Selection) -> dict[str, Any]:
         config.require_search().objective: winner.value,
         "swept": winner.params,
         "hparams": config.with_hparams(winner.params).hparams.filled().model_dump(mode="json", exclude_none=True),
+        "confirmed": [
+            {"trial": record.number, "mean": selection.means[record.number], "runs": selection.runs}
+            for record in selection.ranking
+            if record.number in selection.means
+        ],
         "seed_noise": selection.seed_noise,
+        "difference_noise": selection.difference_noise,
         "ties": list(selection.ties),
         "warnings": list(selection.warnings),
     }

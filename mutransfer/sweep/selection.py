@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mutransfer.config.base import SEEDS
 from mutransfer.config.schema import RunConfig
+from mutransfer.sweep.confirmation import Confirmation, Repeats, confirmation
 from mutransfer.sweep.space import EDGE, edge
+from mutransfer.sweep.stages import finalists
 from mutransfer.sweep.study import TrialRecord, completed
 
 
@@ -20,11 +20,18 @@ class Selection:
 
     best: TrialRecord
     ranking: tuple[TrialRecord, ...]
-    """Completed trials, best first."""
+    """Trials that completed the last stage, best first: the confirmed ones by their mean, then the others by their only
+    run, last those that gave no result with a further seed."""
+    means: dict[int, float]
+    """Mean objective over seeds of the confirmed trials, by number; empty until all of them are."""
+    runs: int
+    """Runs behind each mean."""
     seed_noise: float | None
-    """Standard deviation of the best trial's objective over seeds; None without repeats."""
+    """Standard deviation of the objective over seeds, pooled over the confirmed trials; None without any."""
+    difference_noise: float | None
+    """Standard deviation of the difference of two trials' objectives with the same seed; None without any."""
     ties: tuple[int, ...]
-    """Numbers of the trials that seed noise cannot tell from the best."""
+    """Numbers of the trials that this noise cannot tell from the best."""
     warnings: tuple[str, ...]
 
     @property
@@ -33,49 +40,60 @@ class Selection:
         return self.ranking[len(self.ranking) // 2]
 
 
-def select(
-    config: RunConfig, records: Sequence[TrialRecord], repeats: Mapping[str, Mapping[str, float | None]]
-) -> Selection | None:
-    """Rank the trials; None when none completed.
+def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) -> Selection | None:
+    """Rank the trials of the last stage; None when none completed it, or none that did gave a result with every seed.
 
-    Args:
-        repeats: `{trial number: {seed: objective}}` of trials trained again, None where that gave no result.
+    The best mean over seeds wins (`search.confirm`); until all runs for it are made, the best single run of a trial
+    that no further run speaks against.
 
-    Two single-seed losses differ by seed noise alone with a standard deviation of √2 times that of one; trials
-    within two of those of the best are called ties.
+    With d the noise of a difference (`Confirmation.difference_noise`) and n runs each, the difference of two confirmed
+    means has the standard error d/√n, and that of two single runs d. Ties are the confirmed trials whose mean, and the
+    others whose only run, is within two of these of the best one's.
     """
-    ranking = completed(records)
-    if not ranking:
+    finished = completed(finalists(config, records))
+    confirmed = confirmation(config, finished, repeats)
+    ranking = sorted(finished, key=lambda record: _place(record, confirmed))
+    if not ranking or ranking[0].number in confirmed.failed:
         return None
     best = ranking[0]
-    repeated = repeats.get(str(best.number), {})
-    again = [value for value in repeated.values() if value is not None]
-    noise = statistics.stdev([best.score, *again]) if again else None
-    reach = 0.0 if noise is None else 2.0 * math.sqrt(2.0) * noise
-    ties = tuple(record.number for record in ranking[1:] if record.score - best.score <= reach)
     warnings = _warnings(config, best, records)
-    failed = [seed for seed, value in repeated.items() if value is None]
-    if failed:
+    for number, seeds in confirmed.failed.items():
         warnings.append(
-            f"the best trial gave no result with seed {' and '.join(failed)}: it may be on the edge of stability"
+            f"trial {number} was among the best, but gave no result with seed {' and '.join(seeds)}: it may be on the "
+            "edge of stability and cannot win"
         )
-    return Selection(best, tuple(ranking), noise, ties, tuple(warnings))
+    return Selection(
+        best=best,
+        ranking=tuple(ranking),
+        means=confirmed.means,
+        runs=confirmed.runs,
+        seed_noise=confirmed.noise,
+        difference_noise=confirmed.difference_noise,
+        ties=_ties(ranking, confirmed),
+        warnings=tuple(warnings),
+    )
 
 
-def missing_repeats(
-    config: RunConfig, best: TrialRecord | None, repeats: Mapping[str, Mapping[str, float | None]]
-) -> list[int]:
-    """Which repeats of the best trial have not been trained yet; none across compute settings."""
-    if best is None or config.require_search().across:
-        return []
-    have = repeats.get(str(best.number), {})
-    wanted = range(1, config.require_search().repeats + 1)
-    return [repeat for repeat in wanted if str(repeat_seed(config, repeat)) not in have]
+def _place(record: TrialRecord, confirmed: Confirmation) -> tuple[bool, bool, float, int]:
+    mean = confirmed.means.get(record.number)
+    score = record.score if mean is None else mean
+    return record.number in confirmed.failed, mean is None, score, record.number
 
 
-def repeat_seed(config: RunConfig, repeat: int) -> int:
-    """Seed of a trial (repeat 0: one for all, so that trials differ in hparams only) or of its repeat."""
-    return (config.training.seed + repeat) % SEEDS
+def _ties(ranking: Sequence[TrialRecord], confirmed: Confirmation) -> tuple[int, ...]:
+    best, means = ranking[0], confirmed.means
+    reach = 2.0 * (confirmed.difference_noise or 0.0)
+    found = []
+    for record in ranking[1:]:
+        if record.number in confirmed.failed:
+            continue
+        if record.number in means:
+            tied = means[record.number] - means[best.number] <= reach / math.sqrt(confirmed.runs)
+        else:
+            tied = record.score - best.score <= reach
+        if tied:
+            found.append(record.number)
+    return tuple(found)
 
 
 def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecord]) -> list[str]:
@@ -90,7 +108,8 @@ def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecor
                 f"the best {name} ({_short(value)}) lies {near} the {end} end of its range: the optimum may be "
                 "outside; widen the range and sweep again"
             )
-    missing = [record for record in records if record.outcome in ("crashed", "out_of_memory")]
+    ends = [record.furthest for record in records]
+    missing = [record for record in ends if record.outcome in ("crashed", "out_of_memory")]
     if missing:
         kinds = sorted({str(record.outcome).replace("_", " ") for record in missing})
         found.append(f"{len(missing)} of {len(records)} trials gave no result ({', '.join(kinds)})")

@@ -8,8 +8,10 @@ from pathlib import Path
 from mutransfer.config.load import load_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import MutransferError, UsageError
+from mutransfer.sweep.confirmation import confirmation
 from mutransfer.sweep.folder import SweepFolder, find_sweeps, resolve_sweep
-from mutransfer.sweep.selection import missing_repeats
+from mutransfer.sweep.selection import select
+from mutransfer.sweep.stages import Standing, finalists, standing
 from mutransfer.sweep.study import Study, TrialRecord, completed
 
 
@@ -22,21 +24,10 @@ class SweepStatus:
     records: tuple[TrialRecord, ...]
     state: str
     """`running`, `finished` or `stopped`."""
-
-    @property
-    def done(self) -> int:
-        """Trials that have ended."""
-        return sum(record.outcome is not None for record in self.records)
-
-    @property
-    def total(self) -> int:
-        """Trials there will be."""
-        return max(self.config.require_search().trial_count, len(self.records))
-
-    @property
-    def best(self) -> TrialRecord | None:
-        """The best trial so far."""
-        return next(iter(completed(self.records)), None)
+    best: TrialRecord | None
+    """The winner, or the best trial so far."""
+    standing: Standing
+    """Stage, and how many of its trials have ended."""
 
 
 def status(folder: SweepFolder) -> SweepStatus:
@@ -48,13 +39,13 @@ def status(folder: SweepFolder) -> SweepStatus:
     config = load_config(folder.config)
     study = Study(folder.study, None)
     records = tuple(study.records())
-    best = next(iter(completed(records)), None)
-    ended = sum(record.outcome is not None for record in records)
-    to_go = config.require_search().trial_count > ended or missing_repeats(
-        config, best, study.attributes.get("repeats", {})
-    )
+    repeats = study.attributes.get("repeats", {})
+    selection = None if config.require_search().across else select(config, records, repeats)
+    stands = standing(config, records)
+    ranking = completed(finalists(config, records))
+    to_go = stands.done < stands.total or confirmation(config, ranking, repeats).missing
     state = "running" if folder.is_running else "stopped" if to_go else "finished"
-    return SweepStatus(folder, config, records, state)
+    return SweepStatus(folder, config, records, state, None if selection is None else selection.best, stands)
 
 
 def newest_finished(runs: Path) -> SweepFolder:
@@ -72,7 +63,12 @@ def newest_finished(runs: Path) -> SweepFolder:
         except MutransferError as error:
             damaged.append(str(error))
         else:
-            why = "no trial completed" if found.state == "finished" else f"{found.done} of {found.total} trials done"
+            stands = found.standing
+            why = (
+                "no trial completed"
+                if found.state == "finished"
+                else f"{stands.done} of {stands.total} trials done{stands.where}"
+            )
             unfinished.append(f"{folder.root.name} ({why})")
     if unfinished:
         raise UsageError(

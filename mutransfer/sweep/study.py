@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _PACKAGES = ("mutransfer", "torch", "optuna", "numpy")
 _RESULT = "result"
+_STAGE = "stage-"
 _RESULT_FIELDS = ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error")
 
 
@@ -52,11 +53,26 @@ class TrialRecord:
     seconds: float | None = None
     seed: int | None = None
     error: str | None = None
+    stage: int = 1
+    """Which stage of the sweep this is the result of."""
+    longer: tuple[TrialRecord, ...] = ()
+    """The same trial in the stages after, in order."""
 
     @property
     def score(self) -> float:
         """The objective, and infinity where there is none: sorts last."""
         return math.inf if self.value is None else self.value
+
+    @property
+    def furthest(self) -> TrialRecord:
+        """The trial in the last stage that has trained it."""
+        return self.longer[-1] if self.longer else self
+
+    def at(self, stage: int) -> TrialRecord:
+        """The trial in a later stage (from 2), which may not have trained it yet."""
+        if len(self.longer) > stage - 2:
+            return self.longer[stage - 2]
+        return TrialRecord(self.number, self.params, stage=stage)
 
 
 class Study:
@@ -165,7 +181,10 @@ class Study:
         return asked
 
     def tell(self, records: Sequence[TrialRecord]) -> None:
-        """Save how trials ended, all of them in one transaction or none.
+        """Save how trials ended, in their first stage or a later one, all of them in one transaction or none.
+
+        Optuna's trial has the objective of the first stage, in which all trials compare; those of later stages are
+        attributes of it.
 
         Raises:
             UsageError: one of them has been ended before, by another program, or the study cannot be written.
@@ -173,7 +192,13 @@ class Study:
         from mutransfer.sweep.sampling import STATES
 
         writer = self._require_writer()
-        ended = {writer.ids[record.number]: record for record in records if record.outcome is not None}
+        told = [record for record in records if record.outcome is not None]
+        ended = {writer.ids[record.number]: record for record in told if record.stage == 1}
+        later: dict[str, dict[int, tuple[None, dict[str, Any]]]] = {}
+        for record in told:
+            if record.stage > 1:
+                result = {"value": record.value, **_result(record)}
+                later.setdefault(f"{_STAGE}{record.stage}", {})[writer.ids[record.number]] = (None, result)
         states = {trial_id: STATES[record.outcome].name for trial_id, record in ended.items() if record.outcome}
         results = {trial_id: (record.value, _result(record)) for trial_id, record in ended.items()}
 
@@ -181,11 +206,19 @@ class Study:
             if tables.end_trials(connection, states) != len(states):
                 numbers = ", ".join(str(record.number) for record in ended.values())
                 raise UsageError(f"{self._place}: another program has ended or removed trial {numbers}")
-            tables.insert_results(connection, _RESULT, results)
+            if results:
+                tables.insert_results(connection, _RESULT, results)
+            for key, further in later.items():
+                tables.insert_results(connection, key, further)
 
-        if ended:
+        if told:
             self._write(work)
-        for record in ended.values():
+        for record in told:
+            if record.stage > 1:
+                first = writer.records[record.number]
+                longer = (*first.longer[: record.stage - 2], record)
+                writer.records[record.number] = replace(first, longer=longer)
+                continue
             writer.records[record.number] = record
             if record.outcome is not None:
                 writer.sampler.learn(record.number, record.outcome, record.value)
@@ -303,9 +336,14 @@ def _result(record: TrialRecord) -> dict[str, Any]:
 def _record(row: tables.TrialRow) -> TrialRecord:
     ended = row.state not in ("RUNNING", "WAITING")
     result = row.attributes.get(_RESULT, row.attributes)  # studies of before kept each field as an attribute
+    longer: list[TrialRecord] = []
+    while (further := row.attributes.get(f"{_STAGE}{len(longer) + 2}")) is not None:
+        fields = {name: further.get(name) for name in ("value", *_RESULT_FIELDS)}
+        longer.append(TrialRecord(row.number, row.params, stage=len(longer) + 2, **fields))
     return TrialRecord(
         number=row.number,
         params=row.params,
         value=row.value if row.state == "COMPLETE" else None,
         **{name: result.get(name) for name in _RESULT_FIELDS if name != "outcome" or ended},
+        longer=tuple(longer),
     )

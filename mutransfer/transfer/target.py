@@ -14,7 +14,8 @@ from mutransfer.models import plan_of
 from mutransfer.parametrization.options import options_of
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.selection import Selection, select
-from mutransfer.sweep.study import Study, TrialRecord, versions
+from mutransfer.sweep.stages import finalists, standing
+from mutransfer.sweep.study import Study, TrialRecord, completed, versions
 from mutransfer.training.folder import TrainFolder
 from mutransfer.transfer.cost import Cost, estimate
 from mutransfer.transfer.reasons import reasons_against
@@ -55,7 +56,7 @@ class Target:
     """`field: proxy's → target's` of the compute settings."""
     cost: Cost
     tuning_flops: int
-    """What all trials of the sweep took."""
+    """What all runs of the sweep took: every stage of every trial, and those with further seeds."""
     rules: tuple[str, ...]
     """Optional rules that are on, and what each does at this size."""
     warnings: tuple[str, ...]
@@ -99,12 +100,13 @@ def make_target(
     records, repeats = study.records(), study.attributes.get("repeats", {})
     selection = select(proxy, records, repeats)
     if selection is None:
-        raise NothingUsable(f"{sweep.root}: no trial has completed, so there is nothing to transfer")
+        raise NothingUsable(f"{sweep.root}: {_why_none(proxy, records)}, so there is nothing to transfer")
     record = _pick(selection, trial)
     config = _target_config(sweep, proxy, record, overrides, check or study.attributes.get("check", "skipped"))
     proxy_cost = estimate(proxy, plan_of(proxy))
     repeated = sum(len(again) for again in repeats.values()) * proxy.training.steps
-    steps = sum(one.steps or 0 for one in records) + repeated
+    trained = [run for one in records for run in (one, *one.longer)]
+    steps = sum(run.steps or 0 for run in trained) + repeated
     folder = sweep.target(config.name.removeprefix(f"{proxy.name}-"))
     return Target(
         proxy=proxy,
@@ -117,6 +119,15 @@ def make_target(
         rules=options_of(config).notes,
         warnings=tuple(_warnings(proxy, config, records, selection, record)),
     )
+
+
+def _why_none(proxy: RunConfig, records: Sequence[TrialRecord]) -> str:
+    if completed(finalists(proxy, records)):
+        return "no trial gave a result with every seed of search.confirm"
+    stands = standing(proxy, records)
+    if stands.stages == 1:
+        return "no trial has completed"
+    return f"no trial has completed the last stage ({stands.done} of {stands.total} done{stands.where})"
 
 
 def _pick(selection: Selection, trial: WhichTrial) -> TrialRecord:
@@ -184,11 +195,14 @@ def _warnings(
     record: TrialRecord,
 ) -> list[str]:
     found = []
-    ended = sum(one.outcome is not None for one in records)
-    if ended < proxy.require_search().trial_count:
-        found.append(f"the sweep is not finished: {ended} of {proxy.require_search().trial_count} trials have ended")
-    elif selection.seed_noise is None and proxy.require_search().repeats:
-        found.append("the repeats of the best trial are missing, so its seed noise and ties are unknown")
+    stands = standing(proxy, records)
+    if stands.done < stands.total:
+        found.append(f"the sweep is not finished: {stands.done} of {stands.total} trials have ended{stands.where}")
+    elif selection.seed_noise is None and proxy.require_search().confirm.top:
+        found.append(
+            "the best trials have not been trained with every further seed of search.confirm, so the winner is by one "
+            "run, and seed noise and ties are unknown"
+        )
     if record.number == selection.best.number:
         found += selection.warnings
     else:

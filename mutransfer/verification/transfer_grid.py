@@ -91,7 +91,7 @@ class TransferGrid:
         search = {
             **kept,
             "sampler": "grid",
-            "repeats": 0,
+            "confirm": {"top": 0},
             "space": {self.hparam: {"choice": sorted(values, key=self.values_order)}},
             "across": {
                 AXES[self.axis]: sorted(sizes),

@@ -29,7 +29,7 @@ data: {kind: text, paths: [corpus.txt], seq_len: 16}
 training: {steps: 6, batch_size: 2, eval_batches: 1}
 search:
   trials: 3
-  repeats: 0
+  confirm: {top: 0}
   space:
     lr: {log_uniform: [1e-3, 1e-1]}
 """
@@ -38,7 +38,7 @@ name: digits
 model: {kind: mlp, width: 16, base_width: 16}
 data: {kind: digits}
 training: {steps: 4, batch_size: 4, eval_batches: 1}
-search: {trials: 1, repeats: 0, space: {lr: {log_uniform: [1e-3, 1e-1]}}}
+search: {trials: 1, confirm: {top: 0}, space: {lr: {log_uniform: [1e-3, 1e-1]}}}
 """
 _RUNNER = CliRunner(env={"COLUMNS": "120"})
 Refused = Callable[..., str]

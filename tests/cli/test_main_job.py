@@ -15,7 +15,7 @@ import yaml
 
 SMALL = ["--set", "model.width=32", "--set", "model.base_width=32", "--set", "model.head_dim=8", "--set",
          "model.depth=1", "--set", "data.seq_len=16", "--set", "training.steps=20", "--set",
-         "training.batch_size=4", "--set", "search.trials=3", "--set", "search.repeats=1"]  # fmt: skip
+         "training.batch_size=4", "--set", "search.trials=3", "--set", "search.confirm.seeds=1"]  # fmt: skip
 
 
 def mutransfer(*arguments, cwd, check=True):

@@ -184,3 +184,67 @@ def test_a_search_file_that_is_missing_is_named_with_the_line_that_names_it(name
 
 def test_a_field_of_a_search_file_can_be_overridden(named: Callable[..., Path]) -> None:
     assert load_config(named(SPACE), ["search.trials=9"]).require_search().trials == 9
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("confirm: 3", "search.confirm: must be a section (key: value lines), but got 3"),
+        ("confirm: {top: -1}", "search.confirm.top: must be >= 0, but got -1"),
+        ("confirm: {seeds: 0}", "search.confirm.seeds: must be > 0, but got 0"),
+        ("confirm: {sedes: 1}", "search.confirm.sedes: unknown key; did you mean seeds?"),
+        ("repeats: -1", "search.repeats: must be a whole number >= 0, but got -1"),
+        ("confirm: {top: 1}\n  repeats: 1", "search.repeats: is the earlier name of confirm; give confirm only"),
+    ],
+)
+def test_an_impossible_confirmation_is_refused_with_line_and_field(refuse: Refuse, line: str, problem: str) -> None:
+    last = 7 + line.count("\n")
+    assert refuse(edited(GPT, "trials: 4", line)) == f"{FILE}:{last}: {problem}"
+
+
+def test_repeats_is_the_earlier_name_of_a_confirmation_of_the_best_trial(load: Load) -> None:
+    def confirm(line: str) -> tuple[int, int]:
+        found = load(edited(GPT, "trials: 4", line)).require_search().confirm
+        return found.top, found.seeds
+
+    assert confirm("repeats: 3") == (1, 3)
+    assert confirm("repeats: 0")[0] == 0
+    assert confirm("trials: 4") == (1, 2)
+    assert load(GPT, "search.repeats=5").require_search().confirm.seeds == 5
+
+
+@pytest.mark.parametrize(
+    ("stages", "field", "problem"),
+    [
+        ("[{steps: 5}]", "", "needs two stages or more; a single horizon is training.steps"),
+        ("5", "", "must be a list, but got 5"),
+        ("[{steps: 5, keep: 0.5}, {keep: 0.5}]", ".0.keep", "has no effect: the first stage trains every trial"),
+        ("[{steps: 5}, {steps: 12}]", ".1.keep", "is required: the share of the stage before that goes on"),
+        ("[{}, {steps: 12, keep: 0.5}]", ".0.steps", "is required; only the last stage's may be left out"),
+        ("[{steps: 5}, {steps: 5, keep: 0.5}]", ".1.steps", "must be more than the stage before's 5, but got 5"),
+        ("[{steps: 5}, {steps: 9, keep: 0.5}]", ".1.steps",
+         "must be training.steps (12), at which the winner is found, but got 9"),
+        ("[{steps: 12}, {keep: 0.5}]", ".0.steps",
+         "must be less than the last stage's, which is training.steps (12), but got 12"),
+        ("[{steps: 5}, {keep: 1}]", ".1.keep", "must be < 1, but got 1"),
+        ("[{steps: 5}, {keep: 0}]", ".1.keep", "must be > 0, but got 0"),
+        ("[{stesp: 5}, {keep: 0.5}]", ".0.stesp", "unknown key; did you mean steps?"),
+    ],
+)  # fmt: skip
+def test_impossible_stages_are_refused_with_line_and_field(
+    refuse: Refuse, stages: str, field: str, problem: str
+) -> None:
+    text = edited(GPT, "trials: 4", f"stages: {stages}")
+    assert refuse(text) == f"{FILE}:7: search.stages{field}: {problem}"
+
+
+def test_stages_across_compute_settings_are_refused(refuse: Refuse) -> None:
+    text = edited(space("lr: {choice: [0.1]}"), "trials: 4", "sampler: grid\n  across: {model.width: [16, 32]}")
+    assert refuse(text + "  stages: [{steps: 5}, {keep: 0.5}]\n") == (
+        f"{FILE}:11: search.stages: is impossible with across, where every point is a result"
+    )
+
+
+def test_stages_load_and_their_last_horizon_is_the_run_s(load: Load) -> None:
+    config = load(edited(GPT, "trials: 4", "stages: [{steps: 5}, {keep: 0.5}]"), "training.steps=40")
+    assert [(one.steps, one.keep) for one in config.require_search().stages or ()] == [(5, None), (None, 0.5)]

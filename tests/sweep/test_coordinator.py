@@ -69,7 +69,7 @@ def losses(found):
 
 
 def test_trains_every_trial_and_leaves_its_files(gpt, tmp_path):
-    found = sweep(build(gpt, search__repeats=1), tmp_path)
+    found = sweep(build(gpt, search__confirm={"top": 1, "seeds": 1}), tmp_path)
     assert [record.number for record in found.records] == [0, 1, 2, 3]
     assert {record.outcome for record in found.records} == {"completed"}
     assert len({record.value for record in found.records}) == 4
@@ -106,7 +106,7 @@ def test_every_sampler_finishes_and_resumes(gpt, tmp_path, sampler):
 
 @pytest.mark.parametrize("stop_after", range(1, 9))
 def test_interrupted_anywhere_gives_the_same_as_uninterrupted(gpt, tmp_path, stop_after):
-    config = build(gpt, search__repeats=2)
+    config = build(gpt, search__confirm={"top": 1, "seeds": 2})
     whole = sweep(config, tmp_path / "whole", Scripted(fake))
     asked = iter([False] * stop_after + [True] * 99)
     with pytest.raises(Interrupted):
@@ -117,9 +117,9 @@ def test_interrupted_anywhere_gives_the_same_as_uninterrupted(gpt, tmp_path, sto
 
 
 def test_finished_sweep_called_again_trains_nothing(gpt, tmp_path):
-    sweep(build(gpt, search__repeats=1), tmp_path, Scripted(fake))
+    sweep(build(gpt, search__confirm={"top": 1, "seeds": 1}), tmp_path, Scripted(fake))
     executor = Scripted(fake)
-    sweep(build(gpt, search__repeats=1), tmp_path, executor)
+    sweep(build(gpt, search__confirm={"top": 1, "seeds": 1}), tmp_path, executor)
     assert executor.jobs == []
 
 
@@ -229,7 +229,7 @@ def test_when_every_trial_crashes_the_error_is_told_and_none_is_recorded(gpt, tm
 
 def test_all_trials_share_the_seed_and_repeats_have_others(gpt, tmp_path):
     executor = Scripted(fake)
-    found = sweep(build(gpt, search__repeats=2, training__seed=7), tmp_path, executor)
+    found = sweep(build(gpt, search__confirm={"top": 1, "seeds": 2}, training__seed=7), tmp_path, executor)
     assert [seed for _, seed in executor.jobs] == [7, 7, 7, 7, 8, 9]
     assert {lr for lr, seed in executor.jobs if seed > 7} == {found.selection.best.params["lr"]}
     assert {record.seed for record in found.records} == {7}
@@ -333,9 +333,9 @@ def test_a_sweep_on_a_read_only_disk_is_not_running(gpt, tmp_path, monkeypatch):
 
 
 def test_sweep_whose_repeats_are_missing_is_not_finished(gpt, tmp_path):
-    config = build(gpt, search__repeats=2)
+    config = build(gpt, search__confirm={"top": 1, "seeds": 2})
     executor = Scripted(fake)
-    with pytest.raises(Interrupted, match="4 of 4 trials done and repeats of the best one to go"):
+    with pytest.raises(Interrupted, match="4 of 4 trials done and the best ones to confirm"):
         sweep(config, tmp_path, executor, should_stop=lambda: any(seed for _, seed in executor.jobs))
     folder = SweepFolder(tmp_path / "runs" / "tiny-gpt")
     assert status(folder).state == "stopped"

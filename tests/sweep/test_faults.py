@@ -31,7 +31,7 @@ def config(tmp_path_factory):
         "model": {"kind": "gpt", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8},
         "data": {"kind": "text", "paths": [str(root / "corpus.txt")], "seq_len": 32},
         "training": {"steps": 150, "batch_size": 8},
-        "search": {"trials": TRIALS, "repeats": 1, "space": {"lr": {"log_uniform": [1e-3, 1e-1]}}},
+        "search": {"trials": TRIALS, "confirm": {"seeds": 1}, "space": {"lr": {"log_uniform": [1e-3, 1e-1]}}},
     }
     (root / "config.yaml").write_text(yaml.safe_dump(data))
     return root / "config.yaml"

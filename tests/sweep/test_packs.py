@@ -52,7 +52,7 @@ class Sized(Scripted):
 
 def test_a_packed_sweep_is_the_sweep_in_any_size(gpt, tmp_path):
     """Packs of 2, 3 and 4 give the same bits, and one by one the same up to rounding."""
-    config = build(gpt, search__repeats=1, search__trials=5)
+    config = build(gpt, search__confirm={"top": 1, "seeds": 1}, search__trials=5)
     found = {size: sweep(config, tmp_path / str(size), pack=size) for size in (1, 2, 3, 5)}
     assert losses(found[2]) == losses(found[3]) == losses(found[5])
 

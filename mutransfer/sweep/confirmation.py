@@ -1,0 +1,105 @@
+"""Confirmation: the top trials again with further seeds, and what the spread over seeds can tell apart."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mutransfer.config.base import SEEDS
+from mutransfer.config.schema import RunConfig
+from mutransfer.sweep.study import TrialRecord
+
+Repeats = Mapping[str, Mapping[str, float | None]]
+"""`{trial number: {seed: objective}}` of trials trained again, None where that gave no result."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Which trials are in line for the win, and what their runs with further seeds gave so far."""
+
+    values: dict[int, list[float]] = field(default_factory=dict)
+    """Objectives of each trial that none of its runs speaks against, its own run first."""
+    failed: dict[int, list[str]] = field(default_factory=dict)
+    """Trials that gave no result with these seeds: they cannot win."""
+    missing: list[tuple[TrialRecord, int]] = field(default_factory=list)
+    """(trial, repeat) of every run still to be made; those that failures make necessary come later."""
+
+    @property
+    def means(self) -> dict[int, float]:
+        """Mean objective over seeds by trial; empty until every run is there, so that like is compared with like."""
+        if self.missing:
+            return {}
+        return {number: statistics.fmean(values) for number, values in self.values.items()}
+
+    @property
+    def noise(self) -> float | None:
+        """Standard deviation of the objective over seeds, pooled over the confirmed trials.
+
+        The root of the mean of their variances, each with one degree of freedom less than it has runs. None until
+        every run is there.
+        """
+        if self.missing or not self.values:
+            return None
+        return math.sqrt(statistics.fmean(statistics.variance(values) for values in self.values.values()))
+
+    @property
+    def difference_noise(self) -> float | None:
+        """Standard deviation of the difference of two trials with the same seed, pooled over the confirmed trials.
+
+        All trials share their seeds, so what a seed does to all of them alike is in no difference. √2 times the
+        residual of a two-way table: objective minus the trial's mean minus the seed's mean plus the mean of all, the
+        sum of squares over (trials - 1)·(runs - 1). A single trial cannot tell the two parts of its noise apart, and
+        √2 times the whole is taken.
+        """
+        if self.noise is None:
+            return None
+        table = list(self.values.values())
+        if len(table) < 2:
+            return math.sqrt(2.0) * self.noise
+        trials = [statistics.fmean(row) for row in table]
+        seeds = [statistics.fmean(run) for run in zip(*table, strict=True)]
+        middle = statistics.fmean(trials)
+        squares = sum(
+            (value - trial - seed + middle) ** 2
+            for row, trial in zip(table, trials, strict=True)
+            for value, seed in zip(row, seeds, strict=True)
+        )
+        return math.sqrt(2.0 * squares / ((len(trials) - 1) * (len(seeds) - 1)))
+
+    @property
+    def runs(self) -> int:
+        """Runs behind each mean."""
+        return max(map(len, self.values.values()), default=0)
+
+
+def confirmation(config: RunConfig, ranking: Sequence[TrialRecord], repeats: Repeats) -> Confirmation:
+    """How the confirmation of the best of `ranking` (completed trials, best first) stands.
+
+    A trial that gave no result with one of its seeds is passed over, and the next best takes its place; all its seeds
+    are trained still, so that the runs made do not depend on their order.
+    """
+    search = config.require_search()
+    found = Confirmation()
+    if search.across:
+        return found
+    wanted = range(1, search.confirm.seeds + 1)
+    for record in ranking:
+        if len(found.values) == search.confirm.top:
+            break
+        have = repeats.get(str(record.number), {})
+        seeds = {repeat: str(repeat_seed(config, repeat)) for repeat in wanted}
+        found.missing.extend((record, repeat) for repeat, seed in seeds.items() if seed not in have)
+        there = {seed: have[seed] for seed in seeds.values() if seed in have}
+        failed = [seed for seed, value in there.items() if value is None]
+        if failed:
+            found.failed[record.number] = failed
+        else:
+            found.values[record.number] = [record.score, *(value for value in there.values() if value is not None)]
+    return found
+
+
+def repeat_seed(config: RunConfig, repeat: int) -> int:
+    """Seed of a trial (repeat 0: one for all, so that trials differ in hparams only) or of its repeat."""
+    return (config.training.seed + repeat) % SEEDS
