@@ -18,6 +18,7 @@ from mutransfer.verification.wider import Curve
 
 # Losses above the lowest by more than this share of the inner spread are cut off: they would flatten the rest.
 _HEADROOM = 2.5
+_MOST_TICKS = 7
 _SAYS = {"passed": "transfers", "failed": "does not transfer", "undecided": "undecided"}
 
 
@@ -77,7 +78,8 @@ def _losses(axes: Axes, check: TransferCheck, verdict: Verdict, colors: dict[int
         axes.set_ylabel(f"{grid.objective.replace('_', ' ')} (nats), mean and range of {len(grid.seeds)} seed(s)")
     if grid.numeric:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda octaves, _: f"{2.0**octaves:.3g}"))
-        axes.set_xticks(_places(verdict.sizes[0])[:: max(1, len(verdict.sizes[0].values) // 6)])
+        places = _places(verdict.sizes[0])
+        axes.set_xticks(places[:: -(-len(places) // _MOST_TICKS)])  # more would run into one another
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xticks(_places(verdict.sizes[0]), [str(value) for value in verdict.sizes[0].values], rotation=20)
