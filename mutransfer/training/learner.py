@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Array, Batch
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.apply import initialize, set_multipliers
+from mutransfer.parametrization.plan import Plan
 from mutransfer.training.kernels import kernels
 from mutransfer.training.optimizers import build_optimizer, set_lr
 from mutransfer.training.schedules import lr_factor
@@ -23,21 +24,12 @@ class Learner:
     """Everything that a training step reads or writes, built from a config and nothing else."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
-        hparams = config.hparams
         self.config, self.device = config, device
         self.plan = plan_of(config)
         with device:
             self.model = build_model(config.model, config.data.spec)
-        initialize(self.model, self.plan, seed=config.training.seed, init_scale=hparams.init_scale)
-        set_multipliers(
-            self.model,
-            self.plan,
-            temperature=hparams.temperature,
-            attention_temperature=hparams.attention_temperature,
-            embedding_scale=hparams.embedding_scale,
-            position_scale=hparams.position_scale,
-        )
-        self.optimizer = build_optimizer(self.model, self.plan, hparams)
+        start_at(self.model, self.plan, config)
+        self.optimizer = build_optimizer(self.model, self.plan, config.hparams)
         self._forward: Any = torch.compile(self.model) if config.training.compile else self.model
         self._kernels = nullcontext() if config.training.compile else kernels(device)
         self._parameters = list(self.model.parameters())
@@ -83,6 +75,20 @@ class Learner:
         inputs, targets = (to_device(array, self.device) for array in batch)
         with self._kernels, precision(self.config, self.device):
             return cross_entropy(self._forward(inputs), targets)
+
+
+def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:
+    """Give a model the initial weights and the forward multipliers of a run."""
+    hparams = config.hparams
+    initialize(model, plan, seed=config.training.seed, init_scale=hparams.init_scale)
+    set_multipliers(
+        model,
+        plan,
+        temperature=hparams.temperature,
+        attention_temperature=hparams.attention_temperature,
+        embedding_scale=hparams.embedding_scale,
+        position_scale=hparams.position_scale,
+    )
 
 
 def precision(config: RunConfig, device: torch.device) -> torch.autocast:

@@ -15,17 +15,16 @@ from torch.func import functional_call, vmap
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Array, Batch
-from mutransfer.errors import MutransferError
+from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
-from mutransfer.parametrization.apply import initialize, set_multipliers
 from mutransfer.training.kernels import kernels
-from mutransfer.training.learner import cross_entropies, precision, to_device
+from mutransfer.training.learner import cross_entropies, precision, start_at, to_device
 from mutransfer.training.pack_optimizers import pack_optimizer
 from mutransfer.training.schedules import lr_factor
 
 
-class CannotPack(MutransferError):
-    """The runs cannot train as one program; the message says why. They train one by one."""
+class CannotPack(UsageError):
+    """The runs cannot train as one program; the message says why."""
 
 
 class PackLearner:
@@ -97,16 +96,7 @@ class PackLearner:
         parameters: dict[str, list[Tensor]] = {}
         buffers: dict[str, list[Tensor]] = {}
         for config in self._members:
-            hparams = config.hparams
-            initialize(self._template, self.plan, seed=config.training.seed, init_scale=hparams.init_scale)
-            set_multipliers(
-                self._template,
-                self.plan,
-                temperature=hparams.temperature,
-                attention_temperature=hparams.attention_temperature,
-                embedding_scale=hparams.embedding_scale,
-                position_scale=hparams.position_scale,
-            )
+            start_at(self._template, self.plan, config)
             for found, state in (
                 (parameters, self._template.named_parameters()),
                 (buffers, self._template.named_buffers()),

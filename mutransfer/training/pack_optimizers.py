@@ -1,7 +1,7 @@
 """SGD, Adam, AdamW and Muon over stacked parameters, every member with its own lr, decay, ε, betas and momentum.
 
 Shapes: N members; a stacked parameter is (N, …). The arithmetic is torch.optim's, in its order, so that a member's
-weights equal those of its solo run up to rounding; nothing waits for the device.
+weights equal those of its solo run up to rounding.
 """
 
 from __future__ import annotations
