@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from mutransfer.errors import DataError
 
 Array = NDArray[Any]
-Batch = tuple[Array, Array]
+# Inputs and targets; a model with several inputs gets a tuple of them.
+Batch = tuple[Array | tuple[Array, ...], Array]
+IGNORED = -100
+"""Target that does not count: padding, or a token that was not masked."""
 
 # Token files up to this length are read whole once, to be fingerprinted and checked; of larger ones a sample.
 _READ_WHOLE = 1 << 27

@@ -7,15 +7,15 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.data.dataset import Array, Batch
+from mutransfer.data.dataset import Batch
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.apply import initialize, set_multipliers
 from mutransfer.parametrization.plan import Plan
 from mutransfer.training.kernels import kernels
+from mutransfer.training.loss import counted, inputs_of, loss_of, to_device
 from mutransfer.training.optimizers import build_optimizer, set_lr
 from mutransfer.training.schedules import lr_factor
 
@@ -37,7 +37,7 @@ class Learner:
     def train_step(self, step: int, batch: Batch) -> Tensor:
         """One update at `step` (from 0); the loss before it, on the device and without waiting for it."""
         set_lr(self.optimizer, self.lr_factor(step))
-        loss = self._loss(batch)
+        loss = self._loss(batch, train=True)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.hparams.clip is not None:
@@ -55,8 +55,8 @@ class Learner:
         total, count = torch.zeros((), device=self.device), 0
         with torch.no_grad():
             for batch in batches:
-                targets = batch[1].size
-                total += self._loss(batch) * targets
+                targets = counted(batch, self.config.model.loss)
+                total += self._loss(batch, train=False) * targets
                 count += targets
         self.model.train()
         return float(total) / count
@@ -70,11 +70,11 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _loss(self, batch: Batch) -> Tensor:
-        """Cross entropy in nats, mean over all targets."""
-        inputs, targets = (to_device(array, self.device) for array in batch)
+    def _loss(self, batch: Batch, *, train: bool) -> Tensor:
+        inputs = tuple(to_device(array, self.device) for array in inputs_of(batch))
+        targets = to_device(batch[1], self.device)
         with self._kernels, precision(self.config, self.device):
-            return cross_entropy(self._forward(inputs), targets)
+            return loss_of(self._forward, self.config.model.loss, inputs, targets, train=train)
 
 
 def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:
@@ -94,26 +94,3 @@ def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:
 def precision(config: RunConfig, device: torch.device) -> torch.autocast:
     """The context of `training.precision`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.training.precision == "bf16")
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over all targets, in nats; logits (…, classes), computed in fp32 at least."""
-    return F.cross_entropy(_wide(logits).flatten(0, -2), targets.flatten())
-
-
-def cross_entropies(logits: Tensor, targets: Tensor) -> Tensor:
-    """`cross_entropy` of N runs: logits (N, …, classes) → (N,)."""
-    losses = F.cross_entropy(_wide(logits).flatten(0, -2), targets.flatten(), reduction="none")
-    return losses.view(len(logits), -1).mean(1)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-
-
-def to_device(array: Array, device: torch.device) -> Tensor:
-    """The array on the device; on a GPU without waiting for the copy."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

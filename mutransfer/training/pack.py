@@ -18,7 +18,8 @@ from mutransfer.data.dataset import Array, Batch
 from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.training.kernels import kernels
-from mutransfer.training.learner import cross_entropies, precision, start_at, to_device
+from mutransfer.training.learner import precision, start_at
+from mutransfer.training.loss import counted, inputs_of, loss_of, losses_of, to_device, wide
 from mutransfer.training.pack_optimizers import pack_optimizer
 from mutransfer.training.schedules import lr_factor
 
@@ -55,7 +56,7 @@ class PackLearner:
         Args:
             batches: one that all members share, or one each.
         """
-        losses = self._losses(batches)
+        losses = self._losses(batches, train=True)
         names = list(self._parameters)
         grads = torch.autograd.grad(losses.sum(), list(self._parameters.values()), allow_unused=True)
         found = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
@@ -75,8 +76,8 @@ class PackLearner:
         total, count = torch.zeros(len(self._members), device=self.device), 0
         with torch.no_grad():
             for batch in batches:
-                targets = batch[1].size
-                total += self._losses([batch]) * targets
+                targets = counted(batch, self.config.model.loss)
+                total += self._losses([batch], train=False) * targets
                 count += targets
         self._template.train()
         return [value / count for value in total.tolist()]
@@ -106,19 +107,30 @@ class PackLearner:
         stacked = {name: torch.stack(own).requires_grad_() for name, own in parameters.items()}
         return stacked, {name: torch.stack(own) for name, own in buffers.items()}
 
-    def _losses(self, batches: Sequence[Batch]) -> Tensor:
-        shared = len(batches) == 1
-        inputs, targets = (to_device(_joined(arrays), self.device) for arrays in zip(*batches, strict=True))
+    def _losses(self, batches: Sequence[Batch], *, train: bool) -> Tensor:
+        shared, loss = len(batches) == 1, self.config.model.loss
+        inputs = tuple(to_device(_joined(arrays), self.device) for arrays in zip(*map(inputs_of, batches), strict=True))
+        targets = to_device(_joined([batch[1] for batch in batches]), self.device)
 
-        def logits(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Tensor:
-            found: Tensor = functional_call(self._template, (parameters, buffers), (inputs,))
-            return found
+        def outputs(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
+            def forward(*given: Tensor) -> Tensor:
+                found: Tensor = functional_call(self._template, (parameters, buffers), given)
+                return found
 
+            if loss.kind == "returned":
+                return loss_of(forward, loss, inputs, targets, train=train)
+            return forward(*inputs)
+
+        of_batch = None if shared else 0
         with self._kernels, precision(self.config, self.device):
-            stacked = vmap(logits, in_dims=(0, 0, None if shared else 0), randomness="error")(
-                self._parameters, self._buffers, inputs
+            stacked = vmap(outputs, in_dims=(0, 0, of_batch, of_batch), randomness="error")(
+                self._parameters, self._buffers, inputs, targets
             )
-            return cross_entropies(stacked, targets.expand(len(self._members), *targets.shape) if shared else targets)
+            if loss.kind == "returned":
+                return wide(stacked)
+            if shared:
+                targets = targets.expand(len(self._members), *targets.shape)
+            return losses_of(stacked, targets, loss, train=train)
 
     def _clip(self, grads: dict[str, Tensor]) -> None:
         """torch.nn.utils.clip_grad_norm_ for every member by itself."""

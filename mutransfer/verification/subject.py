@@ -25,6 +25,7 @@ from mutransfer.parametrization.apply import initialize, parameter_groups
 from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.learner import Learner
+from mutransfer.training.loss import inputs_of
 from mutransfer.training.optimizers import Together
 
 FACTORS = (1, 2, 4, 8, 16)
@@ -89,13 +90,13 @@ class ConfigSubject:
         data, training = load_data(config.data), config.training
         learner = Learner(config, self._device)
         at_most = max(1, _PROBE_TOKENS // config.data.seq_len) if hasattr(config.data, "seq_len") else _PROBE_EXAMPLES
-        inputs, _ = next(iter(data.validation(batch_size=min(at_most, training.batch_size), batches=1)))
-        probe = torch.from_numpy(inputs).to(self._device)
+        batch = next(iter(data.validation(batch_size=min(at_most, training.batch_size), batches=1)))
+        probe = [torch.from_numpy(array).to(self._device) for array in inputs_of(batch)]
 
         def train_step(step: int) -> Tensor:
             return learner.train_step(step, data.batch(step, batch_size=training.batch_size, seed=training.seed))
 
-        return Trainee(learner.model, lambda: learner.model(probe), train_step, learner.optimizer)
+        return Trainee(learner.model, lambda: learner.model(*probe), train_step, learner.optimizer)
 
     def plan(self) -> Plan:
         """See `Subject`."""

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch.func import vmap
 
 from mutransfer.data import load_data
-from mutransfer.training import learner as solo
 from mutransfer.training import linear
 from mutransfer.training.kernels import kernels
 from mutransfer.training.learner import Learner
@@ -236,9 +235,3 @@ def test_large_layers_run_on_onednn_and_agree(monkeypatch):
         strict=True,
     ):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
-
-
-def test_cross_entropies_are_means_of_each_run():
-    logits, targets = torch.randn(3, 4, 5, 7), torch.randint(7, (3, 4, 5))
-    own = [solo.cross_entropy(logits[i], targets[i]) for i in range(3)]
-    assert solo.cross_entropies(logits, targets).tolist() == pytest.approx([float(one) for one in own])

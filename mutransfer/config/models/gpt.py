@@ -1,42 +1,13 @@
-"""The `model:` section, one class per kind. The union `ModelSection` at the end is the registry of models."""
+"""`model: {kind: gpt}`."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
-from mutransfer.config.base import FieldProblem, Section
-
-
-class BaseModelSection(Section):
-    """Fields that every model has."""
-
-    implementation: ClassVar[str]
-    """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
-    consumes: ClassVar[Literal["tokens", "classes"]]
-    """What data the model takes: token sequences, or features with a class label."""
-    attention: ClassVar[bool] = False
-    """Whether there are attention logits, and so an attention temperature to tune."""
-    residual: ClassVar[bool] = False
-    """Whether it is a pre-norm residual model, for which there are depth rules."""
-
-    width: PositiveInt
-    """The dimension that grows: d_model of a gpt, hidden units of an mlp."""
-    base_width: PositiveInt
-    """Width at which µP equals the standard parametrization exactly; the same for proxy and target."""
-
-    def at_width(self, width: int) -> Self:
-        """The same model at another width, validated again.
-
-        Raises:
-            pydantic.ValidationError: the width does not fit the other fields.
-        """
-        return type(self).model_validate({**self.model_dump(), "width": width})
-
-    def dead_hparams(self) -> dict[str, str]:
-        """Hparams that would change nothing for this model, each with the reason."""
-        return {} if self.attention else {"attention_temperature": "the model has no attention"}
+from mutransfer.config.base import FieldProblem
+from mutransfer.config.models.base import BaseModelSection
 
 
 class GPTSection(BaseModelSection):
@@ -102,27 +73,3 @@ class GPTSection(BaseModelSection):
         if self.positions != "learned":
             dead["position_scale"] = f"model.positions is {self.positions}; only learned positions are scaled"
         return dead
-
-
-class MLPSection(BaseModelSection):
-    """Fully connected network for classification."""
-
-    implementation = "mutransfer.models.mlp:MLP"
-    consumes = "classes"
-
-    kind: Literal["mlp"]
-    """Model kind."""
-    depth: PositiveInt = 2
-    """Number of hidden layers."""
-    activation: Literal["relu", "gelu", "tanh"] = "relu"
-    """Nonlinearity between layers."""
-    bias: bool = True
-    """Whether layers have biases; they start at zero."""
-    zero_readout: bool = True
-    """Readout weights start at zero."""
-
-    def dead_hparams(self) -> dict[str, str]:  # noqa: D102
-        return {**super().dead_hparams(), "position_scale": "the model has no positions"}
-
-
-ModelSection = Annotated[GPTSection | MLPSection, Field(discriminator="kind")]

@@ -1,0 +1,37 @@
+"""`data: {kind: text}`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from mutransfer.config.base import FieldProblem
+from mutransfer.config.data.base import BaseDataSection, TokenSpec
+
+
+class TextSection(BaseDataSection):
+    """Text files as bytes: token ids are byte values."""
+
+    implementation = "mutransfer.data.text:load"
+
+    kind: Literal["text"]
+    """Data kind."""
+    source: Literal["files", "python-stdlib"] = "files"
+    """`python-stdlib` reads the text of the Python standard library on this machine: nothing to download."""
+    paths: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Files or globs (`**` crosses folders), relative to the current folder."""
+    seq_len: PositiveInt = 64
+    """Tokens per sequence."""
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Self:
+        if self.source == "files" and not self.paths:
+            raise FieldProblem(("paths",), "source 'files' needs at least one path or glob")
+        if self.source != "files" and self.paths:
+            raise FieldProblem(("paths",), f"has no effect with source '{self.source}'")
+        return self
+
+    @property
+    def spec(self) -> TokenSpec:  # noqa: D102
+        return TokenSpec(vocab_size=256, seq_len=self.seq_len)

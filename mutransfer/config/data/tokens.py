@@ -1,0 +1,30 @@
+"""`data: {kind: tokens}`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from mutransfer.config.data.base import BaseDataSection, TokenSpec
+
+
+class TokensSection(BaseDataSection):
+    """A flat binary file of token ids, memory-mapped."""
+
+    implementation = "mutransfer.data.tokens:load"
+
+    kind: Literal["tokens"]
+    """Data kind."""
+    path: str
+    """The file, relative to the current folder."""
+    dtype: Literal["uint16", "uint32"] = "uint16"
+    """Little-endian type of one id."""
+    vocab_size: PositiveInt
+    """Number of token ids; every id in the file is below it."""
+    seq_len: PositiveInt = 64
+    """Tokens per sequence."""
+
+    @property
+    def spec(self) -> TokenSpec:  # noqa: D102
+        return TokenSpec(vocab_size=self.vocab_size, seq_len=self.seq_len)

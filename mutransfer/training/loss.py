@@ -1,0 +1,78 @@
+"""What training minimises: the loss of a model's outputs and a batch's targets, for one run and for a pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mutransfer.config.models import Loss
+from mutransfer.data.dataset import IGNORED, Array, Batch
+
+Tensors = tuple[Tensor, ...]
+
+
+def loss_of(forward: Callable[..., Any], loss: Loss, inputs: Tensors, targets: Tensor, *, train: bool) -> Tensor:
+    """Mean loss over all targets that count, in nats for cross entropy; computed in fp32 at least.
+
+    Args:
+        forward: called with the inputs, and with the targets too where the model returns its loss itself.
+        train: label smoothing belongs to training; validation goes without.
+    """
+    if loss.kind == "returned":
+        returned: Tensor = wide(forward(*inputs, targets))
+        return returned
+    outputs = wide(forward(*inputs))
+    if loss.kind == "mse":
+        return F.mse_loss(outputs, targets)
+    return F.cross_entropy(
+        outputs.flatten(0, -2),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=loss.label_smoothing if train else 0.0,
+    )
+
+
+def losses_of(outputs: Tensor, targets: Tensor, loss: Loss, *, train: bool) -> Tensor:
+    """`loss_of` for N runs: outputs (N, …) and targets (N, …) → (N,); not for losses that the model returns."""
+    outputs = wide(outputs)
+    if loss.kind == "mse":
+        return F.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
+    each = F.cross_entropy(
+        outputs.flatten(0, -2),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=loss.label_smoothing if train else 0.0,
+        reduction="none",
+    ).view(len(outputs), -1)
+    if not loss.ignores:
+        return each.mean(1)
+    return each.sum(1) / (targets != IGNORED).flatten(1).sum(1)
+
+
+def wide(outputs: Tensor) -> Tensor:
+    """Half precision made fp32; fp32 and fp64 as they are."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+
+
+def counted(batch: Batch, loss: Loss) -> int:
+    """How many targets of a batch the mean runs over."""
+    targets = batch[1]
+    return int(np.count_nonzero(targets != IGNORED)) if loss.ignores else int(targets.size)
+
+
+def inputs_of(batch: Batch) -> tuple[Array, ...]:
+    """The arrays that the model is called with."""
+    return batch[0] if isinstance(batch[0], tuple) else (batch[0],)
+
+
+def to_device(array: Array, device: torch.device) -> Tensor:
+    """The array on the device; on a GPU without waiting for the copy."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
