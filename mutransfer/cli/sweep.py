@@ -43,17 +43,15 @@ def run(
     with ui.errors_reported(as_json):
         from mutransfer.cli.progress import SweepProgress
         from mutransfer.config.load import load_config
-        from mutransfer.executors.devices import worker_devices
-        from mutransfer.executors.local import LocalExecutor
         from mutransfer.parametrization.options import options_of
         from mutransfer.signals import stop_on_signals
         from mutransfer.sweep.coordinator import run_sweep
+        from mutransfer.sweep.trial import local_executor
         from mutransfer.verification.gate import check_before_sweep
 
         parsed = load_config(config, sets or ())
         for rule in options_of(parsed).notes:
             ui.note(rule)
-        threads = parsed.require_search().threads
         with stop_on_signals() as stopping, SweepProgress() as observer:
 
             def check(root: Path) -> str:
@@ -65,7 +63,7 @@ def run(
             result = run_sweep(
                 parsed,
                 runs=runs,
-                executor=lambda: LocalExecutor(worker_devices(workers=workers, threads=threads)),
+                executor=lambda: local_executor(parsed, workers=workers),
                 observer=observer,
                 should_stop=stopping,
                 check=None if no_check else check,

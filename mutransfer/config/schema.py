@@ -39,7 +39,7 @@ class TrainingSection(Section):
     eval_every: NonNegativeInt = 0
     """Steps between validations; 0 validates at the end only."""
     log_every: PositiveInt = 10
-    """Steps between two writes of the losses, and looks for divergence."""
+    """Steps between two writes of the losses (at most five a second); divergence is looked for at least as often."""
     checkpoint_every: PositiveInt = 100
     """Steps between two checkpoints of `mutransfer train`; trials of a sweep write none."""
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0

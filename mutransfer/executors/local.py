@@ -22,12 +22,20 @@ _SPAWN = multiprocessing.get_context("spawn")
 class LocalExecutor:
     """See `base.Executor`."""
 
-    def __init__(self, devices: Sequence[Device]) -> None:
-        self._workers = [_Worker(device) for device in devices]
+    def __init__(self, devices: Sequence[Device], *, warm_up: Job | None = None) -> None:
+        """One worker per device.
+
+        Args:
+            warm_up: what every worker begins with, at once and not at the first job; what comes of it, an exception
+                too, is no one's concern.
+        """
+        self._workers = [_Worker(device, warm_up) for device in devices]
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(max_workers=len(devices), thread_name_prefix="worker")
+        for worker in self._workers if warm_up is not None else ():
+            worker.start()
 
     @property
     def capacity(self) -> int:
@@ -55,12 +63,16 @@ class LocalExecutor:
 class _Worker:
     """A process bound to one device, replaced when it dies."""
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, warm_up: Job | None) -> None:
+        self._device, self._warm_up = device, warm_up
         self._process: SpawnProcess | None = None
         self._connection: Connection[Any, Any] | None = None
         self._closed = False
         self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Have the process begin."""
+        self._alive()
 
     def run(self, job: Job) -> Any:
         """Send one job and wait for its answer."""
@@ -90,7 +102,7 @@ class _Worker:
                 raise WorkerDied("the executor is closed")
             if self._process is None or self._connection is None or not self._process.is_alive():
                 self._connection, theirs = _SPAWN.Pipe()
-                self._process = _SPAWN.Process(target=serve, args=(theirs, self._device), daemon=True)
+                self._process = _SPAWN.Process(target=serve, args=(theirs, self._device, self._warm_up), daemon=True)
                 self._process.start()
                 theirs.close()  # so that reading ends when the worker does
             return self._process, self._connection

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -15,20 +18,36 @@ from mutransfer.executors.base import Job, JobFailed
 from mutransfer.executors.devices import Device
 
 PARENT_LOST = 70
+# mallopt's names for them in glibc, and the largest values it takes.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_TRIM, _LARGEST_MMAP = 2**31 - 1, 2**25
 
 
-def serve(connection: Connection[Any, Any], device: Device) -> None:
-    """Answer jobs with ("value", …) or ("error", exception) until the connection closes."""
+def serve(connection: Connection[Any, Any], device: Device, warm_up: Job | None = None) -> None:
+    """Answer jobs with ("value", …) or ("error", exception) until the connection closes; first do `warm_up`."""
     # Ctrl-C reaches the whole process group; stopping is the coordinator's to order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(device.environment)
+    _keep_freed_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    if warm_up is not None:
+        _answer(warm_up, device)
     while True:
         try:
             job = connection.recv()
         except EOFError:
             return
         connection.send(_answer(job, device))
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed: a training step asks for the same blocks again, and the page faults of getting
+    them anew were a fifth of a small pack's step."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):  # another C library
+            allocator = ctypes.CDLL(None)
+            allocator.mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM)
+            allocator.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP)
 
 
 def _answer(job: Job, device: Device) -> tuple[str, Any]:

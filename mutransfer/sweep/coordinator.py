@@ -12,8 +12,6 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.executors.base import Executor
-from mutransfer.executors.devices import worker_devices
-from mutransfer.executors.local import LocalExecutor
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
@@ -21,6 +19,7 @@ from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.shape import Packing, measure_packing
 from mutransfer.sweep.stages import entrants, standing
 from mutransfer.sweep.study import Study, TrialRecord
+from mutransfer.sweep.trial import local_executor
 
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = ("search.trials", "search.retries", "search.confirm.top", "search.confirm.seeds", "provenance")
@@ -49,8 +48,8 @@ def run_sweep(
     """Run or continue the sweep of `config` in `runs/<name>`.
 
     Args:
-        executor: makes the executor, once everything that can be refused has been checked; by default a worker
-            process per device of this machine.
+        executor: makes the executor, once the data can be used and the folder is ours; by default a worker process
+            per device of this machine.
         should_stop: asked several times a second; when true the workers are ended.
         check: called with the run folder before the first trial, unless an earlier call has passed it; what it
             returns goes into the study's records, what it raises ends the sweep before it begins.
@@ -105,19 +104,20 @@ def _run(
     pack: int | None = 1,
 ) -> tuple[list[TrialRecord], Selection | None]:
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
-    search = config.require_search()
-    make_executor = executor or (lambda: LocalExecutor(worker_devices(threads=search.threads)))
     load_data.cache_clear()  # what this process has read before may have changed since
     data = load_data(config.data).fingerprint
     with ExitStack() as stack:
         stack.enter_context(folder.sole_coordinator())
+        make_crew = executor or (lambda: local_executor(config))
+        # First, so that workers import torch while the config is checked and the study is made.
+        crew = None if folder.exists else stack.enter_context(closing(make_crew()))
         # Before the study exists: a config that fails can be mended and swept under the same name.
         checked = check(folder.root) if check is not None and not folder.exists else None
         study = stack.enter_context(closing(_open_study(folder, config, data, should_stop)))
         if checked is None and check is not None and study.attributes.get("check", _UNCHECKED) == _UNCHECKED:
             checked = check(folder.root)
         study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
-        crew, watching = make_executor(), observer or Observer()
+        crew, watching = crew or stack.enter_context(closing(make_crew())), observer or Observer()
         try:
             packing = _packing(config, study, crew, watching, pack, should_stop)
             Dispatcher(config, folder, study, crew, watching, should_stop, packing).run()

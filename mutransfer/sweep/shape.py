@@ -16,13 +16,15 @@ from mutransfer.errors import Interrupted
 from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
 from mutransfer.executors.devices import Device
 
-SIZES = (1, 8, 16, 32, 64)
+SIZES = (1, 8, 16, 32, 64, 128)
 # A larger pack has to be so much faster per trial than the best smaller one: packs cost memory and end together.
 _WORTH = 1.1
 _SECONDS = 1.0
 # Seconds of one step from which the calls around its arithmetic, which a pack shares, are nothing.
 _LONG = 0.25
-_LEAST_STEPS = 3
+_LEAST_STEPS = 4
+# What a pack's speed has to be over the most that one by one could do, for that to be left unmeasured.
+_CLEAR = 1.5
 _POLL_SECONDS = 0.2
 # Weights, gradients and optimizer state of one parameter, and the share of free memory that all packs may take.
 _BYTES = 32
@@ -73,15 +75,17 @@ def measure_packing(
     except (JobFailed, WorkerDied) as error:
         return ALONE, f"packs could not be tried: {error}"
     measured = [{int(size): seconds for size, seconds in one["seconds"].items()} for one in found]
-    return choose(measured, next((one["stop"] for one in found if one["stop"]), ""))
+    stopped = next((one["stop"] for one in found if one["stop"]), "")
+    return choose(measured, stopped, at_least=any(one["bounded"] for one in found))
 
 
-def choose(measured: Sequence[Mapping[int, float]], stopped: str) -> tuple[Packing, str]:
+def choose(measured: Sequence[Mapping[int, float]], stopped: str, *, at_least: bool = False) -> tuple[Packing, str]:
     """The smallest pack that no larger one beats clearly, and why.
 
     Args:
         measured: `{size: seconds per step and trial}` of each worker.
         stopped: why no larger size was timed, if that is worth a word.
+        at_least: what is given for one by one is a lower bound.
     """
     sizes = sorted(set.intersection(*(set(one) for one in measured)))
     seconds = {size: statistics.median(one[size] for one in measured) for size in sizes}
@@ -92,11 +96,16 @@ def choose(measured: Sequence[Mapping[int, float]], stopped: str) -> tuple[Packi
     if best == 1:
         tried = f"packs of {sizes[1]} were {seconds[1] / seconds[sizes[1]]:.2g} × as fast" if len(sizes) > 1 else ""
         return ALONE, stopped or tried
-    return Packing(packed=True, size=best), f"{seconds[1] / seconds[best]:.2g} × as fast as one by one"
+    return Packing(
+        packed=True, size=best
+    ), f"{'at least ' if at_least else ''}{seconds[1] / seconds[best]:.2g} × as fast as one by one"
 
 
 def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
-    """`{size: seconds per step and trial}` in a worker, larger sizes only while they gain; and why it stopped."""
+    """`{size: seconds per step and trial}` in a worker, larger sizes only while they gain; and why it stopped.
+
+    `bounded` says that of one by one only the least that it can take is known, because a pack is clearly faster.
+    """
     import torch
 
     from mutransfer.sweep.trial import is_out_of_memory
@@ -106,44 +115,69 @@ def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) 
     place = torch.device(device.torch_name)
     seconds: dict[int, float] = {}
     began, stop = time.perf_counter(), ""
-    parameters = 0
+    parameters, bounded = 0, True
     for size in sizes:
         if place.type == "cpu" and size * parameters * _BYTES > _free_memory() * _SHARE:
             stop = "" if len(seconds) > 1 else "no memory for packs"
             break
         try:
-            step, parameters = _stepper(parsed, size, place)
-            seconds[size] = _median(step, place) / size
+            step, parameters = _gradients(parsed, place) if size == 1 else _pack_step(parsed, size, place)
+            seconds[size] = _fastest(step, place) / size
         except Exception as error:
             if size == 1:
                 raise
             stop = "no memory for packs" if is_out_of_memory(error) else f"its model cannot be packed: {error}"
-            break
-        if size > 1 and seconds[size] * _WORTH > min(value for other, value in seconds.items() if other < size):
             break
         if size == 1:
             if seconds[1] > _LONG:
                 stop = f"one step of one trial takes {seconds[1]:.2g} s by itself"
                 break
             began = time.perf_counter()  # what came before was mostly importing torch
-        elif time.perf_counter() - began > _SECONDS:
+            continue
+        if bounded and seconds[size] * _WORTH > seconds[1]:
+            seconds[1], bounded = _fastest(_step(parsed, place), place), False
+        if seconds[size] * _WORTH > min(value for other, value in seconds.items() if other < size):
             break
-    return {"seconds": seconds, "stop": stop}
+        if time.perf_counter() - began > _SECONDS:
+            break
+    packs = [value for size, value in seconds.items() if size > 1]
+    if bounded and packs and min(packs) * _CLEAR > seconds[1]:
+        seconds[1], bounded = _fastest(_step(parsed, place), place), False
+    return {"seconds": seconds, "bounded": bounded, "stop": stop}
 
 
-def _stepper(config: RunConfig, size: int, place: Any) -> tuple[Callable[[int], Any], int]:
-    """A function that trains one step of `size` trials, and the parameters of one."""
-    from mutransfer.data import load_data
+def _gradients(config: RunConfig, place: Any) -> tuple[Callable[[int], Any], int]:
+    """A function that computes one trial's loss and gradients, without an update, and the parameters of one.
+
+    The least that a step can take: torch's optimizers import for a second, which packs of small models never need.
+    """
     from mutransfer.training.learner import Learner
+
+    alone, batches = Learner(config, place), _batches(config)
+    return lambda at: alone.gradients(batches[at % 2]), alone.plan.parameter_count
+
+
+def _step(config: RunConfig, place: Any) -> Callable[[int], Any]:
+    """A function that trains one step of one trial."""
+    from mutransfer.training.learner import Learner
+
+    alone, batches = Learner(config, place), _batches(config)
+    return lambda at: alone.train_step(at, batches[at % 2])
+
+
+def _pack_step(config: RunConfig, size: int, place: Any) -> tuple[Callable[[int], Any], int]:
+    """A function that trains one step of `size` trials, and the parameters of one."""
     from mutransfer.training.pack import PackLearner
 
-    data, training = load_data(config.data), config.training
-    batches = [data.batch(step, batch_size=training.batch_size, seed=training.seed) for step in range(2)]
-    if size == 1:
-        alone = Learner(config, place)
-        return lambda at: alone.train_step(at, batches[at % 2]), alone.plan.parameter_count
-    pack = PackLearner([config] * size, place)
+    pack, batches = PackLearner([config] * size, place), _batches(config)
     return lambda at: pack.train_step(at, [batches[at % 2]]), pack.plan.parameter_count
+
+
+def _batches(config: RunConfig) -> list[Any]:
+    from mutransfer.data import load_data
+
+    data, training = load_data(config.data), config.training
+    return [data.batch(step, batch_size=training.batch_size, seed=training.seed) for step in range(2)]
 
 
 def _free_memory() -> float:
@@ -154,8 +188,8 @@ def _free_memory() -> float:
         return math.inf
 
 
-def _median(step: Callable[[int], Any], place: Any) -> float:
-    """Median seconds of a step, the first one left out: it allocates."""
+def _fastest(step: Callable[[int], Any], place: Any) -> float:
+    """Seconds of the fastest of some steps, as others may have met with noise; the first is left out: it allocates."""
     step(0)
     _wait(place)
     times: list[float] = []
@@ -164,7 +198,7 @@ def _median(step: Callable[[int], Any], place: Any) -> float:
         step(len(times) + 1)
         _wait(place)
         times.append(time.perf_counter() - began)
-    return statistics.median(times)
+    return min(times)
 
 
 def _wait(place: Any) -> None:

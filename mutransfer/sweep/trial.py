@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.executors.devices import Device
+from mutransfer.executors.base import Job
+from mutransfer.executors.devices import Device, worker_devices
+from mutransfer.executors.local import LocalExecutor
 from mutransfer.files import make_folder
 from mutransfer.training.folder import TrainResult
 
@@ -39,6 +41,25 @@ def run_trials(
             raise
         results = [TrainResult("out_of_memory", 0, None, None, 0.0, 0) for _ in parsed]
     return [asdict(result) for result in results]
+
+
+def warm_up(device: Device, *, config: dict[str, Any]) -> None:
+    """Import what training needs and open the data, so that neither is part of the first trial's time."""
+    import torch
+
+    from mutransfer.data import load_data
+    from mutransfer.training import pack
+
+    del pack
+    torch.set_num_threads(device.threads)
+    load_data(RunConfig.model_validate(config).data)
+
+
+def local_executor(config: RunConfig, *, workers: int | None = None) -> LocalExecutor:
+    """Worker processes on this machine's devices, which begin to import and to open the data of `config` at once."""
+    threads = config.require_search().threads
+    job = Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
+    return LocalExecutor(worker_devices(workers=workers, threads=threads), warm_up=job)
 
 
 def is_out_of_memory(error: Exception) -> bool:

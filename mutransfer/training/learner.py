@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -16,8 +17,8 @@ from mutransfer.parametrization.apply import initialize, set_multipliers
 from mutransfer.parametrization.plan import Plan
 from mutransfer.training.kernels import kernels
 from mutransfer.training.loss import counted, inputs_of, loss_of, to_device
-from mutransfer.training.optimizers import build_optimizer, set_lr
-from mutransfer.training.schedules import lr_factor
+from mutransfer.training.optimizers import Together, build_optimizer, set_lr
+from mutransfer.training.schedules import Schedule
 
 
 class Learner:
@@ -29,25 +30,32 @@ class Learner:
         with device:
             self.model = build_model(config.model, config.data.spec)
         start_at(self.model, self.plan, config)
-        self.optimizer = build_optimizer(self.model, self.plan, config.hparams)
         self._forward: Any = torch.compile(self.model) if config.training.compile else self.model
         self._kernels = nullcontext() if config.training.compile else kernels(device)
+        self._schedule = Schedule.of(config.hparams, config.training.steps)
         self._parameters = list(self.model.parameters())
 
     def train_step(self, step: int, batch: Batch) -> Tensor:
         """One update at `step` (from 0); the loss before it, on the device and without waiting for it."""
-        set_lr(self.optimizer, self.lr_factor(step))
-        loss = self._loss(batch, train=True)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        set_lr(self.optimizer, self._schedule.factor(step))
+        loss = self.gradients(batch)
         if self.config.hparams.clip is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.config.hparams.clip)
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
-    def lr_factor(self, step: int) -> float:
-        """The schedule's factor at `step`."""
-        return lr_factor(self.config.hparams, step, self.config.training.steps)
+    @functools.cached_property
+    def optimizer(self) -> torch.optim.Optimizer | Together:
+        """Made at first use: torch's optimizers import the compiler, which takes a second."""
+        return build_optimizer(self.model, self.plan, self.config.hparams)
+
+    def gradients(self, batch: Batch) -> Tensor:
+        """Give every parameter its gradient; the loss."""
+        loss = self._loss(batch, train=True)
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def evaluate(self, batches: Iterable[Batch]) -> float:
         """Mean loss per target over `batches`, without a gradient."""

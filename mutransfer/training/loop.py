@@ -17,7 +17,10 @@ from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.learner import Learner
 from mutransfer.training.metrics import MetricsFile, Monitor, Pending
 from mutransfer.training.pack import PackLearner
-from mutransfer.training.schedules import lr_factor
+from mutransfer.training.schedules import Schedule
+
+_PACK_LOOKS_EVERY = 4
+_FLUSH_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -103,18 +106,21 @@ class _Member:
 
     def __init__(self, config: RunConfig, metrics: MetricsFile) -> None:
         self.config, self.metrics = config, metrics
+        self.schedule = Schedule.of(config.hparams, config.training.steps)
         self.monitor = Monitor(config.training.divergence_factor)
         self.outcome: Outcome = "completed"
         self.steps = 0
         self.validation_loss: float | None = None
         self.seconds = 0.0
 
-    def take(self, losses: Sequence[float]) -> None:
-        """Judge and write the losses of the next steps."""
+    def take(self, losses: Sequence[float]) -> list[tuple[int, float]]:
+        """Judge and write the losses of the next steps; those that count, each with its step."""
         first = len(self.monitor.losses)
-        hparams, steps = self.config.hparams, self.config.training.steps
-        for step, value in enumerate(self.monitor.add(losses), start=first):
-            self.metrics.add({"step": step, "loss": value, "lr": hparams.lr * lr_factor(hparams, step, steps)})
+        lr, schedule = self.config.hparams.lr, self.schedule
+        counted = list(enumerate(self.monitor.add(losses), start=first))
+        for step, value in counted:
+            self.metrics.add({"step": step, "loss": value, "lr": lr * schedule.factor(step)})
+        return counted
 
     def end(self, outcome: Outcome, seconds: float) -> None:
         """Note how it ended and write what is not written yet."""
@@ -150,8 +156,12 @@ class _Fit:
         self._alive = list(self._members)
         self._training, self._data, self._hooks = configs[0].training, data, hooks
         self._learner = learner(configs, torch.device(device))
-        # On a GPU every look at a loss waits for the device; on a CPU it is free.
-        self._pending = Pending(1 if self._learner.device.type == "cpu" else self._training.log_every)
+        # On a GPU every look at a loss waits for the device; on a CPU it costs a little per member.
+        every = 1 if isinstance(self._learner, Learner) else _PACK_LOOKS_EVERY
+        if self._learner.device.type != "cpu":
+            every = self._training.log_every
+        self._pending = Pending(min(every, self._training.log_every))
+        self._flushed = self._began
 
     def run(self) -> list[TrainResult]:
         """Train to the end."""
@@ -169,7 +179,7 @@ class _Fit:
             if validating:
                 for member, loss in zip(self._alive, self._evaluate(), strict=True):
                     member.metrics.add({"step": done - 1, "validation_loss": loss})
-            if done % training.log_every == 0 or saving or stopping:
+            if saving or stopping or (done % training.log_every == 0 and self._flush_is_due()):
                 for member in self._alive:
                     member.metrics.flush()
             interrupted = stopping and done < training.steps
@@ -180,6 +190,13 @@ class _Fit:
         if self._alive:
             self._complete(done)
         return [member.result(self._learner.plan.parameter_count) for member in self._members]
+
+    def _flush_is_due(self) -> bool:
+        """A file per member is opened, which short steps of large packs should not wait for."""
+        now = time.perf_counter()
+        due = now - self._flushed > _FLUSH_SECONDS
+        self._flushed = now if due else self._flushed
+        return due
 
     def _start(self) -> int:
         first = self._hooks.start(self._learner, self._data) if isinstance(self._learner, Learner) else 0
@@ -213,10 +230,8 @@ class _Fit:
         """Bring pending losses to the host, and drop the members that they show to have diverged."""
         fetched = self._pending.fetch()
         for member, losses in zip(self._alive if fetched else (), fetched, strict=True):
-            before = len(member.monitor.losses)
-            member.take(losses)
-            for step, loss in enumerate(member.monitor.losses[before:], start=before + 1):
-                self._hooks.progress(Progress(step, self._training.steps, loss))
+            for step, loss in member.take(losses):
+                self._hooks.progress(Progress(step + 1, self._training.steps, loss))
         self._end([member for member in self._alive if member.monitor.diverged], "diverged")
 
     def _complete(self, done: int) -> None:

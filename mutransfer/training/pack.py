@@ -21,7 +21,7 @@ from mutransfer.training.kernels import kernels
 from mutransfer.training.learner import precision, start_at
 from mutransfer.training.loss import counted, inputs_of, loss_of, losses_of, to_device, wide
 from mutransfer.training.pack_optimizers import pack_optimizer
-from mutransfer.training.schedules import lr_factor
+from mutransfer.training.schedules import Schedule
 
 
 class CannotPack(UsageError):
@@ -41,6 +41,7 @@ class PackLearner:
         _require_alike(configs)
         self.config, self.device = configs[0], device
         self._members = list(configs)
+        self._set_schedules()
         self.plan = plan_of(self.config)
         with device:
             self._template = build_model(self.config.model, self.config.data.spec)
@@ -62,13 +63,19 @@ class PackLearner:
         found = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
         with torch.no_grad():
             self._clip(found)
-            self._optimizer.step(found, [self.lr_factor(step, member) for member in range(len(self._members))])
+            self._optimizer.step(found, self._lr_factors(step))
         return losses.detach()
 
-    def lr_factor(self, step: int, member: int) -> float:
-        """The schedule's factor of one member at `step`."""
-        config = self._members[member]
-        return lr_factor(config.hparams, step, config.training.steps)
+    def _lr_factors(self, step: int) -> list[float]:
+        """The factor of each member's schedule at `step`."""
+        factors = [schedule.factor(step) for schedule in self._schedules]
+        return [factors[which] for which in self._schedule_of]
+
+    def _set_schedules(self) -> None:
+        """The members' different schedules, most often one, and which of them each member has."""
+        own = [Schedule.of(config.hparams, config.training.steps) for config in self._members]
+        self._schedules = list(dict.fromkeys(own))
+        self._schedule_of = [self._schedules.index(schedule) for schedule in own]
 
     def evaluate(self, batches: Iterable[Batch]) -> list[float]:
         """Each member's mean loss per target over `batches`, which all share, without a gradient."""
@@ -86,6 +93,7 @@ class PackLearner:
         """Go on with these members only (positions among the present ones)."""
         index = torch.tensor(members, device=self.device)
         self._members = [self._members[member] for member in members]
+        self._set_schedules()
         self._parameters = {
             name: one.detach().index_select(0, index).requires_grad_() for name, one in self._parameters.items()
         }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, Self
 
-from mutransfer.config.hparams import Hparams
+from mutransfer.config.hparams import Hparams, ScheduleName
 
 
-def lr_factor(hparams: Hparams, step: int, steps: int) -> float:
-    """Factor on every group's lr at `step` of `steps` (from 0).
+@dataclass(frozen=True)
+class Schedule:
+    """The course of lr over a run of `steps` steps.
 
     lr rises linearly over the first round(warmup · steps) steps, reaching the peak on the last of them, and then
-    follows the schedule:
+    follows the shape:
 
         constant        1
         linear          from 1 to final_lr
@@ -19,18 +22,33 @@ def lr_factor(hparams: Hparams, step: int, steps: int) -> float:
         inverse_sqrt    √(warmup steps / step), as in the original Transformer
         step            step_factor for each milestone that has passed, milestones being shares of the run
     """
-    warmup = round(hparams.warmup * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    if hparams.schedule == "constant":
-        return 1.0
-    if hparams.schedule == "inverse_sqrt":
-        return math.sqrt(max(1, warmup) / (step + 1))
-    if hparams.schedule == "step":
-        passed = sum(step >= milestone * steps for milestone in hparams.resolved("milestones"))
-        return float(hparams.resolved("step_factor") ** passed)
-    final = float(hparams.resolved("final_lr"))
-    if hparams.schedule == "linear":
-        return 1.0 - (1.0 - final) * progress
-    return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    shape: ScheduleName
+    steps: int
+    warmup: float
+    final_lr: float | None
+    milestones: tuple[float, ...] | None
+    step_factor: float | None
+
+    @classmethod
+    def of(cls, hparams: Hparams, steps: int) -> Self:
+        """The schedule of a run; those of hparams that agree in it are equal."""
+        optional: dict[str, Any] = {name: hparams.resolved(name) for name in ("final_lr", "milestones", "step_factor")}
+        return cls(shape=hparams.schedule, steps=steps, warmup=hparams.warmup, **optional)
+
+    def factor(self, step: int) -> float:
+        """Factor on every group's peak lr at `step` (from 0)."""
+        warmup = round(self.warmup * self.steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.shape == "constant":
+            return 1.0
+        if self.shape == "inverse_sqrt":
+            return math.sqrt(max(1, warmup) / (step + 1))
+        if self.step_factor is not None and self.milestones is not None:
+            return self.step_factor ** sum(step >= milestone * self.steps for milestone in self.milestones)
+        progress = (step - warmup) / max(1, self.steps - warmup)
+        final = self.final_lr or 0.0
+        if self.shape == "linear":
+            return 1.0 - (1.0 - final) * progress
+        return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))

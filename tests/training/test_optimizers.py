@@ -49,7 +49,7 @@ def test_muon_at_base_width_is_torchs_own(gpt):
         learner.train_step(step, batch)
         for optimizer in plain:
             optimizer.zero_grad()
-        twin._loss(batch).backward()
+        twin._loss(batch, train=True).backward()
         for optimizer in plain:
             optimizer.step()
     for name, parameter in learner.model.named_parameters():

@@ -7,12 +7,12 @@ import math
 import pytest
 
 from mutransfer.config.hparams import Hparams
-from mutransfer.training.schedules import lr_factor
+from mutransfer.training.schedules import Schedule
 
 
 def factors(steps, **fields):
     hparams = Hparams(**fields)
-    return [lr_factor(hparams, step, steps) for step in range(steps)]
+    return [Schedule.of(hparams, steps).factor(step) for step in range(steps)]
 
 
 def test_warmup_reaches_the_peak_on_its_last_step():
