@@ -108,7 +108,8 @@ class ClassDataset:
             raise DataError(f"{label}: labels run from {labels.min()} to {labels.max()}, but classes is {classes}")
         order = np.random.default_rng(0).permutation(len(examples))
         self._train, self._held_out = order[held_out:], order[:held_out]
-        self._examples, self._labels = examples, labels.astype(np.int64)
+        # Decoders give channels last in memory; batches of such rows are copied twice, slowly.
+        self._examples, self._labels = np.ascontiguousarray(examples), labels.astype(np.int64)
         axes = (0, *range(2, examples.ndim))
         train = examples[self._train]
         self._mean = train.mean(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)

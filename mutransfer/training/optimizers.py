@@ -13,6 +13,10 @@ from mutransfer.parametrization.apply import parameter_groups
 from mutransfer.parametrization.plan import Plan, Scaling
 
 
+# Where torch has an update as one kernel: a third of the time of its loop on a CPU.
+_FUSED_ON = ("cpu", "cuda")
+
+
 class Together:
     """Several optimizers as one, each for parameters of its own."""
 
@@ -64,13 +68,14 @@ def optimizer_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dic
 
 def optimizer_over(name: OptimizerName, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | Together:
     """torch's optimizer for groups that `optimizer_groups` made, of one model or of several."""
+    fused = all(parameter.device.type in _FUSED_ON for group in groups for parameter in group["params"])
     if name == "sgd":
-        return torch.optim.SGD(groups)
+        return torch.optim.SGD(groups, fused=fused)
     if name == "muon":
         matrices = [group for group in groups if group["family"] == "muon"]
-        rest = torch.optim.AdamW([group for group in groups if group["family"] != "muon"])
+        rest = torch.optim.AdamW([group for group in groups if group["family"] != "muon"], fused=fused)
         return Together(torch.optim.Muon(matrices), rest) if matrices else rest
-    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups)
+    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, fused=fused)
 
 
 def _by_shape(group: dict[str, Any], plan: Plan) -> list[dict[str, Any]]:

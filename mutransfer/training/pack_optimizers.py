@@ -173,7 +173,7 @@ class _Sliced:
     def step(self, grads: Stacked, factors: Sequence[float]) -> None:
         """See `PackOptimizer`."""
         for (name, index), own in self._slices.items():
-            own.grad = grads[name][index]
+            own.grad = grads[name][index].contiguous()  # torch's fused updates take the memory as it lies
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factors[group["member"]]
         self._optimizer.step()

@@ -153,10 +153,10 @@ def test_at_base_width_training_is_standard_pytorch_bit_by_bit(gpt, optimizer):
     plain = build_model(config.model, config.data.spec)  # no multipliers installed
     plain.load_state_dict(learner.model.state_dict())
     if optimizer == "sgd":
-        standard = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, weight_decay=decay)
+        standard = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, weight_decay=decay, fused=True)
     else:
         kind = torch.optim.AdamW if optimizer == "adamw" else torch.optim.Adam
-        standard = kind(plain.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=decay)
+        standard = kind(plain.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=decay, fused=True)
     for step in range(5):
         tokens = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(step))
         inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()

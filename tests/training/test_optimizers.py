@@ -41,7 +41,7 @@ def test_muon_at_base_width_is_torchs_own(gpt):
     others = [parameter for name, parameter in parameters.items() if not name.startswith("blocks.")]
     plain = [
         torch.optim.Muon(hidden, lr=0.02, momentum=0.95, weight_decay=0.1),
-        torch.optim.AdamW(others, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1),
+        torch.optim.AdamW(others, lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, fused=True),
     ]
     tokens = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(0)).numpy()
     batch = tokens[:, :-1], tokens[:, 1:]
