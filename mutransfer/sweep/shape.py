@@ -25,6 +25,8 @@ _LONG = 0.25
 _LEAST_STEPS = 4
 # What a pack's speed has to be over the most that one by one could do, for that to be left unmeasured.
 _CLEAR = 1.5
+# A pack so much slower per trial than the fastest is the last one: larger ones will be slower still.
+_HOPELESS = 1.5
 _POLL_SECONDS = 0.2
 # Weights, gradients and optimizer state of one parameter, and the share of free memory that all packs may take.
 _BYTES = 32
@@ -88,7 +90,7 @@ def choose(measured: Sequence[Mapping[int, float]], stopped: str, *, at_least: b
         at_least: what is given for one by one is a lower bound.
     """
     sizes = sorted(set.intersection(*(set(one) for one in measured)))
-    seconds = {size: statistics.median(one[size] for one in measured) for size in sizes}
+    seconds = {size: statistics.median_low(one[size] for one in measured) for size in sizes}
     best = sizes[0]
     for size in sizes:
         if seconds[size] * _WORTH < seconds[best]:
@@ -102,7 +104,7 @@ def choose(measured: Sequence[Mapping[int, float]], stopped: str, *, at_least: b
 
 
 def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
-    """`{size: seconds per step and trial}` in a worker, larger sizes only while they gain; and why it stopped.
+    """`{size: seconds per step and trial}` in a worker, as far as a second goes; and why it stopped.
 
     `bounded` says that of one by one only the least that it can take is known, because a pack is clearly faster.
     """
@@ -134,11 +136,7 @@ def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) 
                 break
             began = time.perf_counter()  # what came before was mostly importing torch
             continue
-        if bounded and seconds[size] * _WORTH > seconds[1]:
-            seconds[1], bounded = _fastest(_step(parsed, place), place), False
-        if seconds[size] * _WORTH > min(value for other, value in seconds.items() if other < size):
-            break
-        if time.perf_counter() - began > _SECONDS:
+        if seconds[size] > _HOPELESS * min(seconds.values()) or time.perf_counter() - began > _SECONDS:
             break
     packs = [value for size, value in seconds.items() if size > 1]
     if bounded and packs and min(packs) * _CLEAR > seconds[1]:
