@@ -12,7 +12,6 @@ from mutransfer.config.hparams import Hparams, OptimizerName
 from mutransfer.parametrization.apply import parameter_groups
 from mutransfer.parametrization.plan import Plan, Scaling
 
-
 # Where torch has an update as one kernel: a third of the time of its loop on a CPU.
 _FUSED_ON = ("cpu", "cuda")
 
