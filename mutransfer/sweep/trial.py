@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
+from mutransfer.executors.base import JobFailed
 from mutransfer.executors.devices import Device
 from mutransfer.files import make_folder
+from mutransfer.training.command import CommandFailed, run_command
 from mutransfer.training.folder import TrainResult
 
 
@@ -38,6 +40,25 @@ def run_trials(
         if not is_out_of_memory(error):
             raise
         results = [TrainResult("out_of_memory", 0, None, None, 0.0, 0) for _ in parsed]
+    return [asdict(result) for result in results]
+
+
+def run_commands(
+    device: Device, *, configs: Sequence[dict[str, Any]], folders: Sequence[str], packed: bool
+) -> list[dict[str, Any]]:
+    """`run_trials` for model kind `command`: one after another, each in processes of its own. Imports no torch.
+
+    Raises:
+        JobFailed: the command failed; its last lines stand for the traceback.
+        UsageError: there is no such program, or its loss is not where the config says.
+    """
+    del device, packed  # the device is this process's environment, which the command inherits
+    results = []
+    for config, folder in zip(configs, folders, strict=True):
+        try:
+            results.append(run_command(RunConfig.model_validate(config), Path(folder)))
+        except CommandFailed as error:
+            raise JobFailed(str(error), error.lines + "\n") from None
     return [asdict(result) for result in results]
 
 
