@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import string
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ TRAINING = (
 RUN = ("name", "parametrization", "trial_folder", "resume", "python")
 HPARAMS = tuple(Hparams.model_fields)
 ENVIRONMENT_PREFIX = "MUTRANSFER_"
+_SHOWN = 60
 
 
 def known() -> tuple[str, ...]:
@@ -36,22 +38,23 @@ def names_in(template: str, path: tuple[str | int, ...]) -> set[str]:
     Raises:
         FieldProblem: at `path`: one is unknown, has a format, or a brace stands alone.
     """
+    shown = repr(textwrap.shorten(template, _SHOWN, placeholder=" …"))
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise FieldProblem(path, f"{template!r}: {error}; a brace that is meant is written {{{{ or }}}}") from None
+        raise FieldProblem(path, f"{shown}: {error}; braces that are meant are written {{{{ and }}}}") from None
     found = set()
     for _, name, form, conversion in parts:
         if name is None:
             continue
-        if form or conversion:
-            raise FieldProblem(path, f"{template!r}: a placeholder takes no format; write {{{name}}}")
         if name not in known():
             near = difflib.get_close_matches(name, known(), n=1)
             hint = f"did you mean {{{near[0]}}}?" if near else f"there are {', '.join(known())}"
             raise FieldProblem(
-                path, f"{template!r}: there is no placeholder {{{name}}}; {hint}; {{{{ and }}}} are braces"
+                path, f"{shown}: no placeholder is called {{{name}}}; {hint} (braces that are meant: {{{{ and }}}})"
             )
+        if form or conversion:
+            raise FieldProblem(path, f"{shown}: a placeholder takes no format; write {{{name}}}")
         found.add(name)
     return found
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from mutransfer.config import placeholders
 from mutransfer.config.models import CommandSection
@@ -87,11 +88,11 @@ def run_command(
         reading.records.clear()
         metrics.flush()
 
-    ending = ""
+    ending: str = ""
     with _alone(folder) as lock:
-        if not resume:
-            for name in {STDOUT, STDERR, "metrics.jsonl", section.loss_from.where}:
-                (folder / name).unlink(missing_ok=True)
+        # metrics.jsonl is written anew from what stays: with resume, all that the command has ever written.
+        for name in {"metrics.jsonl"} if resume else {"metrics.jsonl", STDOUT, STDERR, section.loss_from.where}:
+            (folder / name).unlink(missing_ok=True)
         process = _Supervised(command, _environment(section, values), folder, grace, lock)
     with process:
         while process.running and not ending:
@@ -106,32 +107,33 @@ def run_command(
         code = process.stop() if ending else process.code
     read(ended=True)
 
-    def result(outcome: Outcome) -> TrainResult:
-        steps = reading.step if reading.step is not None else (config.training.steps if outcome == "completed" else 0)
-        loss = reading.value if outcome == "completed" else None
-        return TrainResult(outcome, steps, None, loss, time.perf_counter() - began, 0)
-
-    lines = last_lines(folder)
     if reading.diverged:
-        return result("diverged")
-    if ending == "interrupted":
-        return result("interrupted")
-    if ending == "late":
-        raise CommandFailed(f"the command took longer than model.timeout, {section.timeout:g} s", lines)
+        ending = "diverged"
+    elif not ending:
+        ending = _judge(section, folder, code, reading)
+    elif ending == "late":
+        raise CommandFailed(f"the command took longer than model.timeout, {section.timeout:g} s", last_lines(folder))
+    steps = reading.step if reading.step is not None else (config.training.steps if ending == "completed" else 0)
+    loss = reading.value if ending == "completed" else None
+    return TrainResult(cast(Outcome, ending), steps, None, loss, time.perf_counter() - began, 0)
+
+
+def _judge(section: CommandSection, folder: Path, code: int, reading: Reading) -> Outcome:
+    """How a command that ended by itself has ended."""
+    lines, how = last_lines(folder), section.loss_from
     if code:
         if any(word in lines for word in _MEMORY):
-            return result("out_of_memory")
+            return "out_of_memory"
         killed = f" (killed by signal {code - 128})" if code > 128 else ""
         last = lines.strip().rpartition("\n")[2]
-        raise CommandFailed(f"the command ended with exit code {code}{killed}" + (f": {last}" if last else ""), lines)
+        raise CommandFailed(f"the command ended with exit code {code}{killed}: {last}", lines)
     if reading.value is None:
-        how = section.loss_from
         looked = f"regex {how.regex!r}" if how.regex else f"field {how.field or 'val_loss'!r} of a JSON line"
         raise UsageError(
             f"{folder}: the command ended well, but no loss was found: model.loss_from looks for {looked} in "
             f"{how.where}. Mend it, and give the config another name. The last lines of the command were:\n{lines}"
         )
-    return result("completed")
+    return "completed"
 
 
 def last_lines(folder: Path) -> str:

@@ -12,6 +12,7 @@ from mutransfer.config.base import FieldProblem, Section
 from mutransfer.config.models.base import BaseModelSection
 
 STREAMS = ("stdout", "stderr", "output")
+_OWN_FILES = ("metrics.jsonl", "config.yaml", "result.json", "error.txt", "stdout.txt", "stderr.txt")
 
 
 def _arguments(given: Any) -> Any:
@@ -57,7 +58,12 @@ class LossFrom(Section):
         if file not in STREAMS and (file.startswith(("/", "~")) or ".." in file.split("/") or not file):
             raise FieldProblem(
                 ("json_lines" if self.regex is None else "source",),
-                f"{file!r} must be a stream, or a file in the trial's folder, which the command gets as {{trial_folder}}",
+                f"{file!r} must be a stream, or a file in the trial's folder, which a command gets as {{trial_folder}}",
+            )
+        if file in _OWN_FILES:
+            raise FieldProblem(
+                ("json_lines" if self.regex is None else "source",),
+                f"{file!r} is mutransfer's own file; take another name",
             )
         if self.regex is not None:
             self._check_regex(self.regex)
@@ -91,7 +97,7 @@ class CommandSection(BaseModelSection):
     """Program and arguments, a list: no shell reads it. `{lr}`, `{width}`, `{base_width}`, `{steps}`, `{seed}`,
     `{trial_folder}`, any hparam or compute setting stands for its value; `{{` and `}}` are braces. It is started in the
     folder that mutransfer is called in."""
-    environment: dict[str, str] = {}
+    environment: Annotated[dict[str, str], Field(default_factory=dict)]
     """Environment variables for it, on top of mutransfer's own; placeholders as in `command`."""
     passes: Literal["arguments", "environment"] = "arguments"
     """`environment`: the command reads the variables MUTRANSFER_LR, MUTRANSFER_WIDTH and so on, which are always set,
@@ -152,6 +158,6 @@ class CommandSection(BaseModelSection):
     def unpassed(name: str) -> str:
         """Why a setting changes nothing."""
         return (
-            f"the command never gets {{{name}}}; put it into model.command or model.environment, or set model.passes to "
-            f"environment if the command reads {placeholders.ENVIRONMENT_PREFIX}{name.upper()}"
+            f"the command never gets {{{name}}}; put it into model.command or model.environment, or set model.passes "
+            f"to environment if the command reads {placeholders.ENVIRONMENT_PREFIX}{name.upper()}"
         )

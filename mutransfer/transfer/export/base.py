@@ -1,7 +1,7 @@
 """What a parametrization comes to, in numbers that two trainers can be compared by.
 
-Multiplying a weight's output by θ while dividing its initial std by θ and its lr by θ (Adam; θ² for SGD) changes nothing
-(TP-V, Lemma J.1). So trainers are compared by what is left when that freedom is taken out: `InEffect`.
+Multiplying a weight's output by θ while dividing its initial std by θ and its lr by θ (Adam; θ² for SGD) changes
+nothing (TP-V, Lemma J.1). So trainers are compared by what is left when that freedom is taken out: `InEffect`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""nanoGPT-mup's config, as of EleutherAI/nanoGPT-mup b2a5e60 (June 2025): its model.py and train.py say what it does."""
+"""nanoGPT-mup's config, as of EleutherAI/nanoGPT-mup b2a5e60 (June 2025), whose model.py and train.py are its docs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
 from mutransfer.parametrization.plan import Plan, optimizer_settings
 from mutransfer.transfer.export.base import (
-    Difference, Export, InEffect, attention_scale, compare, in_effect, in_words, origin, require_gpt, short,
-)  # fmt: skip
+    Difference,
+    Export,
+    InEffect,
+    attention_scale,
+    compare,
+    in_effect,
+    in_words,
+    origin,
+    require_gpt,
+    short,
+)
 
 _EPS = 1e-8  # torch's default, which it keeps
 
@@ -27,10 +36,10 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
     section = require_gpt(config, "nanoGPT-mup", ("adamw", "adam"), ("constant", "cosine"))
     other = _other_model(section)
     if other and not force:
+        always = " and ".join(f"{what} ({field})" for field, what in other.items())
         raise UsageError(
-            f"{config.name}: nanoGPT-mup always has {' and '.join(f'{what} ({field})' for field, what in other.items())}, "
-            "and hparams belong to the model that they were tuned on: sweep a proxy like that, or write the file all "
-            "the same with --force"
+            f"{config.name}: nanoGPT-mup always has {always}, and hparams belong to the model that they were tuned "
+            "on: sweep a proxy like that, or write the file all the same with --force"
         )
     plan = plan_of(config)
     values = values_of(config, section, plan)
@@ -135,8 +144,8 @@ def _notes(
     notes = in_words("nanoGPT-mup", differences)
     if hparams.weight_decay and m != 1:
         notes.append(
-            f"nanoGPT-mup leaves weight decay unscaled: {short(values['weight_decay'])} is what the hidden matrices need "
-            f"for λ = {hparams.weight_decay:g} at base width, and the embedding gets it too"
+            f"nanoGPT-mup leaves weight decay unscaled: {short(values['weight_decay'])} is what the hidden matrices "
+            f"need for λ = {hparams.weight_decay:g} at base width, and the embedding gets it too"
         )
     if values["init_std"] != 0.02:
         notes.append(

@@ -18,10 +18,12 @@ _NOTES = (
     "embedding_scale, position_scale); attention_scale multiplies q·k, residual_scale what a block's branches add",
     "lr is the peak of the parameter's own lr, base_lr and base_weight_decay are what it has at base width; a trainer "
     "that scales by width itself is given those of base width",
-    "the schedule's factor at step s of S, W = round(warmup × S) of them warmup: (s+1)/W while s < W, then the schedule "
-    "with progress (s-W)/(S-W); linear and cosine end at final_lr",
+    "the schedule's factor at step s of S, W = round(warmup × S) of them warmup: (s+1)/W while s < W, then the "
+    "schedule with progress (s-W)/(S-W); linear and cosine end at final_lr",
 )
-_DECOUPLED = "weight_decay is decoupled and multiplied by the lr, as in torch.optim.AdamW: w ← w - lr · weight_decay · w"
+_DECOUPLED = (
+    "weight_decay is decoupled and multiplied by the lr, as in torch.optim.AdamW: w ← w - lr · weight_decay · w"
+)
 _COUPLED = "weight_decay is added to the gradient, as in torch.optim.SGD"
 _EPS = "eps is added to √v̂, as in torch: a trainer with one ε for all parameters uses the base one"
 
@@ -42,7 +44,9 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
         "version": VERSION,
         "name": config.name,
         "origin": origin(config),
-        **{key: value for key, value in config.resolved().items() if key in ("model", "data", "training", "provenance")},
+        **{
+            key: value for key, value in config.resolved().items() if key in ("model", "data", "training", "provenance")
+        },
         "parametrization": config.parametrization,
         "hparams": config.hparams.filled().model_dump(mode="json", exclude_none=True),
         "width_multiplier": config.model.width / config.model.base_width,
