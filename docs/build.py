@@ -23,6 +23,7 @@ from mutransfer.config.base import Section
 from mutransfer.config.data import DataSection
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.config.models import ModelSection
+from mutransfer.config.models.command import LossFrom
 from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Interpolation, RulesSection
 from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
 from mutransfer.config.search import Confirm, Distribution, Powers, SearchSection, Stage
@@ -111,6 +112,7 @@ def config_reference() -> str:
             title = f"{name}, kind `{kind}`: {sentence(inspect.getdoc(member) or '')}"
             parts.append(section(title, member, skip={"kind"}))
     parts += [
+        section("model.loss_from, of kind `command`", LossFrom),
         section("training: compute settings", TrainingSection),
         section("rules: scaling beyond the parametrization's table", RulesSection),
         section("rules.depth", DepthRule),
@@ -216,6 +218,7 @@ def schema() -> str:
     """docs/config.schema.json, for editors."""
     whole = RunConfig.model_json_schema()
     whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    whole["required"].remove("data")  # not for a command
     # In a file, search may also be a path.
     whole["properties"]["search"]["anyOf"].append({"type": "string"})
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"

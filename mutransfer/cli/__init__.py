@@ -16,7 +16,7 @@ import typer
 from mutransfer.cli.console import explain
 from mutransfer.errors import Interrupted
 
-_VERBS = ("init", "sweep", "transfer", "train", "audit", "coord-check", "transfer-check", "reverse", "status")
+_VERBS = ("init", "sweep", "transfer", "train", "audit", "coord-check", "transfer-check", "reverse", "export", "status")
 
 app = typer.Typer(
     name="mutransfer",

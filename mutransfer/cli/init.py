@@ -17,6 +17,7 @@ class Model(StrEnum):
 
     gpt = "gpt"
     mlp = "mlp"
+    command = "command"
 
 
 def run(

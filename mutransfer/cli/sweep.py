@@ -55,9 +55,10 @@ def run(
         with stop_on_signals() as stopping, SweepProgress() as observer:
 
             def check(root: Path) -> str:
-                ui.note("Quick coordinate check first (--no-check skips it)")
+                if not parsed.model.external:
+                    ui.note("Quick coordinate check first (--no-check skips it)")
                 said = check_before_sweep(parsed, root, stopping)
-                ui.note(said)
+                ui.note(f"Quick coordinate check {said}" if parsed.model.external else said)
                 return said
 
             result = run_sweep(

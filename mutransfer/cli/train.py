@@ -64,6 +64,10 @@ def run(
         if as_json:
             ui.print_json({"run": str(folder.root), **asdict(result)})
             return
+        if parsed.model.external:
+            ui.say(f"{parsed.name}: {result.steps} steps in {ui.duration(result.seconds)}")
+            ui.say(f"loss {ui.loss(result.validation_loss)}   Losses: {folder.metrics}   Output: {folder.root}")
+            return
         ui.say(
             f"{parsed.name}: {result.parameters:,} parameters, {result.steps} steps in {ui.duration(result.seconds)}"
         )

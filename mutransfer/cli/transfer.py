@@ -54,10 +54,10 @@ def run(
             answer["launched"] = launch(target.folder.config, resume=target.folder.started)
             if not as_json:
                 trained = answer["launched"]
+                weights = f"; weights: {target.folder.weights}" if target.cost is not None else ""
                 ui.say(
                     f"{target.config.name}: validation loss {ui.loss(trained['validation_loss'])}, training loss "
-                    f"{ui.loss(trained['training_loss'])} after {trained['steps']} steps; weights: "
-                    f"{target.folder.weights}"
+                    f"{ui.loss(trained['training_loss'])} after {trained['steps']} steps{weights}"
                 )
         if as_json:
             ui.print_json(answer)
@@ -86,7 +86,17 @@ def _sweep(name: str | None, runs: Path) -> SweepFolder:
 
 
 def _as_data(sweep: SweepFolder, target: Target) -> dict[str, Any]:
-    share = target.tuning_flops / target.cost.training_flops
+    cost: dict[str, Any] = dict.fromkeys(
+        ("parameters", "training_flops", "state_bytes", "tuning_flops", "tuning_share")
+    )
+    if target.cost is not None and target.tuning_flops is not None:
+        cost = {
+            "parameters": target.cost.parameters,
+            "training_flops": target.cost.training_flops,
+            "state_bytes": target.cost.state_bytes,
+            "tuning_flops": target.tuning_flops,
+            "tuning_share": target.tuning_flops / target.cost.training_flops,
+        }
     return {
         "run": str(sweep.root),
         "trial": target.trial.number,
@@ -94,17 +104,12 @@ def _as_data(sweep: SweepFolder, target: Target) -> dict[str, Any]:
         "changed": list(target.changed),
         "hparams": target.config.hparams.model_dump(mode="json", exclude_none=True),
         "rules": list(target.rules),
-        "parameters": target.cost.parameters,
-        "training_flops": target.cost.training_flops,
-        "state_bytes": target.cost.state_bytes,
-        "tuning_flops": target.tuning_flops,
-        "tuning_share": share,
+        **cost,
         "warnings": list(target.warnings),
     }
 
 
 def _show(sweep: SweepFolder, target: Target) -> None:
-    cost = target.cost
     proxy_loss = (
         f"{target.config.provenance.objective} {ui.loss(target.trial.value)}" if target.config.provenance else ""
     )
@@ -112,20 +117,24 @@ def _show(sweep: SweepFolder, target: Target) -> None:
     for change in target.changed:
         ui.say(f"  changed    {change}")
     swept = target.trial.params
+    hidden = {*swept, *(target.config.model.dead_hparams() if target.config.model.external else ())}
     ui.say(f"  identical  {', '.join(f'{name} {ui.number(value)}' for name, value in swept.items())}")
-    fixed = {k: v for k, v in target.config.hparams.model_dump(exclude_none=True).items() if k not in swept}
-    ui.say(f"             {', '.join(f'{name} {ui.number(value)}' for name, value in fixed.items())}")
+    fixed = {k: v for k, v in target.config.hparams.model_dump(exclude_none=True).items() if k not in hidden}
+    if fixed:
+        ui.say(f"             {', '.join(f'{name} {ui.number(value)}' for name, value in fixed.items())}")
     for rule in target.rules:
         ui.say(f"  rule       {rule.removeprefix('rules.')}")
-    ui.say(f"  parameters {cost.parameters:,}")
-    ui.say(
-        f"  training   {ui.quantity(cost.training_flops, 'FLOP')} in {cost.steps} steps; all tuning took "
-        f"{_share(target.tuning_flops / cost.training_flops)} of that"
-    )
-    ui.say(
-        f"  memory     {ui.quantity(cost.state_bytes, 'iB', base=1024)} for weights, gradients and optimizer "
-        "state in fp32, and activations on top"
-    )
+    cost = target.cost
+    if cost is not None and target.tuning_flops is not None:
+        ui.say(f"  parameters {cost.parameters:,}")
+        ui.say(
+            f"  training   {ui.quantity(cost.training_flops, 'FLOP')} in {cost.steps} steps; all tuning took "
+            f"{_share(target.tuning_flops / cost.training_flops)} of that"
+        )
+        ui.say(
+            f"  memory     {ui.quantity(cost.state_bytes, 'iB', base=1024)} for weights, gradients and optimizer "
+            "state in fp32, and activations on top"
+        )
     ui.say(f"  config     {target.folder.config}")
     ui.warn(target.warnings)
 

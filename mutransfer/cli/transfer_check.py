@@ -149,16 +149,19 @@ def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
 
 def _announce(grid: TransferGrid, flops: dict[int, int]) -> None:
     each = len(grid.parametrizations) * len(grid.values) * len(grid.seeds)
-    total = sum(flops.values()) * each
     runs = ", ".join(
-        f"{each} at {grid.axis} {size} ({ui.quantity(cost * each, 'FLOP')})" for size, cost in flops.items()
+        f"{each} at {grid.axis} {size}" + (f" ({ui.quantity(flops[size] * each, 'FLOP')})" if flops else "")
+        for size in grid.sizes
     )
+    total = f"; {ui.quantity(sum(flops.values()) * each, 'FLOP')} in all" if flops else ""
     shown = ", ".join(ui.number(value) for value in grid.values)
     ui.note(
-        f"{each * len(flops)} runs of {grid.config.training.steps} steps: {runs}; {ui.quantity(total, 'FLOP')} in all. "
+        f"{each * len(grid.sizes)} runs of {grid.config.training.steps} steps: {runs}{total}. "
         f"{grid.hparam} {shown}; {len(grid.seeds)} seed(s); {' and '.join(grid.parametrizations)}. "
         "A grid with an optimum at its edge is widened once."
     )
+    if not grid.config.model.has_control:
+        ui.note("No control: the command never gets {parametrization}, so that it cannot be run in sp")
 
 
 def _show(check: TransferCheck) -> None:

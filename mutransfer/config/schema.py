@@ -11,9 +11,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from mutransfer.config.base import FieldProblem, Section, Seed
 from mutransfer.config.data import DataSection
-from mutransfer.config.hparams import UNSWEEPABLE, Hparams
+from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
-from mutransfer.config.models import ModelSection
+from mutransfer.config.models import CommandSection, ModelSection
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
 from mutransfer.errors import ConfigError
@@ -94,8 +94,19 @@ class RunConfig(Section):
     provenance: Provenance | None = None
     """Where the hparams come from, in configs that `mutransfer transfer` wrote."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_command_needs_no_data(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "data" in given:
+            return given
+        model = given.get("model")
+        kind = model.get("kind") if isinstance(model, dict) else getattr(model, "kind", None)
+        return {**given, "data": {"kind": "none"}} if kind == "command" else given
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if self.model.external and self.data.kind != "none":
+            raise FieldProblem(("data",), f"has no effect: a {self.model.kind} brings its own data; leave data out")
         if self.model.consumes != self.data.spec.consumed_as:
             raise FieldProblem(
                 ("data", "kind"),
@@ -108,8 +119,10 @@ class RunConfig(Section):
             raise FieldProblem(
                 ("model", "width"), f"{self.model.width} is narrower than base_width {self.model.base_width}"
             )
-        self._check_dead_hparams()
+        self._check_dead()
         self._check_rules()
+        if isinstance(self.model, CommandSection):
+            self._check_command(self.model)
         if self.search is not None:
             if len(self.name) > _LONGEST_SWEPT_NAME:
                 raise FieldProblem(("name",), f"must have at most {_LONGEST_SWEPT_NAME} characters; targets add to it")
@@ -137,9 +150,39 @@ class RunConfig(Section):
         if self.rules.depth is not None and not self.model.residual:
             raise FieldProblem(("rules", "depth"), f"needs a residual model, which kind {self.model.kind} is not")
 
-    def _check_dead_hparams(self) -> None:
+    def _check_command(self, command: CommandSection) -> None:
+        """What has no effect on a command, or no value to give it."""
+        if self.rules != RulesSection():
+            raise FieldProblem(("rules",), "has no effect: a command has scaling rules of its own")
+        if self.parametrization != "mup" and "parametrization" not in command.passed:
+            raise FieldProblem(("parametrization",), f"has no effect: {command.unpassed('parametrization')}")
+        swept = {} if self.search is None else self.search.space
+        unset = {name for name in command.named if name in Hparams.model_fields and self.hparams.resolved(name) is None}
+        for name in sorted(unset - set(swept)):
+            raise FieldProblem(("hparams", name), f"is required: the command uses {{{name}}}")
+        for name, distribution in swept.items():
+            if name in command.passed and None in distribution.extremes:
+                raise FieldProblem(("search", "space", name), "null cannot be passed to a command; give values only")
+        if self.search is None:
+            return
+        if self.search.objective != "validation_loss":
+            raise FieldProblem(
+                ("search", "objective"), "has no effect: a command has one loss, the one that model.loss_from reads"
+            )
+        if self.search.stages is not None and "steps" not in command.passed:
+            raise FieldProblem(("search", "stages"), f"has no effect: {command.unpassed('steps')}")
+        if self.search.confirm.top and "seed" not in command.passed:
+            raise FieldProblem(
+                ("search", "confirm"), f"has no effect: {command.unpassed('seed')}; or set search.confirm.top to 0"
+            )
+
+    def _check_dead(self) -> None:
+        for name, why in self.model.dead_training().items():
+            if getattr(self.training, name) != TrainingSection.model_fields[name].default:
+                raise FieldProblem(("training", name), f"has no effect: {why}")
+        filled = {**OPTIMIZER_FIELDS[self.hparams.optimizer], **SCHEDULE_FIELDS[self.hparams.schedule]}
         for name, why in self.model.dead_hparams().items():
-            if getattr(self.hparams, name) != Hparams.model_fields[name].default:
+            if getattr(self.hparams, name) not in (Hparams.model_fields[name].default, filled.get(name)):
                 raise FieldProblem(("hparams", name), f"has no effect: {why}")
             if self.search is not None and name in self.search.space:
                 raise FieldProblem(("search", "space", name), f"has no effect: {why}")

@@ -27,7 +27,7 @@ class InlineExecutor:
         future: Future[Any] = Future()
         try:
             future.set_result(job.run(self._device))
-        except MutransferError as error:
+        except (MutransferError, JobFailed) as error:
             future.set_exception(error)
         except Exception as error:
             future.set_exception(JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc()))

@@ -55,6 +55,8 @@ def _answer(job: Job, device: Device) -> tuple[str, Any]:
         return "value", job.run(device)
     except MutransferError as error:
         return "error", type(error)(str(error))
+    except JobFailed as error:  # with a traceback of its own
+        return "error", error
     except Exception as error:
         return "error", JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc())
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from mutransfer.config.data import DataSpec, TokenSpec
+from mutransfer.config.models import CommandSection
+from mutransfer.errors import PlanError
 from mutransfer.parametrization.options import options_of
 from mutransfer.parametrization.roles import plan_for
 
@@ -24,8 +26,14 @@ def build_model(section: ModelSection, spec: DataSpec) -> nn.Module:
 
 
 def plan_of(config: RunConfig) -> Plan:
-    """The plan of a config's model, made without allocating its weights."""
+    """The plan of a config's model, made without allocating its weights.
+
+    Raises:
+        PlanError: a command trains it, and its parameters are not known here.
+    """
     section, spec = config.model, config.data.spec
+    if isinstance(section, CommandSection):
+        raise PlanError(f"{config.name}: model kind command has no plan; its parameters are the command's own")
     finite = {spec.vocab_size, spec.seq_len} if isinstance(spec, TokenSpec) else {spec.features, spec.classes}
     return plan_for(
         lambda width: build_model(section.at_width(width), spec),

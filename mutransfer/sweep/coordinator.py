@@ -68,6 +68,8 @@ def run_sweep(
         raise UsageError(
             f"{config.name}: search.across has no single winner to sweep for; mutransfer transfer-check runs such grids"
         )
+    if config.model.external and pack is not None and pack > 1:
+        raise UsageError(f"--pack {pack}: a command trains one trial at a time")
     folder = SweepFolder(runs / config.name)
     records, selection = _run(config, folder, executor, observer, should_stop, check, pack)
     if selection is None:
@@ -105,7 +107,7 @@ def _run(
 ) -> tuple[list[TrialRecord], Selection | None]:
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     load_data.cache_clear()  # what this process has read before may have changed since
-    data = load_data(config.data).fingerprint
+    data = "" if config.model.external else load_data(config.data).fingerprint
     with ExitStack() as stack:
         stack.enter_context(folder.sole_coordinator())
         make_crew = executor or (lambda: local_executor(config))
@@ -150,6 +152,8 @@ def _packing(
     should_stop: Callable[[], bool],
 ) -> Packing:
     """How many trials a worker trains at once: what is asked for, or what this sweep began with, or what is fastest."""
+    if config.model.external:
+        pack = 1
     known = study.attributes.get("packing")
     if pack is not None:
         packing = Packing(packed=pack > 1, size=pack)

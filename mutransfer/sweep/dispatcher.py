@@ -161,7 +161,8 @@ class Dispatcher:
             configs.append(trial.model_copy(update={"training": training}).resolved())
             folders.append(str(self._task_folder(task).resolve()))
         arguments = {"configs": configs, "folders": folders, "packed": self._pack.packed}
-        return Job("mutransfer.sweep.trial:run_trials", arguments)
+        run = "run_commands" if self._config.model.external else "run_trials"
+        return Job(f"mutransfer.sweep.trial:{run}", arguments)
 
     def _task_folder(self, task: _Task) -> Path:
         return self._folder.trial(task.record.number, task.repeat, task.record.stage)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.executors.base import Job
+from mutransfer.executors.base import Job, JobFailed
 from mutransfer.executors.devices import Device, worker_devices
 from mutransfer.executors.local import LocalExecutor
 from mutransfer.files import make_folder
+from mutransfer.training.command import CommandFailed, run_command
 from mutransfer.training.folder import TrainResult
 
 
@@ -58,8 +59,28 @@ def warm_up(device: Device, *, config: dict[str, Any]) -> None:
 def local_executor(config: RunConfig, *, workers: int | None = None) -> LocalExecutor:
     """Worker processes on this machine's devices, which begin to import and to open the data of `config` at once."""
     threads = config.require_search().threads
-    job = Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
+    # A command needs nothing of it.
+    job = None if config.model.external else Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
     return LocalExecutor(worker_devices(workers=workers, threads=threads), warm_up=job)
+
+
+def run_commands(
+    device: Device, *, configs: Sequence[dict[str, Any]], folders: Sequence[str], packed: bool
+) -> list[dict[str, Any]]:
+    """`run_trials` for model kind `command`: one after another, each in processes of its own. Imports no torch.
+
+    Raises:
+        JobFailed: the command failed; its last lines stand for the traceback.
+        UsageError: there is no such program, or its loss is not where the config says.
+    """
+    del device, packed  # the device is this process's environment, which the command inherits
+    results = []
+    for config, folder in zip(configs, folders, strict=True):
+        try:
+            results.append(run_command(RunConfig.model_validate(config), Path(folder)))
+        except CommandFailed as error:
+            raise JobFailed(str(error), error.lines + "\n") from None
+    return [asdict(result) for result in results]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mutransfer.errors import UsageError
 from mutransfer.files import disk_errors, write_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SMOOTHING = 0.9
 
@@ -69,6 +69,8 @@ class Pending:
         """Bring what is pending to the host: a list of losses for each run."""
         if not self._losses:
             return []
+        import torch  # here: a command's losses come without it
+
         values: list[list[float]] = torch.stack(self._losses, dim=1).tolist()
         self._losses.clear()
         return values

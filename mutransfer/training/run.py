@@ -8,9 +8,10 @@ from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.data.dataset import Dataset
-from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors, make_folder, sole_holder, write_json
+from mutransfer.errors import NothingUsable, UsageError
+from mutransfer.files import disk_errors, make_folder, sole_holder, write_atomic, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from mutransfer.training.command import RUN_GRACE, CommandFailed, last_lines, run_command
 from mutransfer.training.folder import TrainFolder, TrainResult
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, Progress, fit
@@ -38,8 +39,10 @@ def train(
         UsageError: `folder` holds a run and `resume` is false, or another config's run, or damaged files, or
             is in use, or cannot be written.
         DataError: the data cannot be used.
+        NothingUsable: a command failed; the message has the last lines that it wrote.
     """
-    if not folder.started:
+    external = config.model.external
+    if not folder.started and not external:
         load_data(config.data)  # what it may refuse is refused before anything is written
     make_folder(folder.root)
     with sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"):
@@ -53,14 +56,42 @@ def train(
             result = folder.read_result()
             if result is not None and result.outcome != "interrupted":
                 return result
-        result = fit(
-            config,
-            MetricsFile(folder.metrics),
-            _FolderHooks(config, folder, should_stop, on_progress),
-            device=device,
-        )
+        if external:
+            result = _run_command(config, folder, should_stop, on_progress)
+        else:
+            result = fit(
+                config,
+                MetricsFile(folder.metrics),
+                _FolderHooks(config, folder, should_stop, on_progress),
+                device=device,
+            )
         folder.write_result(result)
         return result
+
+
+def _run_command(
+    config: RunConfig, folder: TrainFolder, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+) -> TrainResult:
+    """The command of `config`, with all devices of this machine, in the run's folder."""
+    resume = folder.started
+    if not folder.config.exists():
+        save_config(config, folder.config)
+    if not resume:
+        write_atomic(folder.metrics, "")  # from here on a run stands in the folder
+    try:
+        result = run_command(
+            config,
+            folder.root,
+            grace=RUN_GRACE,
+            resume=resume,
+            should_stop=should_stop,
+            on_loss=lambda step, loss: on_progress(Progress(step, config.training.steps, loss)),
+        )
+    except CommandFailed as error:
+        raise NothingUsable(f"{folder.root}: {error}. Its last lines were:\n{error.lines}") from None
+    if result.outcome == "out_of_memory":
+        raise NothingUsable(f"{folder.root}: the command ran out of memory:\n{last_lines(folder.root)}")
+    return result
 
 
 class _FolderHooks(Hooks):

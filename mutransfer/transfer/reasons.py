@@ -31,10 +31,15 @@ def reasons_against(proxy: RunConfig, target: RunConfig) -> list[str]:
     found = []
     if target.parametrization == "sp":
         found.append("parametrization sp does not transfer: its best lr moves with width; sweep with mup")
+    if target.model.external:
+        found.append(
+            "whether the command follows µP cannot be seen from here; mutransfer transfer-check shows whether its "
+            "optimum stays where it is"
+        )
     small = [
         f"{field} {_field(proxy, section, field)} < {least}"
         for (section, field), least in _MINIMUM.items()
-        if (_field(proxy, section, field) or least) < least
+        if (_field(proxy, section, field) or least) < least and field not in proxy.model.dead_training()
     ]
     if small:
         found.append(f"the proxy is below the smallest that TP-V found to transfer well: {', '.join(small)}")

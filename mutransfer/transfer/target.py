@@ -54,8 +54,9 @@ class Target:
     trial: TrialRecord
     changed: tuple[str, ...]
     """`field: proxy's → target's` of the compute settings."""
-    cost: Cost
-    tuning_flops: int
+    cost: Cost | None
+    """None where a command trains it, whose model is not known here."""
+    tuning_flops: int | None
     """What all runs of the sweep took: every stage of every trial, and those with further seeds."""
     rules: tuple[str, ...]
     """Optional rules that are on, and what each does at this size."""
@@ -103,7 +104,6 @@ def make_target(
         raise NothingUsable(f"{sweep.root}: {_why_none(proxy, records)}, so there is nothing to transfer")
     record = _pick(selection, trial)
     config = _target_config(sweep, proxy, record, overrides, check or study.attributes.get("check", "skipped"))
-    proxy_cost = estimate(proxy, plan_of(proxy))
     repeated = sum(len(again) for again in repeats.values()) * proxy.training.steps
     trained = [run for one in records for run in (one, *one.longer)]
     steps = sum(run.steps or 0 for run in trained) + repeated
@@ -114,8 +114,8 @@ def make_target(
         folder=folder,
         trial=record,
         changed=tuple(differences(proxy, config, ignore=("name", "search", "provenance", "hparams"))),
-        cost=estimate(config, plan_of(config)),
-        tuning_flops=steps * proxy_cost.flops_per_step,
+        cost=None if config.model.external else estimate(config, plan_of(config)),
+        tuning_flops=None if config.model.external else steps * estimate(proxy, plan_of(proxy)).flops_per_step,
         rules=options_of(config).notes,
         warnings=tuple(_warnings(proxy, config, records, selection, record)),
     )

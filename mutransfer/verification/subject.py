@@ -74,6 +74,11 @@ class ConfigSubject:
     def __init__(
         self, config: RunConfig, *, sizes: Sequence[int] | None = None, axis: str = "width", device: str = "cpu"
     ) -> None:
+        if config.model.external:
+            raise UsageError(
+                f"{config.name}: the coordinate check cannot look into a command; mutransfer transfer-check compares "
+                "losses only, and takes one"
+            )
         if axis not in type(config.model).model_fields:
             raise UsageError(f"axis {axis}: model kind {config.model.kind} has no {axis}")
         start = config.model.base_width if axis == "width" else 2

@@ -308,7 +308,7 @@ def make_grid(
         sizes: the smallest is the base; by default the base width, or what the config has, × 1, 2, 4, 8.
         values: of `hparam`; by default the config's × 2^-3 … 2^3, or every schedule.
         seeds: how many, counted up from the config's.
-        control: add `sp`, unless that is what the config has.
+        control: add `sp`, unless that is what the config has, or a command that is never told the parametrization.
 
     Raises:
         UsageError: too few sizes or values, or no default for them.
@@ -333,7 +333,7 @@ def make_grid(
     if len(ordered) < 2:
         raise UsageError(f"--values of {hparam}: give two names or more")
     judged = config.parametrization
-    parametrizations = (judged, "sp") if control and judged != "sp" else (judged,)
+    parametrizations = (judged, "sp") if control and judged != "sp" and config.model.has_control else (judged,)
     trained = tuple((config.training.seed + k) % SEEDS for k in range(seeds))
     grid = TransferGrid(config, axis, grown, hparam, ordered, trained, parametrizations)
     grid.round(parametrizations, grown, trained, ordered)
@@ -354,8 +354,10 @@ def _default_values(config: RunConfig, hparam: str) -> tuple[Value, ...]:
 
 
 def flops_by_size(grid: TransferGrid) -> dict[int, int]:
-    """FLOPs of one run at each size."""
-    found = {}
+    """FLOPs of one run at each size; none of a command."""
+    found: dict[int, int] = {}
+    if grid.config.model.external:
+        return found
     for size in grid.sizes:
         config = grid.config.at_point({AXES[grid.axis]: size})
         found[size] = estimate(config, plan_of(config)).training_flops

@@ -33,6 +33,7 @@ SURFACE = {
         "--no-control", "--finite", "--out", "--runs", "--json",
     },
     "reverse": {"CONFIG", "--width", "--set", "--out", "--json"},
+    "export": {"CONFIG_OR_TARGET", "--format", "--out", "--force", "--set", "--runs", "--json"},
     "status": {"[RUN]", "--runs", "--json"},
     "transfer-check": {
         "CONFIG", "--axis", "--sizes", "--hparam", "--values", "--grid", "--seeds", "--tolerance", "--control",
@@ -83,7 +84,7 @@ def test_a_verb_explains_itself_and_each_of_its_options(verb: str) -> None:
     code, stdout, stderr = invoke(verb, "--help")
     assert (code, stderr) == (0, "")
     assert f"Usage: mutransfer {verb}" in stdout
-    for option in SURFACE[verb] - {"CONFIG", "path", "[RUN]"}:
+    for option in SURFACE[verb] - {"CONFIG", "CONFIG_OR_TARGET", "path", "[RUN]"}:
         assert option in stdout
     command = verbs()[verb]
     assert command.help

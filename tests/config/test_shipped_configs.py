@@ -55,7 +55,7 @@ def test_every_model_kind_has_a_template_that_can_be_swept(kind: str) -> None:
     assert config.require_search().trial_count == 16
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "command"])  # which brings its own data
 def test_data_that_a_template_offers_in_a_comment_fits_its_model(kind: str) -> None:
     offered = re.findall(r"# .*?(\{kind: .*\})", template(kind))
     assert offered

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
+from mutransfer.config.data.none import NoneSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
 from mutransfer.config.data.tokens import TokensSection
@@ -18,10 +19,13 @@ __all__ = [
     "DataSection",
     "DataSpec",
     "DigitsSection",
+    "NoneSection",
     "ParquetImagesSection",
     "TextSection",
     "TokenSpec",
     "TokensSection",
 ]
 
-DataSection = Annotated[TextSection | TokensSection | DigitsSection | ParquetImagesSection, Field(discriminator="kind")]
+DataSection = Annotated[
+    TextSection | TokensSection | DigitsSection | ParquetImagesSection | NoneSection, Field(discriminator="kind")
+]

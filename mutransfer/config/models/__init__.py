@@ -7,9 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from mutransfer.config.models.base import BaseModelSection, Loss
+from mutransfer.config.models.command import CommandSection
 from mutransfer.config.models.gpt import GPTSection
 from mutransfer.config.models.mlp import MLPSection
 
-__all__ = ["BaseModelSection", "GPTSection", "Loss", "MLPSection", "ModelSection"]
+__all__ = ["BaseModelSection", "CommandSection", "GPTSection", "Loss", "MLPSection", "ModelSection"]
 
-ModelSection = Annotated[GPTSection | MLPSection, Field(discriminator="kind")]
+ModelSection = Annotated[GPTSection | MLPSection | CommandSection, Field(discriminator="kind")]

@@ -27,8 +27,10 @@ class BaseModelSection(Section):
 
     implementation: ClassVar[str]
     """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
-    consumes: ClassVar[Literal["tokens", "classes"]]
-    """What data the model takes: token sequences, or features with a class label."""
+    consumes: ClassVar[Literal["tokens", "classes", "nothing"]]
+    """What data the model takes: token sequences, features with a class label, or none from here."""
+    external: ClassVar[bool] = False
+    """Whether a command trains it: there is no module to build or to look into."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
     residual: ClassVar[bool] = False
@@ -55,3 +57,12 @@ class BaseModelSection(Section):
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
         return {} if self.attention else {"attention_temperature": "the model has no attention"}
+
+    @property
+    def has_control(self) -> bool:
+        """Whether it can be trained in `sp` as well."""
+        return True
+
+    def dead_training(self) -> dict[str, str]:
+        """Fields of the `training:` section that would change nothing for this model, each with the reason."""
+        return {}

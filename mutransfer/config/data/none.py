@@ -1,0 +1,28 @@
+"""`data: {kind: none}`: for models that bring their own data."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from mutransfer.config.base import Section
+from mutransfer.config.data.base import ClassSpec
+
+
+class NoSpec(ClassSpec):
+    """What is known here of data that a command reads by itself."""
+
+    consumed_as: ClassVar = "nothing"
+
+
+class NoneSection(Section):
+    """No data from here: a command (model kind `command`) brings its own. May be left out with it."""
+
+    implementation: ClassVar[str] = "mutransfer.data.none:load"
+
+    kind: Literal["none"]
+    """Data kind."""
+
+    @property
+    def spec(self) -> ClassSpec:
+        """Nothing that a model could be built for."""
+        return NoSpec((), 0)

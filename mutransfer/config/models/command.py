@@ -1,0 +1,163 @@
+"""`model: {kind: command}`: a trainer of the user's own, run as a command line per trial."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from mutransfer.config import placeholders
+from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.models.base import BaseModelSection
+
+STREAMS = ("stdout", "stderr", "output")
+_OWN_FILES = ("metrics.jsonl", "config.yaml", "result.json", "error.txt", "stdout.txt", "stderr.txt")
+
+
+def _arguments(given: Any) -> Any:
+    if not isinstance(given, list | tuple):
+        raise ValueError(
+            "must be a list of arguments, such as [python, train.py, --lr, '{lr}']; there is no shell in between"
+        )
+    numbers = (one for one in given if isinstance(one, int | float) and not isinstance(one, bool))
+    texts = {id(one): placeholders.text_of(one) for one in numbers}
+    return [texts.get(id(one), one) for one in given]
+
+
+class LossFrom(Section):
+    """Where a command's loss is read: `{json_lines, field}`, or `{regex, source}`."""
+
+    json_lines: str | None = None
+    """Lines of JSON: `stdout`, `stderr`, or a file that the command writes into the trial's folder. Other lines are
+    passed over."""
+    field: str | None = None
+    """Key of the loss in a line, `val_loss` when left out; `metrics.val` goes into an object. Lines without it, or with
+    null, are passed over."""
+    step_field: str | None = None
+    """Key of the step in a line, `step` when left out; lines need not have it."""
+    regex: str | None = None
+    """Python regular expression that is looked for in every line. Its group named `loss`, or its first one, is the
+    loss (`nan` and `inf` count as diverged); a group named `step` is the step."""
+    source: str | None = None
+    """Where `regex` looks: `output` (stdout and stderr, when left out), `stdout`, `stderr`, or a file in the trial's
+    folder."""
+    takes: Literal["last", "minimum"] = "last"
+    """Which of the values is the trial's loss. `minimum` is that of the best checkpoint, and flatters runs that
+    evaluate more often."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.json_lines is None) == (self.regex is None):
+            raise FieldProblem((), "give exactly one of json_lines (JSON, a line each) and regex (in any text)")
+        foreign = ("source",) if self.regex is None else ("field", "step_field")
+        for name in foreign:
+            if getattr(self, name) is not None:
+                raise FieldProblem((name,), f"has no effect with {'regex' if self.regex else 'json_lines'}")
+        file = self.where
+        if file not in STREAMS and (file.startswith(("/", "~")) or ".." in file.split("/") or not file):
+            raise FieldProblem(
+                ("json_lines" if self.regex is None else "source",),
+                f"{file!r} must be a stream, or a file in the trial's folder, which a command gets as {{trial_folder}}",
+            )
+        if file in _OWN_FILES:
+            raise FieldProblem(
+                ("json_lines" if self.regex is None else "source",),
+                f"{file!r} is mutransfer's own file; take another name",
+            )
+        if self.regex is not None:
+            self._check_regex(self.regex)
+        return self
+
+    @staticmethod
+    def _check_regex(text: str) -> None:
+        try:
+            pattern = re.compile(text)
+        except re.error as error:
+            raise FieldProblem(("regex",), f"{text!r} is no regular expression: {error}") from None
+        if "loss" not in pattern.groupindex and (pattern.groups != 1 or "step" in pattern.groupindex):
+            raise FieldProblem(("regex",), f"{text!r} needs one group (…) around the loss, or one named (?P<loss>…)")
+
+    @property
+    def where(self) -> str:
+        """`stdout`, `stderr`, `output`, or a file in the trial's folder."""
+        return (self.json_lines if self.regex is None else self.source or "output") or ""
+
+
+class CommandSection(BaseModelSection):
+    """A trainer of one's own, run as a command per trial. It brings its own model, data and µP."""
+
+    implementation = ""
+    consumes = "nothing"
+    external = True
+
+    kind: Literal["command"]
+    """Model kind."""
+    command: Annotated[tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_arguments)]
+    """Program and arguments, a list: no shell reads it. `{lr}`, `{width}`, `{base_width}`, `{steps}`, `{seed}`,
+    `{trial_folder}`, any hparam or compute setting stands for its value; `{{` and `}}` are braces. It is started in the
+    folder that mutransfer is called in."""
+    environment: Annotated[dict[str, str], Field(default_factory=dict)]
+    """Environment variables for it, on top of mutransfer's own; placeholders as in `command`."""
+    passes: Literal["arguments", "environment"] = "arguments"
+    """`environment`: the command reads the variables MUTRANSFER_LR, MUTRANSFER_WIDTH and so on, which are always set,
+    so that all of them count as passed. `arguments`: only what a placeholder names does."""
+    loss_from: LossFrom
+    """Where its loss is read."""
+    timeout: PositiveFloat | None = None
+    """Seconds after which a run is ended and counts as crashed; no limit when left out."""
+    depth: PositiveInt | None = None
+    """For `{depth}`, where the command takes one."""
+
+    @model_validator(mode="after")
+    def _placeholders_fit(self) -> Self:
+        passed = self.passed
+        if not {"width", "width_multiplier"} & passed:
+            raise FieldProblem(
+                ("command",), "never gets the width; pass {width} (and {base_width}), without which nothing transfers"
+            )
+        if "depth" in self.named and self.depth is None:
+            raise FieldProblem(("depth",), "is required: the command uses {depth}")
+        if "depth" not in passed and self.depth is not None:
+            raise FieldProblem(("depth",), "has no effect: the command never gets {depth}")
+        for name in self.environment:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise FieldProblem(("environment", name), "is no name of an environment variable")
+            if name.startswith(placeholders.ENVIRONMENT_PREFIX):
+                raise FieldProblem(("environment", name), "is set by mutransfer; choose another name")
+        return self
+
+    @property
+    def named(self) -> set[str]:
+        """The placeholders in use."""
+        found: set[str] = set()
+        for index, argument in enumerate(self.command):
+            found |= placeholders.names_in(argument, ("command", index))
+        for name, value in self.environment.items():
+            found |= placeholders.names_in(value, ("environment", name))
+        return found
+
+    @property
+    def passed(self) -> set[str]:
+        """What reaches the command."""
+        return self.named if self.passes == "arguments" else set(placeholders.known())
+
+    @property
+    def has_control(self) -> bool:  # noqa: D102
+        return "parametrization" in self.passed
+
+    def dead_hparams(self) -> dict[str, str]:  # noqa: D102
+        return {name: self.unpassed(name) for name in placeholders.HPARAMS if name not in self.passed}
+
+    def dead_training(self) -> dict[str, str]:  # noqa: D102
+        # What mutransfer itself does with a command's run does not have to reach the command.
+        own = {"divergence_factor"}
+        return {name: self.unpassed(name) for name in placeholders.TRAINING if name not in self.passed | own}
+
+    @staticmethod
+    def unpassed(name: str) -> str:
+        """Why a setting changes nothing."""
+        return (
+            f"the command never gets {{{name}}}; put it into model.command or model.environment, or set model.passes "
+            f"to environment if the command reads {placeholders.ENVIRONMENT_PREFIX}{name.upper()}"
+        )

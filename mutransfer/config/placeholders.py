@@ -1,0 +1,92 @@
+"""`{name}` in the arguments of a command: which there are, and what stands in their place. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import string
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mutransfer.config.base import FieldProblem
+from mutransfer.config.hparams import Hparams
+
+if TYPE_CHECKING:
+    from mutransfer.config.schema import RunConfig
+
+MODEL = ("width", "base_width", "width_multiplier", "depth")
+TRAINING = (
+    "steps", "batch_size", "precision", "seed", "compile", "eval_batches", "eval_every", "log_every",
+    "checkpoint_every", "divergence_factor",
+)  # fmt: skip
+RUN = ("name", "parametrization", "trial_folder", "resume", "python")
+HPARAMS = tuple(Hparams.model_fields)
+ENVIRONMENT_PREFIX = "MUTRANSFER_"
+_SHOWN = 60
+
+
+def known() -> tuple[str, ...]:
+    """Every placeholder."""
+    return (*HPARAMS, *MODEL, *TRAINING, *RUN)
+
+
+def names_in(template: str, path: tuple[str | int, ...]) -> set[str]:
+    """The placeholders of one argument.
+
+    Raises:
+        FieldProblem: at `path`: one is unknown, has a format, or a brace stands alone.
+    """
+    shown = repr(textwrap.shorten(template, _SHOWN, placeholder=" …"))
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise FieldProblem(path, f"{shown}: {error}; braces that are meant are written {{{{ and }}}}") from None
+    found = set()
+    for _, name, form, conversion in parts:
+        if name is None:
+            continue
+        if name not in known():
+            near = difflib.get_close_matches(name, known(), n=1)
+            hint = f"did you mean {{{near[0]}}}?" if near else f"there are {', '.join(known())}"
+            raise FieldProblem(
+                path, f"{shown}: no placeholder is called {{{name}}}; {hint} (braces that are meant: {{{{ and }}}})"
+            )
+        if form or conversion:
+            raise FieldProblem(path, f"{shown}: a placeholder takes no format; write {{{name}}}")
+        found.add(name)
+    return found
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The argument with values in place of its placeholders."""
+    return "".join(
+        text + (values[name] if name is not None else "") for text, name, *_ in string.Formatter().parse(template)
+    )
+
+
+def values_of(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, str]:
+    """`{placeholder: its text}` for one run in `folder`; what is not set is left out."""
+    model, hparams = config.model, config.hparams.filled()
+    found: dict[str, Any] = {name: getattr(hparams, name) for name in HPARAMS}
+    found |= {name: getattr(model, name, None) for name in MODEL}
+    found["width_multiplier"] = model.width / model.base_width
+    found |= {name: getattr(config.training, name) for name in TRAINING}
+    found |= {
+        "name": config.name,
+        "parametrization": config.parametrization,
+        "trial_folder": str(folder.resolve()),
+        "resume": resume,
+        "python": sys.executable,
+    }
+    return {name: text_of(value) for name, value in found.items() if value is not None}
+
+
+def text_of(value: Any) -> str:
+    """As it stands on a command line: `0.004`, `1e-08`, `true`, `0.5,0.8`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(text_of(one) for one in value)
+    return str(value)

@@ -1,0 +1,216 @@
+"""Runs of a user's own trainer: one command per run, its losses read while it runs. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from mutransfer.config import placeholders
+from mutransfer.config.models import CommandSection
+from mutransfer.config.schema import RunConfig
+from mutransfer.errors import UsageError
+from mutransfer.files import disk_errors, make_folder
+from mutransfer.training.command_losses import Reading, Tail, find
+from mutransfer.training.folder import Outcome, TrainResult
+from mutransfer.training.metrics import MetricsFile
+
+TRIAL_GRACE, RUN_GRACE = 2.0, 60.0
+"""Seconds between SIGTERM and SIGKILL: a trial is not worth a checkpoint, the target run is."""
+STDOUT, STDERR = "stdout.txt", "stderr.txt"
+_LOCK, _PID = ".lock-command", ".pid-command"
+_POLL_SECONDS = 0.05
+_SHOWN_LINES = 20
+_MEMORY = ("OutOfMemoryError", "out of memory", "MemoryError")
+
+
+class CommandFailed(Exception):
+    """The command gave no result; `lines` are the last ones it wrote."""
+
+    def __init__(self, message: str, lines: str) -> None:
+        super().__init__(message)
+        self.lines = lines
+
+
+def run_command(
+    config: RunConfig,
+    folder: Path,
+    *,
+    grace: float = TRIAL_GRACE,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_loss: Callable[[int, float], None] = lambda step, loss: None,
+) -> TrainResult:
+    """Run the command of `config` to its end, to its divergence, or until it is told to stop.
+
+    stdout.txt, stderr.txt and metrics.jsonl go into `folder`, where the command may write too. Whatever it has started
+    is gone when this returns, and within `grace` seconds when this process is killed.
+
+    Args:
+        grace: seconds between SIGTERM and SIGKILL.
+        resume: what stands in `folder` is kept, and the command is told so ({resume}, MUTRANSFER_RESUME).
+        on_loss: called with the step and every loss that is read.
+
+    Raises:
+        UsageError: there is no such program; this is no POSIX system; or it ended well and wrote no loss where it is
+            looked for, which is one mistake in the config and no crash.
+        CommandFailed: it ended with another exit code than 0, or took longer than `model.timeout`.
+    """
+    section = config.model
+    assert isinstance(section, CommandSection)  # noqa: S101 - the caller has looked
+    began = time.perf_counter()
+    folder = make_folder(folder.resolve())
+    values = placeholders.values_of(config, folder, resume=resume)
+    command = [placeholders.fill(argument, values) for argument in section.command]
+    _require_program(command[0])
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    reading = Reading(config.training.divergence_factor, section.loss_from.takes)
+    sources = {"output": (STDOUT, STDERR), "stdout": (STDOUT,), "stderr": (STDERR,)}
+    tails = [Tail(folder / name) for name in sources.get(section.loss_from.where, (section.loss_from.where,))]
+
+    def read(*, ended: bool = False) -> None:
+        for tail in tails:
+            for line in tail.lines(ended=ended):
+                for loss, step in find(line, section.loss_from):
+                    if not reading.diverged:
+                        reading.add(loss, step)
+                        on_loss(reading.step or 0, loss)
+        for record in reading.records:
+            metrics.add(record)
+        reading.records.clear()
+        metrics.flush()
+
+    ending: str = ""
+    with _alone(folder) as lock:
+        # metrics.jsonl is written anew from what stays: with resume, all that the command has ever written.
+        for name in {"metrics.jsonl"} if resume else {"metrics.jsonl", STDOUT, STDERR, section.loss_from.where}:
+            (folder / name).unlink(missing_ok=True)
+        process = _Supervised(command, _environment(section, values), folder, grace, lock)
+    with process:
+        while process.running and not ending:
+            time.sleep(_POLL_SECONDS)
+            read()
+            if reading.diverged:
+                ending = "diverged"
+            elif should_stop():
+                ending = "interrupted"
+            elif section.timeout is not None and time.perf_counter() - began > section.timeout:
+                ending = "late"
+        code = process.stop() if ending else process.code
+    read(ended=True)
+
+    if reading.diverged:
+        ending = "diverged"
+    elif not ending:
+        ending = _judge(section, folder, code, reading)
+    elif ending == "late":
+        raise CommandFailed(f"the command took longer than model.timeout, {section.timeout:g} s", last_lines(folder))
+    steps = reading.step if reading.step is not None else (config.training.steps if ending == "completed" else 0)
+    loss = reading.value if ending == "completed" else None
+    return TrainResult(cast(Outcome, ending), steps, None, loss, time.perf_counter() - began, 0)
+
+
+def _judge(section: CommandSection, folder: Path, code: int, reading: Reading) -> Outcome:
+    """How a command that ended by itself has ended."""
+    lines, how = last_lines(folder), section.loss_from
+    if code:
+        if any(word in lines for word in _MEMORY):
+            return "out_of_memory"
+        killed = f" (killed by signal {code - 128})" if code > 128 else ""
+        last = lines.strip().rpartition("\n")[2]
+        raise CommandFailed(f"the command ended with exit code {code}{killed}: {last}", lines)
+    if reading.value is None:
+        looked = f"regex {how.regex!r}" if how.regex else f"field {how.field or 'val_loss'!r} of a JSON line"
+        raise UsageError(
+            f"{folder}: the command ended well, but no loss was found: model.loss_from looks for {looked} in "
+            f"{how.where}. Mend it, and give the config another name. The last lines of the command were:\n{lines}"
+        )
+    return "completed"
+
+
+def last_lines(folder: Path) -> str:
+    """What the command wrote last: stderr, or stdout where that is empty."""
+    for name in (STDERR, STDOUT):
+        path = folder / name
+        if path.exists():
+            lines = path.read_bytes()[-20_000:].decode(errors="replace").splitlines()
+            if any(line.strip() for line in lines):
+                return "\n".join(lines[-_SHOWN_LINES:])
+    return "(nothing)"
+
+
+def _require_program(program: str) -> None:
+    if os.name != "posix":
+        raise UsageError("model kind command needs process groups, which this system has not")
+    if shutil.which(program) is None:
+        raise UsageError(f"model.command: no such program: {program}; {{python}} is the Python that runs mutransfer")
+
+
+def _environment(section: CommandSection, values: dict[str, str]) -> dict[str, str]:
+    """The worker's own, so that CUDA_VISIBLE_DEVICES is its device; all settings; what the config adds."""
+    own = {placeholders.ENVIRONMENT_PREFIX + name.upper(): value for name, value in values.items()}
+    return {
+        **os.environ,
+        **own,
+        **{name: placeholders.fill(text, values) for name, text in section.environment.items()},
+    }
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[int]:
+    """Wait until an earlier command of this folder, whose worker was killed, has ended; the lock's file descriptor."""
+    import fcntl
+
+    with disk_errors(folder), (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+class _Supervised:
+    """A command under `training.supervisor`."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], folder: Path, grace: float, lock: int) -> None:
+        script, self._pid = Path(__file__).with_name("supervisor.py"), folder / _PID
+        arguments = [sys.executable, "-I", "-S", str(script), str(grace), str(self._pid), *command]
+        with disk_errors(folder), (folder / STDOUT).open("ab") as out, (folder / STDERR).open("ab") as err:
+            self._process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                start_new_session=True,
+                pass_fds=(lock,),  # locked until the supervisor is gone, whatever becomes of this process
+            )
+
+    def __enter__(self) -> _Supervised:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def code(self) -> int:
+        code = self._process.wait()
+        if code < 0:  # somebody killed the supervisor, which can then not end the command
+            with contextlib.suppress(OSError, ValueError):
+                os.killpg(int(self._pid.read_text()), signal.SIGKILL)
+        return code if code >= 0 else 128 - code
+
+    def stop(self) -> int:
+        """End the command and all that it has started; the exit code."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        return self.code

@@ -1,0 +1,103 @@
+"""Plain JSON: every number that a trainer of any kind needs, per parameter, with what each of them means."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mutransfer.config.models import CommandSection
+from mutransfer.config.schema import RunConfig
+from mutransfer.models import plan_of
+from mutransfer.parametrization.plan import Plan, optimizer_settings
+from mutransfer.transfer.export.base import Export, kind_of, origin
+
+VERSION = 1
+_NOTES = (
+    "init_std is the std of the initial normal draw, init_scale included; null: left as the framework makes it",
+    "input_multiplier multiplies what goes into the parameter's layer, output_multiplier what comes out (temperature, "
+    "embedding_scale, position_scale); attention_scale multiplies q·k, residual_scale what a block's branches add",
+    "lr is the peak of the parameter's own lr, base_lr and base_weight_decay are what it has at base width; a trainer "
+    "that scales by width itself is given those of base width",
+    "the schedule's factor at step s of S, W = round(warmup × S) of them warmup: (s+1)/W while s < W, then the "
+    "schedule with progress (s-W)/(S-W); linear and cosine end at final_lr",
+)
+_DECOUPLED = (
+    "weight_decay is decoupled and multiplied by the lr, as in torch.optim.AdamW: w ← w - lr · weight_decay · w"
+)
+_COUPLED = "weight_decay is added to the gradient, as in torch.optim.SGD"
+_EPS = "eps is added to √v̂, as in torch: a trainer with one ε for all parameters uses the base one"
+
+
+def export(config: RunConfig, *, force: bool = False) -> Export:
+    """The config and its plan as one JSON object; of a command the config alone."""
+    del force
+    plan = None if isinstance(config.model, CommandSection) else plan_of(config)
+    notes: list[str] = []
+    if plan is None:
+        notes.append("a command trains this model, so that its parameters and their scaling are not known here")
+    else:
+        notes += [*_NOTES, _COUPLED if config.hparams.optimizer == "sgd" else _DECOUPLED, *plan.options.notes]
+        notes += [_EPS] if config.hparams.optimizer != "sgd" else []
+        notes += plan.warnings
+    content = {
+        "format": "mutransfer-export",
+        "version": VERSION,
+        "name": config.name,
+        "origin": origin(config),
+        **{
+            key: value for key, value in config.resolved().items() if key in ("model", "data", "training", "provenance")
+        },
+        "parametrization": config.parametrization,
+        "hparams": config.hparams.filled().model_dump(mode="json", exclude_none=True),
+        "width_multiplier": config.model.width / config.model.base_width,
+        **({} if plan is None else _plan(config, plan)),
+        "notes": notes,
+    }
+    return Export("json", json.dumps(content, indent=2, ensure_ascii=False) + "\n", content, tuple(notes))
+
+
+def _plan(config: RunConfig, plan: Plan) -> dict[str, Any]:
+    hparams = config.hparams
+    before = optimizer_settings(plan, **hparams.for_optimizer(), scaled=False)
+    after = optimizer_settings(plan, **hparams.for_optimizer())
+    rows = []
+    for name, one in plan.parameters.items():
+        own, base = after[one.tied_to or name], before[one.tied_to or name]
+        rows.append(
+            {
+                "name": name,
+                "kind": kind_of(name),
+                "shape": list(one.shape),
+                "role": one.role,
+                "tied_to": one.tied_to,
+                "m_in": one.m_in,
+                "m_out": one.m_out,
+                "init_std": None if one.init_std is None else one.init_std * hparams.init_scale,
+                "input_multiplier": one.forward,
+                "output_multiplier": _output(config, name, one.role, name in plan.entrances),
+                "lr": own.lr,
+                "base_lr": base.lr,
+                "weight_decay": own.weight_decay,
+                "base_weight_decay": base.weight_decay,
+                "eps": own.eps,
+                "optimizer": one.family,
+            }
+        )
+    return {
+        "parameters": rows,
+        "attention_scale": {name: scale / hparams.attention_temperature for name, scale in plan.attention.items()},
+        "residual_scale": dict(plan.residual),
+    }
+
+
+def _output(config: RunConfig, name: str, role: str, entrance: bool) -> float:
+    """What a layer's output is multiplied by."""
+    hparams = config.hparams
+    if role == "output":
+        return 1.0 / hparams.temperature
+    if not entrance:
+        return 1.0
+    if kind_of(name) == "position":
+        return hparams.position_scale
+    gain = config.model.base_width**0.5 if getattr(config.model, "tied_embeddings", False) else 1.0
+    return float(hparams.embedding_scale * gain)
