@@ -42,7 +42,7 @@ class GPT(nn.Module):
             # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
             self.embedding_gain = math.sqrt(section.base_width)
         # What parametrization.roles and parametrization.apply read.
-        self.base_init_std = {"*.query.weight": 0.0} if section.queries_start_at_zero else {}
+        self.base_init_std = {"*.query.weight": 0.0} if section.zero_query else {}
         self.parameter_roles = _roles(section)
         if section.positions == "relative":
             self.base_init_std["*.relative.weight"] = 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -58,9 +58,16 @@ class GPTSection(BaseModelSection):
     """Trainable norm gains. Off by default: they break transfer (Lingle 2024)."""
     zero_readout: bool | None = None
     """Readout weights start at zero: true when left out, and impossible with tied embeddings."""
-    zero_query: bool | None = None
-    """Query weights start at zero: true when left out, unless with qk_norm, where it is impossible: a normalised zero
-    has no direction."""
+    zero_query: bool = True
+    """Query weights start at zero. False when left out with qk_norm, where true is impossible: a normalised zero has no
+    direction."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _zero_query_left_out(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("qk_norm") is True:
+            return {"zero_query": False, **data}
+        return data
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -125,11 +132,6 @@ class GPTSection(BaseModelSection):
     def kv_heads_at(self, width: int) -> int:
         """Number of keys and values at `width`."""
         return self.kv_heads or self.heads_at(width) // (self.kv_group or 1)
-
-    @property
-    def queries_start_at_zero(self) -> bool:
-        """`zero_query`, or what it is when left out."""
-        return not self.qk_norm if self.zero_query is None else self.zero_query
 
     @property
     def relative(self) -> tuple[int, int]:
