@@ -43,10 +43,19 @@ class GPT(nn.Module):
             self.embedding_gain = math.sqrt(section.base_width)
         # What parametrization.roles and parametrization.apply read.
         self.base_init_std = {"*.query.weight": 0.0} if section.zero_query else {}
-        self.parameter_roles = _roles(section)
-        if section.positions == "relative":
-            self.base_init_std["*.relative.weight"] = 0.0
+        self.parameter_roles: dict[str, Role] = {}
+        self.finite_modules: tuple[str, ...] = ()
         self.position_modules = ("position",)
+        if section.positions == "relative":
+            # A table by its shape, but not one through which data enters: a bias for every head.
+            self.parameter_roles["*.relative.weight"] = "vector" if section.heads is None else "scalar"
+            self.base_init_std["*.relative.weight"] = 0.0
+            self.finite_modules += ("*.relative",) if section.heads is not None else ()
+        if section.kv_heads is not None and section.head_dim is not None:
+            # Readouts by their shape, but what they give is no logits: with a readout's multiplier values would vanish
+            # at init as the model widens, and all that attention says with them.
+            self.parameter_roles |= {"*.key.weight": "hidden", "*.value.weight": "hidden"}
+            self.finite_modules += ("*.key", "*.value", "*.key_norm")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at every position."""
@@ -85,17 +94,3 @@ class Block(nn.Module):
     def _inner(self, x: Tensor) -> Tensor:
         """(B, S, D) → (B, S, inner)."""
         return F.gelu(self.up(x)) if self.gate is None else F.silu(self.gate(x)) * self.up(x)
-
-
-def _roles(section: GPTSection) -> dict[str, Role]:
-    """Roles that shapes tell wrongly.
-
-    A relative bias is no table through which data enters, but a gain per head; keys and values of a fixed number of
-    heads of a fixed size are no readout, but hidden layers whose output happens not to grow.
-    """
-    roles: dict[str, Role] = {}
-    if section.positions == "relative":
-        roles["*.relative.weight"] = "vector" if section.heads is None else "scalar"
-    if section.kv_heads is not None and section.head_dim is not None:
-        roles["*.key.weight"] = roles["*.value.weight"] = "hidden"
-    return roles

@@ -7,13 +7,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.models import build_model
+from mutransfer.models.gpt import GPT
 from mutransfer.models.layers import bucket_of, norm_of, rotate
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, fit
 from mutransfer.training.metrics import MetricsFile
+from mutransfer.verification import check_config
 from mutransfer.verification.activations import ATTENTION_LOGITS, record, rms
 from tests.conftest import build
 
@@ -206,3 +209,32 @@ def test_variants_train_in_bf16(gpt, fields):
     fp32, _ = losses(build(gpt))
     assert found == pytest.approx(fp32, rel=0.05)
     assert found != fp32
+
+
+def test_keys_that_do_not_grow_have_no_rule_under_sgd(gpt):
+    gpt["model"] |= {"kv_heads": 1}
+    with pytest.raises(ValidationError, match="no rule under sgd"):
+        build(gpt, hparams__optimizer="sgd")
+    assert build(gpt).model.kv_heads == 1
+    assert build(gpt, hparams__optimizer="sgd", model__head_dim=None, model__heads=2).hparams.optimizer == "sgd"
+
+
+def test_a_relative_bias_of_more_heads_needs_the_role_of_a_vector(gpt):
+    """Under sgd, where the role is in the lr: its change stays, and as a scalar (the control) it falls like 1/width."""
+    gpt["model"] |= {"width": 64, "base_width": 64, "head_dim": 16, "positions": "relative", "relative_buckets": 8}
+    config = build(gpt, hparams={"optimizer": "sgd", "lr": 0.1, "momentum": 0.9})
+
+    def slope():
+        check = check_config(config, control=False, seeds=2, sizes=[64, 128, 256])
+        return next(one for one in check.modules if one.module == "blocks.0.attention.relative").change.value
+
+    assert abs(slope()) < 0.2
+    init = GPT.__init__
+
+    def as_scalar(self, *given):
+        init(self, *given)
+        self.parameter_roles["*.relative.weight"] = "scalar"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GPT, "__init__", as_scalar)
+        assert slope() < -0.8

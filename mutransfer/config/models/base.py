@@ -52,10 +52,12 @@ class BaseModelSection(Section):
         """What is minimised."""
         return Loss()
 
-    @property
-    def finite_modules(self) -> tuple[str, ...]:
-        """Patterns of modules inside the network whose outputs do not grow on purpose."""
-        return ()
+    def require_optimizer(self, optimizer: str) -> None:
+        """Refuse what has no rule under this optimizer.
+
+        Raises:
+            FieldProblem: with the field's path in the whole config.
+        """
 
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""

@@ -33,7 +33,7 @@ class GPTSection(BaseModelSection):
     width. Give this or `kv_heads` or neither, for a key and a value per head."""
     kv_heads: PositiveInt | None = None
     """Grouped-query attention with so many keys and values at every width; 1 is multi-query attention. With `head_dim`
-    they do not grow at all."""
+    they do not grow at all, which has no rule under sgd."""
     qk_norm: bool = False
     """Queries and keys are normalised per head (Henry et al. 2020, arXiv 2010.04245), by the kind of `norm`."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -138,12 +138,13 @@ class GPTSection(BaseModelSection):
         """Buckets and largest distance of `positions: relative`."""
         return self.relative_buckets or RELATIVE_BUCKETS, self.relative_distance or RELATIVE_DISTANCE
 
-    @property
-    def finite_modules(self) -> tuple[str, ...]:  # noqa: D102
-        fixed_keys = self.kv_heads is not None and self.head_dim is not None
-        fixed_bias = self.positions == "relative" and self.heads is not None
-        keys = ("*.attention.key", "*.attention.value", "*.attention.key_norm") if fixed_keys else ()
-        return (*keys, "*.attention.relative") if fixed_bias else keys
+    def require_optimizer(self, optimizer: str) -> None:  # noqa: D102
+        if optimizer == "sgd" and self.kv_heads is not None and self.head_dim is not None:
+            raise FieldProblem(
+                ("model", "kv_heads"),
+                "with head_dim keys do not grow with the model, which has no rule under sgd: give kv_group, or heads, "
+                "or another optimizer",
+            )
 
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
         dead = super().dead_hparams()
