@@ -36,8 +36,9 @@ GROUPED = {**GPT, "width": 32, "base_width": 32}
 MODERN = {
     **GROUPED, "norm": "rmsnorm", "mlp": "swiglu", "mlp_ratio": 3, "kv_group": 2, "qk_norm": True,
 }  # fmt: skip
-# The width of a gpt's check is 32, so that heads have to fit it.
+# The least width of a gpt's check is 32, so that heads have to fit it; or 64, where heads widen.
 WIDE_HEADS = {"head_dim": 16}
+WIDER: dict[str, Any] = {"check_at": {"width": 64, "base_width": 64}, "check": {"sizes": [64, 128, 256]}}
 
 CASES: dict[str, ModelCase] = {
     "mlp": ModelCase(
@@ -111,13 +112,14 @@ CASES: dict[str, ModelCase] = {
             ({"relative_buckets": 1}, "greater than or equal to 2"),
             ({"relative_distance": 4}, "4 must be more than half of relative_buckets, which is 8"),
         ),
-        check_at={"width": 64, "base_width": 64, "head_dim": 16},
+        check_at={**WIDER["check_at"], **WIDE_HEADS},
+        check=WIDER["check"],
     ),
     "gpt-relative-in-fixed-heads": ModelCase(
         model={**RELATIVE, **FIXED},
         data=text,
         roles={**GPT_ROLES, "*.relative.weight": "scalar", "blocks.*.weight": "hidden"},
-        check_at={"width": 64, "base_width": 64},
+        **WIDER,
     ),
     "gpt-grouped": ModelCase(
         model={**GROUPED, "kv_group": 2},
@@ -136,7 +138,7 @@ CASES: dict[str, ModelCase] = {
         model={**GROUPED, "head_dim": None, "heads": 4, "kv_heads": 1},
         data=text,
         roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
-        check_at={"width": 64, "base_width": 64},
+        **WIDER,
     ),
     "gpt-modern": ModelCase(
         model=MODERN,
@@ -152,7 +154,7 @@ CASES: dict[str, ModelCase] = {
         model={**MODERN, "head_dim": None, "heads": 4, "norm_gain": True},
         data=text,
         roles={**GPT_ROLES, "*norm.weight": "vector", "blocks.*.weight": "hidden"},
-        check_at={"width": 64, "base_width": 64},
+        **WIDER,
     ),
 }  # fmt: skip
 
