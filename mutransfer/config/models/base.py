@@ -54,9 +54,17 @@ class BaseModelSection(Section):
         """What is minimised."""
         return Loss()
 
+    def require_optimizer(self, optimizer: str) -> None:
+        """Refuse what has no rule under this optimizer.
+
+        Raises:
+            FieldProblem: with the field's path in the whole config.
+        """
+
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
-        return {} if self.attention else {"attention_temperature": "the model has no attention"}
+        dead = {"relative_scale": "the model has no relative positions"}
+        return dead if self.attention else {**dead, "attention_temperature": "the model has no attention"}
 
     @property
     def has_control(self) -> bool:
