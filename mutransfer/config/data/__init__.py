@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
+from mutransfer.config.data.huggingface import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
@@ -19,6 +20,9 @@ __all__ = [
     "DataSection",
     "DataSpec",
     "DigitsSection",
+    "HuggingFaceImagesSection",
+    "HuggingFaceSection",
+    "HuggingFaceTextSection",
     "ParquetImagesSection",
     "TextSection",
     "TokenSpec",
@@ -27,4 +31,12 @@ __all__ = [
     "TokensSection",
 ]
 
-DataSection = Annotated[TextSection | TokensSection | DigitsSection | ParquetImagesSection, Field(discriminator="kind")]
+DataSection = Annotated[
+    TextSection
+    | TokensSection
+    | DigitsSection
+    | ParquetImagesSection
+    | HuggingFaceTextSection
+    | HuggingFaceImagesSection,
+    Field(discriminator="kind"),
+]
