@@ -102,16 +102,15 @@ def split_documents(documents: Sequence[str], fraction: float) -> tuple[list[str
     return list(documents), []
 
 
-def blocks(document: str) -> Iterator[str]:
-    """A document in pieces of whole lines, so that long ones are encoded piece by piece."""
-    start = 0
-    while len(document) - start > _BLOCK:
-        cut = document.find("\n", start + _BLOCK) + 1
-        if cut <= 0 or cut == len(document):
-            break
-        yield document[start:cut]
-        start = cut
-    yield document[start:]
+def blocks(chunks: Iterable[str]) -> Iterator[str]:
+    """A document that comes in chunks in pieces of whole lines, the same however it was cut into chunks."""
+    waiting = ""
+    for chunk in chunks:
+        waiting += chunk
+        while (cut := waiting.find("\n", _BLOCK) + 1) > 0 and cut < len(waiting):
+            yield waiting[:cut]
+            waiting = waiting[cut:]
+    yield waiting
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Array]:
@@ -120,7 +119,7 @@ def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator
     counts: list[int] = []
     size = 0
     for document in documents:
-        pieces = list(blocks(document))
+        pieces = list(blocks([document]))
         waiting += pieces
         counts.append(len(pieces))
         size += len(document)

@@ -14,7 +14,8 @@ from mutransfer.data.dataset import need_extra
 from mutransfer.data.paths import matching_files
 from mutransfer.errors import DataError
 
-_JSON = (".jsonl", ".json", ".ndjson")
+JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
+_ROWS = 1000
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -41,24 +42,30 @@ class Origin:
         return " ".join(part for part in (self.name, self.config, f"({self.split})") if part)
 
 
-def rows(origin: Origin, columns: Sequence[str], *, limit: int | None = None) -> Iterator[tuple[Any, ...]]:
+def rows(
+    origin: Origin, columns: Sequence[str], *, limit: int | None = None, skip: int = 0, streaming: bool = False
+) -> Iterator[tuple[Any, ...]]:
     """The values of some columns in every row, in order; local files are read as they are consumed.
 
     Args:
         columns: their names; dots lead into nested columns.
         limit: give the first so many rows only.
+        skip: leave out so many of them at the start.
+        streaming: read the hub's data as it is consumed, instead of downloading all of it first.
 
     Raises:
         DataError: the hub cannot be reached, or has no such data; a file cannot be read; there is no such column; the
             extra `hf` is missing.
     """
-    opened = _plain_images(_open(origin), origin.kind)
+    opened = _open(origin, streaming=streaming)
     known = opened.column_names
     if known:
         for column in columns:
             _require(column, known, origin)
-    given = _guarded(opened.take(limit) if limit is not None else opened, origin)
-    for row in given:
+        opened = opened.select_columns(list(dict.fromkeys(_stored(column, known) for column in columns)))
+    if limit is not None:
+        opened = opened.take(limit)
+    for row in _guarded(opened.skip(skip) if skip else opened, origin):
         yield tuple(_cell(row, column, origin) for column in columns)
 
 
@@ -91,7 +98,7 @@ def origin_key(origin: Origin) -> str:
     return cache_key(_open(origin)._fingerprint, versions(["datasets"]))
 
 
-def _open(origin: Origin) -> Any:
+def _open(origin: Origin, *, streaming: bool = False) -> Any:
     """The library's data set; of local files one that streams, so that nothing is copied to another place."""
     datasets = need_extra("datasets", "hf", origin.kind)
     if not sys.stderr.isatty():
@@ -105,7 +112,9 @@ def _open(origin: Origin) -> Any:
             streaming=True,
         )
     try:
-        return datasets.load_dataset(origin.name, origin.config, revision=origin.revision, split=origin.split)
+        return datasets.load_dataset(
+            origin.name, origin.config, revision=origin.revision, split=origin.split, streaming=streaming
+        )
     except Exception as error:  # the library raises whatever its own dependencies do
         raise DataError(_why(origin, error)) from None
 
@@ -114,7 +123,7 @@ def _builder(paths: Sequence[Path], origin: Origin) -> str:
     kinds = {}
     for path in paths:
         ending = next((suffix for suffix in reversed(path.suffixes) if suffix not in _COMPRESSED), "").lower()
-        kinds[{".parquet": "parquet"}.get(ending, "json" if ending in _JSON else "text")] = path
+        kinds[{".parquet": "parquet"}.get(ending, "json" if ending in JSON_ENDINGS else "text")] = path
     if len(kinds) > 1:
         found = " and ".join(f"{path.name} ({kind})" for kind, path in kinds.items())
         raise DataError(f"{origin.field}: all files must be of one kind, but there are {found}")
@@ -138,29 +147,26 @@ def _why(origin: Origin, error: Exception) -> str:
 
 
 def _guarded(opened: Any, origin: Origin) -> Iterator[dict[str, Any]]:
-    """Rows, whatever is raised on the way to one as a `DataError`."""
-    given = iter(opened)
+    """Rows as they are stored, whatever is raised on the way to one as a `DataError`."""
+    # Arrow tables: ten times faster than row by row, and images are not decoded.
+    given = iter(opened.with_format("arrow").iter(batch_size=_ROWS))
     number = 0
     while True:
         try:
-            row = next(given)
+            table = next(given).to_pylist()
         except StopIteration:
             return
         except Exception as error:  # files may be anything
             cause = error.__cause__ or error
             first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             raise DataError(f"{origin.label}: cannot be read after row {number}: {first}") from None
-        number += 1
-        yield row
+        number += len(table)
+        yield from table
 
 
-def _plain_images(opened: Any, kind: str) -> Any:
-    """Image columns as they are stored; decoding is our own."""
-    datasets = need_extra("datasets", "hf", kind)
-    for name, feature in (opened.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            opened = opened.cast_column(name, datasets.Image(decode=False))
-    return opened
+def _stored(column: str, known: Sequence[str]) -> str:
+    """The column in which a nested one is."""
+    return column if column in known else column.split(".", maxsplit=1)[0]
 
 
 def _cell(row: Any, column: str, origin: Origin) -> Any:
@@ -181,7 +187,7 @@ def _require(column: str, known: Sequence[str], origin: Origin, row: dict[str, A
             deeper for name, cell in row.items()
             for deeper in ([f"{name}.{inner}" for inner in cell] if isinstance(cell, dict) else [name])
         ]  # fmt: skip
-    elif column in known or column.split(".", maxsplit=1)[0] in known:
+    elif _stored(column, known) in known:
         return
     else:
         names = list(known)

@@ -123,7 +123,7 @@ class Bytes(Tokenizer):
         self.end = np.array([ord("\n")], dtype=np.uint8)
 
     def encode_lines(self, lines: Sequence[str]) -> list[Array]:  # noqa: D102
-        return [np.frombuffer(line.encode(), dtype=np.uint8) for line in lines]
+        return [np.frombuffer(line.encode(errors="surrogateescape"), dtype=np.uint8) for line in lines]
 
     def decode(self, ids: Array) -> str:  # noqa: D102
         ids = np.asarray(ids)
@@ -178,7 +178,7 @@ class Library(Tokenizer):
     def __init__(
         self, content: str, vocab_size: int, specials: dict[str, int], end: Sequence[int], *, literal: bool
     ) -> None:
-        self._content, self.vocab_size, self.specials = content, vocab_size, dict(specials)
+        self.content, self.vocab_size, self.specials = content, vocab_size, dict(specials)
         self._literal = literal
         self._made = need_library().Tokenizer.from_str(content)
         self._made.no_padding()
@@ -198,7 +198,7 @@ class Library(Tokenizer):
     def dump(self) -> str:  # noqa: D102
         data = {
             "kind": "library", "vocab_size": self.vocab_size, "specials": self.specials, "end": self.end.tolist(),
-            "literal": self._literal, "json": self._content,
+            "literal": self._literal, "json": self.content,
         }  # fmt: skip
         return json.dumps(data)
 
