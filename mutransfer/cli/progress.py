@@ -141,7 +141,7 @@ class TrainProgress:
 
 
 class PrepareProgress:
-    """Megabytes read, tokens, speed; off a terminal a line every tenth of the corpus and for every shard."""
+    """Megabytes read, tokens, speed; off a terminal a line every tenth of the corpus or shard."""
 
     def __init__(self) -> None:
         self._bar, self._phase = Bar("MB read"), ""

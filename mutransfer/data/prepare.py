@@ -127,9 +127,8 @@ class _Job:
         """Every k-th piece of the training part, so that about `sample` bytes come from all over it."""
         units = Source(self._source.units)
         stride = max(1, -(-units.size // sample))
-        read = taken = 0
+        taken = 0
         for index, piece in enumerate(units.pieces()):
-            read += len(piece.text)
             if index % stride == 0:
                 taken += len(piece.text)
                 yield piece.text
@@ -138,7 +137,7 @@ class _Job:
             if taken >= sample and not units.size:
                 return
             if index % 64 == 0:
-                self._on_progress(Progress("vocabulary", min(read, units.size or read), units.size, 0, 0))
+                self._on_progress(Progress("vocabulary", taken * stride, units.size, 0, 0))
 
     def encode(self, tokenizer: Tokenizer, shard_tokens: int, workers: int) -> dict[str, Any]:
         """Write the shards that are not there yet, then the index."""

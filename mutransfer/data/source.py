@@ -52,7 +52,7 @@ class Unit:
     size: int = 0
     """Bytes, as far as they are known beforehand."""
     documents: int | None = None
-    """How many there are, where that is known beforehand."""
+    """How many there are, as far as that is known beforehand; for progress."""
 
     def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:
         """The pieces from a place on; `number` is the unit's own.
@@ -75,7 +75,7 @@ class TextFile(Unit):
         self.size = path.stat().st_size
 
     def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:  # noqa: D102
-        if document > 0:
+        if document > 0 or not self.size:
             return
         waiting: Piece | None = None
         for index, text in enumerate(blocks(self._chunks())):
@@ -117,6 +117,8 @@ class Rows(Unit):
                     self.documents = int(parquet.ParquetFile(path).metadata.num_rows)
                 except Exception as error:
                     raise DataError(f"{path}: cannot be read as parquet: {error}") from None
+            elif path.suffix in JSON_ENDINGS:
+                self.documents = _about_lines(path)
 
     def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:  # noqa: D102
         found = rows(self._origin, (self._column,), limit=self._limit, skip=document, streaming=True)
@@ -205,6 +207,16 @@ def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> Sourc
             units.append(TextFile(path, raw=raw))
     units.sort(key=lambda unit: unit.label)
     return Source(tuple(units))
+
+
+def _about_lines(path: Path) -> int:
+    """How many lines a file has if they go on as they begin."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(_CHUNK)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    return max(1, begin.count(b"\n")) * path.stat().st_size // max(1, len(begin))
 
 
 def tokenizer_of(name: str | None, vocab_size: int | None, eos: str | None) -> TokenizerSection:

@@ -60,12 +60,12 @@ def text_files(section: TextSection) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def documents(files: dict[str, Path]) -> Iterator[str]:
-    """The text of each file.
+    """The text of each file that is not empty.
 
     Raises:
         DataError: one cannot be read, or is not UTF-8.
     """
-    return (read_text(path) for path in files.values())
+    return (text for text in map(read_text, files.values()) if text)
 
 
 def _joined(files: dict[str, Path]) -> bytes:

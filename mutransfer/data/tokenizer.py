@@ -18,10 +18,10 @@ from mutransfer.data.dataset import Array, need_extra, require_file
 from mutransfer.errors import DataError
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
-TEXT_SPECIALS = (UNK, EOS)
-"""Special tokens of language modelling."""
 PAIR_SPECIALS = (PAD, BOS, EOS, UNK)
 """Special tokens of translation: padding is id 0 of words and bpe."""
+# Of language modelling; a file has what it has.
+_TEXT_SPECIALS = {"bytes": (), "words": (UNK, EOS), "bpe": (EOS,), "file": ()}
 # What files call them.
 _OTHER_NAMES = {
     PAD: ("[PAD]", "<|pad|>", "<|endoftext|>"),
@@ -71,19 +71,20 @@ def open_tokenizer(
     section: TokenizerSection,
     texts: Callable[[], Iterable[str]],
     *,
-    specials: Sequence[str] = TEXT_SPECIALS,
+    specials: Sequence[str] | None = None,
     key: str | None = None,
 ) -> Tokenizer:
     """The tokenizer of a section, trained on `texts` where its kind is trained.
 
     Args:
         texts: gives the training text, in pieces; called only if it is needed.
-        specials: special tokens that have to have ids.
+        specials: special tokens that have to have ids; those of language modelling when left out.
         key: what `texts` depends on (`cache_key`, `files_key`): a trained tokenizer is then kept in the cache.
 
     Raises:
         DataError: the file cannot be used, or lacks a special token, or an extra is missing.
     """
+    specials = _TEXT_SPECIALS[section.kind] if specials is None else specials
     if section.kind == "bytes":
         return Bytes(specials)
     if section.kind == "file":
@@ -263,7 +264,7 @@ def _from_file(section: TokenizerSection, specials: Sequence[str]) -> Tokenizer:
     if size > section.ids():
         raise DataError(f"{path}: has {size} token ids, but data.tokenizer.vocab_size is {section.ids()}")
     ids = {}
-    for name in specials if specials != TEXT_SPECIALS else ():
+    for name in specials:
         known = next((other for other in (name, *_OTHER_NAMES[name]) if other in vocabulary), None)
         if known is None:
             raise DataError(f"{path}: has no token for {name}: none of {', '.join((name, *_OTHER_NAMES[name]))}")
