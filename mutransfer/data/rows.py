@@ -61,12 +61,13 @@ def rows(
     known = opened.column_names
     if known:
         for column in columns:
-            _require(column, known, origin)
+            if _stored(column, known) not in known:
+                raise _missing(column, known, origin)
         opened = opened.select_columns(list(dict.fromkeys(_stored(column, known) for column in columns)))
     if limit is not None:
         opened = opened.take(limit)
     for row in _guarded(opened.skip(skip) if skip else opened, origin):
-        yield tuple(_cell(row, column, origin) for column in columns)
+        yield tuple(_cell(row, column, origin, known or list(row)) for column in columns)
 
 
 def pairs(origin: Origin, source: str, target: str, *, limit: int | None = None) -> Iterator[tuple[str, str]]:
@@ -105,12 +106,11 @@ def _open(origin: Origin, *, streaming: bool = False) -> Any:
         datasets.disable_progress_bars()
     if origin.name is None:
         paths = matching_files(origin.files, origin.field)
-        return datasets.load_dataset(
-            _builder(list(paths.values()), origin),
-            data_files=[str(paths[name]) for name in sorted(paths)],
-            split="train",
-            streaming=True,
-        )
+        builder, data_files = _builder(list(paths.values()), origin), [str(paths[name]) for name in sorted(paths)]
+        try:
+            return datasets.load_dataset(builder, data_files=data_files, split="train", streaming=True)
+        except Exception as error:  # files may be anything
+            raise DataError(f"{origin.label}: cannot be read as {builder}: {_first_line(error)}") from None
     try:
         return datasets.load_dataset(
             origin.name, origin.config, revision=origin.revision, split=origin.split, streaming=streaming
@@ -132,8 +132,7 @@ def _builder(paths: Sequence[Path], origin: Origin) -> str:
 
 def _why(origin: Origin, error: Exception) -> str:
     """What is the matter with a name on the hub, and what would do."""
-    said = str(error).strip().splitlines()
-    first = said[0] if said else type(error).__name__
+    first = _first_line(error)
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         offline = any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
@@ -143,7 +142,12 @@ def _why(origin: Origin, error: Exception) -> str:
             f"{origin.label}: the Hugging Face hub cannot be reached and the data is not on this machine ({tried}: "
             f"{first}); with a connection try again, or give local copies (parquet, JSON lines, text) as data.files"
         )
-    return f"{origin.label}: cannot be loaded from the Hugging Face hub: {' '.join(said[:3]) or first}"
+    return f"{origin.label}: cannot be loaded from the Hugging Face hub: {first}"
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error of a library says, without its essay."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _guarded(opened: Any, origin: Origin) -> Iterator[dict[str, Any]]:
@@ -157,9 +161,9 @@ def _guarded(opened: Any, origin: Origin) -> Iterator[dict[str, Any]]:
         except StopIteration:
             return
         except Exception as error:  # files may be anything
-            cause = error.__cause__ or error
-            first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-            raise DataError(f"{origin.label}: cannot be read after row {number}: {first}") from None
+            raise DataError(
+                f"{origin.label}: cannot be read after row {number}: {_first_line(error.__cause__ or error)}"
+            ) from None
         number += len(table)
         yield from table
 
@@ -169,26 +173,19 @@ def _stored(column: str, known: Sequence[str]) -> str:
     return column if column in known else column.split(".", maxsplit=1)[0]
 
 
-def _cell(row: Any, column: str, origin: Origin) -> Any:
+def _cell(row: dict[str, Any], column: str, origin: Origin, known: Sequence[str]) -> Any:
     if column in row:
         return row[column]
-    value = row
+    value: Any = row
     for part in column.split("."):
         if not isinstance(value, dict) or part not in value:
-            _require(column, [], origin, row)
+            nested = {name: cell for name, cell in row.items() if isinstance(cell, dict)}
+            names = [deeper for name in known for deeper in ([f"{name}.{inner}" for inner in nested[name]]
+                                                             if name in nested else [name])]  # fmt: skip
+            raise _missing(column, names, origin)
         value = value[part]
     return value
 
 
-def _require(column: str, known: Sequence[str], origin: Origin, row: dict[str, Any] | None = None) -> None:
-    """Refuse a column that is not there, naming those that are."""
-    if row is not None:
-        names = [
-            deeper for name, cell in row.items()
-            for deeper in ([f"{name}.{inner}" for inner in cell] if isinstance(cell, dict) else [name])
-        ]  # fmt: skip
-    elif _stored(column, known) in known:
-        return
-    else:
-        names = list(known)
-    raise DataError(f"{origin.label}: has no column {column!r}; its columns are {', '.join(names)}")
+def _missing(column: str, names: Sequence[str], origin: Origin) -> DataError:
+    return DataError(f"{origin.label}: has no column {column!r}; its columns are {', '.join(names)}")
