@@ -128,6 +128,7 @@ class _Job:
         units = Source(self._source.units)
         stride = max(1, -(-units.size // sample))
         taken = 0
+        self._on_progress(Progress("vocabulary", 0, units.size, 0, 0))
         for index, piece in enumerate(units.pieces()):
             if index % stride == 0:
                 taken += len(piece.text)
@@ -148,6 +149,7 @@ class _Job:
         skip = writer.position[3]
         before = sum(unit.size for unit in units[: writer.position[0]])
         unit_now, read = writer.position[0], 0
+        self._on_progress(Progress("tokens", before, self._source.size, writer.tokens, len(writer.shards)))
         for batch, ids, lengths in _encoded(tokenizer, self._source.pieces(writer.position), workers):
             first, last = batch[0], batch[-1]
             if first.unit >= training and writer.held_out_from is None:

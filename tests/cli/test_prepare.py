@@ -33,7 +33,7 @@ def test_files_to_shards_that_a_run_trains_on(home: Path) -> None:
     assert lines[0] == "2,200 tokens below 400 in 5 shards of uint16 (4.4 kB) in out"
     assert lines[1] == "Use them with  data: {kind: tokens, path: out, vocab_size: 400, seq_len: 64}"
     assert "Training the tokenizer\nWriting shards\n" in stderr
-    assert "tokens in 4 whole shards" in stderr
+    assert " kB read: 2.2 k tokens in 4 whole shards, " in stderr
     (home / "shards.yaml").write_text(
         GPT.replace("{kind: text, paths: [corpus.txt], seq_len: 16}", lines[1].partition("data: ")[2]), encoding="utf-8"
     )
