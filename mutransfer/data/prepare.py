@@ -90,7 +90,7 @@ def prepare(
     _require_free(out, plan)
     make_folder(out)
     with sole_holder(out / LOCK, lambda: f"{out}: another process is preparing data here"):
-        for left in out.glob(".*.partial"):
+        for left in (*out.glob(".*.partial"), *out.glob(".*.json.*")):  # by a call that was killed
             left.unlink()
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # read once, when the library first trains or encodes
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if workers > 1 else "false"
