@@ -52,7 +52,7 @@ def test_a_config_is_the_same_after_it_was_saved(path: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("    vocab_size: 100\n", "", "run.yaml:7: data.tokenizer.vocab_size: tokenizer kind words needs it"),
+        ("    vocab_size: 100\n", "", "run.yaml:6: data.tokenizer.vocab_size: tokenizer kind words needs it"),
         ("vocab_size: 100", "vocab_size: 3", "run.yaml:8: data.tokenizer.vocab_size: must be at least 8, but got 3"),
         ("vocab_size: 100", "vocab_sise: 100", "run.yaml:8: data.tokenizer.vocab_sise: unknown key; did you mean"),
         ("kind: words", "kind: wrods", "run.yaml:7: data.tokenizer.kind: must be "),
