@@ -8,9 +8,11 @@ from pydantic import Field
 
 from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
+from mutransfer.config.data.huggingface import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
 from mutransfer.config.data.none import NoneSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
+from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 from mutransfer.config.data.tokens import TokensSection
 
 __all__ = [
@@ -19,13 +21,25 @@ __all__ = [
     "DataSection",
     "DataSpec",
     "DigitsSection",
+    "HuggingFaceImagesSection",
+    "HuggingFaceSection",
+    "HuggingFaceTextSection",
     "NoneSection",
     "ParquetImagesSection",
     "TextSection",
     "TokenSpec",
+    "TokenizerField",
+    "TokenizerSection",
     "TokensSection",
 ]
 
 DataSection = Annotated[
-    TextSection | TokensSection | DigitsSection | ParquetImagesSection | NoneSection, Field(discriminator="kind")
+    TextSection
+    | TokensSection
+    | DigitsSection
+    | ParquetImagesSection
+    | HuggingFaceTextSection
+    | HuggingFaceImagesSection
+    | NoneSection,
+    Field(discriminator="kind"),
 ]
