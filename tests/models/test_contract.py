@@ -86,7 +86,7 @@ CASES: dict[str, ModelCase] = {
             ({"qk_norm": True, "zero_query": True}, "a normalised zero has no direction"),
             ({"kv_heads": 1, "kv_group": 1}, "not both"),
             ({"kv_heads": 1}, "no rule transfers: give kv_group"),
-            ({"head_dim": None, "heads": 2, "kv_heads": 4}, "4 does not divide the number of heads, which is 2 at width 16"),
+            ({"head_dim": None, "heads": 2, "kv_heads": 4}, "4 does not divide the number of heads, which is 2"),
             ({"width": 32, "kv_group": 4}, "4 does not divide the number of heads, which is 2 at base_width 16"),
             ({"relative_buckets": 8}, "no effect: model.positions is rotary"),
             ({"positions": "learned", "relative_distance": 64}, "no effect: model.positions is learned"),

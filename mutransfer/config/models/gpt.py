@@ -32,8 +32,8 @@ class GPTSection(BaseModelSection):
     """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): so many heads share a key and a value at every
     width. Give this or `kv_heads` or neither, for a key and a value per head."""
     kv_heads: PositiveInt | None = None
-    """Grouped-query attention with so many keys and values at every width; 1 is multi-query attention. For `heads` only:
-    of heads of a fixed size they would not grow, and no rule for that transfers (docs/models.md)."""
+    """Grouped-query attention with so many keys and values at every width; 1 is multi-query attention. For `heads`
+    only: of heads of a fixed size they would not grow, and no rule for that transfers (docs/models.md)."""
     qk_norm: bool = False
     """Queries and keys are normalised per head (Henry et al. 2020, arXiv 2010.04245), by the kind of `norm`."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
