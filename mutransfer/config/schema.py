@@ -119,7 +119,6 @@ class RunConfig(Section):
             raise FieldProblem(
                 ("model", "width"), f"{self.model.width} is narrower than base_width {self.model.base_width}"
             )
-        self.model.require_optimizer(self.hparams.optimizer)
         self._check_dead()
         self._check_rules()
         if isinstance(self.model, CommandSection):

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.data import (
-    BaseDataSection,
+    DataSection,
     HuggingFaceTextSection,
     TextSection,
     TokenizerField,
@@ -168,7 +168,7 @@ class Source:
         }
 
 
-def source_of(section: BaseDataSection) -> Source:
+def source_of(section: DataSection) -> Source:
     """The corpus of a data section.
 
     Raises:

@@ -54,13 +54,6 @@ class BaseModelSection(Section):
         """What is minimised."""
         return Loss()
 
-    def require_optimizer(self, optimizer: str) -> None:
-        """Refuse what has no rule under this optimizer.
-
-        Raises:
-            FieldProblem: with the field's path in the whole config.
-        """
-
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
         dead = {"relative_scale": "the model has no relative positions"}
