@@ -10,6 +10,7 @@ from pathlib import Path
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
+from mutransfer.data.dataset import notes_of
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.executors.base import Executor
 from mutransfer.executors.devices import worker_devices
@@ -108,7 +109,10 @@ def _run(
     search = config.require_search()
     make_executor = executor or (lambda: LocalExecutor(worker_devices(threads=search.threads)))
     load_data.cache_clear()  # what this process has read before may have changed since
-    data = load_data(config.data).fingerprint
+    opened = load_data(config.data)
+    data, watching = opened.fingerprint, observer or Observer()
+    for note in notes_of(opened):
+        watching.noted(note)
     with ExitStack() as stack:
         stack.enter_context(folder.sole_coordinator())
         # Before the study exists: a config that fails can be mended and swept under the same name.
@@ -117,7 +121,7 @@ def _run(
         if checked is None and check is not None and study.attributes.get("check", _UNCHECKED) == _UNCHECKED:
             checked = check(folder.root)
         study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
-        crew, watching = make_executor(), observer or Observer()
+        crew = make_executor()
         try:
             packing = _packing(config, study, crew, watching, pack, should_stop)
             Dispatcher(config, folder, study, crew, watching, should_stop, packing).run()

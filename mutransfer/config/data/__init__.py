@@ -6,11 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, TokenSpec
+from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, PairSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
 from mutransfer.config.data.tokens import TokensSection
+from mutransfer.config.data.translation import TranslationSection
 
 __all__ = [
     "BaseDataSection",
@@ -18,10 +19,15 @@ __all__ = [
     "DataSection",
     "DataSpec",
     "DigitsSection",
+    "PairSpec",
     "ParquetImagesSection",
     "TextSection",
     "TokenSpec",
     "TokensSection",
+    "TranslationSection",
 ]
 
-DataSection = Annotated[TextSection | TokensSection | DigitsSection | ParquetImagesSection, Field(discriminator="kind")]
+DataSection = Annotated[
+    TextSection | TokensSection | DigitsSection | ParquetImagesSection | TranslationSection,
+    Field(discriminator="kind"),
+]

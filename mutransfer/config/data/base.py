@@ -19,6 +19,11 @@ class TokenSpec:
     seq_len: int
     consumed_as: ClassVar = "tokens"
 
+    @property
+    def sizes(self) -> set[int]:
+        """Sizes that do not follow width."""
+        return {self.vocab_size, self.seq_len}
+
 
 @dataclass(frozen=True)
 class ClassSpec:
@@ -36,8 +41,35 @@ class ClassSpec:
             total *= size
         return total
 
+    @property
+    def sizes(self) -> set[int]:
+        """Sizes that do not follow width."""
+        return {*self.shape, self.features, self.classes}
 
-DataSpec = TokenSpec | ClassSpec
+
+@dataclass(frozen=True)
+class PairSpec:
+    """Shape of pairs of sequences: inputs are source ids (batch, source_len) and what the decoder has read before each
+    target, (batch, target_len); targets (batch, target_len), `IGNORED` where the sentence is over."""
+
+    source_vocab: int
+    target_vocab: int
+    source_len: int
+    target_len: int
+    consumed_as: ClassVar = "token pairs"
+
+    @property
+    def sizes(self) -> set[int]:
+        """Sizes that do not follow width."""
+        return {self.source_vocab, self.target_vocab, self.source_len, self.target_len}
+
+
+DataSpec = TokenSpec | ClassSpec | PairSpec
+
+PAD, UNKNOWN, BEGIN, END = range(4)
+"""Ids with a meaning in pairs: after a sentence's end, a word outside the vocabulary, before the first target, the
+end of a sentence."""
+SPECIAL_TOKENS = 4
 
 
 class BaseDataSection(Section):

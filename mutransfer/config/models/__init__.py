@@ -9,7 +9,8 @@ from pydantic import Field
 from mutransfer.config.models.base import BaseModelSection, Loss
 from mutransfer.config.models.gpt import GPTSection
 from mutransfer.config.models.mlp import MLPSection
+from mutransfer.config.models.seq2seq import Seq2SeqSection
 
-__all__ = ["BaseModelSection", "GPTSection", "Loss", "MLPSection", "ModelSection"]
+__all__ = ["BaseModelSection", "GPTSection", "Loss", "MLPSection", "ModelSection", "Seq2SeqSection"]
 
-ModelSection = Annotated[GPTSection | MLPSection, Field(discriminator="kind")]
+ModelSection = Annotated[GPTSection | MLPSection | Seq2SeqSection, Field(discriminator="kind")]

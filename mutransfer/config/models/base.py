@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import PositiveInt
 
 from mutransfer.config.base import Section
+from mutransfer.config.data.base import DataSpec, TokenSpec
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,16 @@ class BaseModelSection(Section):
 
     implementation: ClassVar[str]
     """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
-    consumes: ClassVar[Literal["tokens", "classes"]]
-    """What data the model takes: token sequences, or features with a class label."""
+    consumes: ClassVar[Literal["tokens", "masked tokens", "token pairs", "classes"]]
+    """What data the model takes: token sequences, such with masked tokens to guess, pairs of sequences, or features with
+    a class label."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
     residual: ClassVar[bool] = False
     """Whether it is a pre-norm residual model, for which there are depth rules."""
+
+    metrics: ClassVar[dict[str, str]] = {}
+    """What can be measured of it beside the loss: name, and where the function is (`package.module:function`)."""
 
     width: PositiveInt
     """The dimension that grows: d_model of a gpt, hidden units of an mlp."""
@@ -51,6 +56,15 @@ class BaseModelSection(Section):
     def loss(self) -> Loss:
         """What is minimised."""
         return Loss()
+
+    def places(self, parameter: str, spec: DataSpec) -> int:
+        """How many positions of one example a weight is multiplied at; for the count of FLOPs."""
+        del parameter
+        return spec.seq_len if isinstance(spec, TokenSpec) else 1
+
+    def scores(self, attention: str, spec: DataSpec) -> int:
+        """How many (query, key) pairs an attention module has for one example, masked ones among them."""
+        return self.places(attention, spec) ** 2
 
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
