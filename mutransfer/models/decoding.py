@@ -14,7 +14,7 @@ from torch import Tensor
 from mutransfer.config.data.base import BEGIN, END, PAD
 
 LENGTH_PENALTY = 0.6
-"""Power of its length by which a hypothesis's log probability is divided (about Wu et al. 2016, arXiv 1609.08144, §7)."""
+"""Power of its length by which a hypothesis's log probability is divided (Wu et al. 2016, arXiv 1609.08144, §7)."""
 
 
 class Decoder(Protocol):

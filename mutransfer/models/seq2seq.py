@@ -51,7 +51,8 @@ class Seq2Seq(nn.Module):
         x = self.encoder.enter(source)
         for block in self.encoder.blocks:
             x = block(x, mask=mask)
-        return self.encoder.norm(x), mask
+        memory: Tensor = self.encoder.norm(x)
+        return memory, mask
 
 
 class Stack(nn.Module):

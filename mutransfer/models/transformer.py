@@ -94,8 +94,7 @@ class Block(nn.Module):
         scale = self.residual_scale.to(x.dtype)
         own_mask = mask if self.cross is None else None
         x = x + scale * self.attention(self.attention_norm(x), past, mask=own_mask, causal=causal)
-        if self.cross is not None and self.cross_norm is not None:
-            assert memory is not None
+        if self.cross is not None and self.cross_norm is not None and memory is not None:
             remembered = memory if isinstance(memory, tuple) else self.cross.remember(memory)
             x = x + scale * self.cross(self.cross_norm(x), remembered, mask=mask)
         out: Tensor = x + scale * self.down(F.gelu(self.up(self.mlp_norm(x))))
@@ -113,8 +112,8 @@ def norm(section: HeadsSection) -> nn.LayerNorm:
 
 
 def sinusoids(positions: int, width: int, like: Tensor) -> Tensor:
-    """Fixed positions (positions, width), sines in the first half and cosines in the second (Vaswani et al. 2017, §3.5),
-    with the device and dtype of `like`."""
+    """Fixed positions (positions, width) with the device and dtype of `like`, sines in the first half and cosines in the
+    second (Vaswani et al. 2017, §3.5)."""
     half = (width + 1) // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
     angles = torch.arange(positions, device=like.device, dtype=torch.float32)[:, None] * frequencies

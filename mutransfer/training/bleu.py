@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mutransfer.config.data import TranslationSection
+from mutransfer.config.data import PairSpec, TranslationSection
 from mutransfer.config.data.base import PAD
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Dataset
@@ -31,10 +31,11 @@ class Bleu:
 
     def __call__(self, config: RunConfig, model: nn.Module, data: Dataset, device: torch.device) -> float:
         """Translate and compare."""
-        assert isinstance(config.data, TranslationSection)
         found = translations(config, model, data, device)
         references = cast(PairDataset, data).held.references[: len(found)]
-        scored = _sacrebleu().corpus_bleu(found, [references], lowercase=config.data.lowercase)
+        scored = _sacrebleu().corpus_bleu(
+            found, [references], lowercase=cast(TranslationSection, config.data).lowercase
+        )
         return float(scored.score)
 
 
@@ -57,7 +58,7 @@ def translations(config: RunConfig, model: nn.Module, data: Dataset, device: tor
                 lambda source: Decoding(model, source),
                 torch.from_numpy(padded).to(device),
                 beam=config.evaluation.beam,
-                longest=config.data.spec.target_len if isinstance(config.data, TranslationSection) else 0,
+                longest=cast(PairSpec, config.data.spec).target_len,
             )
         for row, words in zip(rows, decoded, strict=True):
             found[row] = pairs.decode(words)

@@ -1,8 +1,9 @@
 """What a run costs, read off its plan: nothing is allocated, nothing is run, torch is not imported.
 
 The usual count (Kaplan et al. 2020, arXiv 2001.08361, §2.1), with attention in full: every weight that
-activations are multiplied by costs 2 FLOPs per position forward and 4 backward, and attention 4·S²·D per
-sequence and layer forward (S² being queries × keys), twice that backward. A test holds it against torch's own FlopCounterMode.
+activations are multiplied by costs 2 FLOPs per position forward and 4 backward, and attention 4·D per
+query and key of a sequence and layer forward (S² of them within a sequence), twice that backward. A test holds it
+against torch's own FlopCounterMode.
 """
 
 from __future__ import annotations

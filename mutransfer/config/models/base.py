@@ -29,8 +29,8 @@ class BaseModelSection(Section):
     implementation: ClassVar[str]
     """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
     consumes: ClassVar[Literal["tokens", "masked tokens", "token pairs", "classes"]]
-    """What data the model takes: token sequences, such with masked tokens to guess, pairs of sequences, or features with
-    a class label."""
+    """What data the model takes: token sequences, such with masked tokens to guess, pairs of sequences, or features
+    with a class label."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
     residual: ClassVar[bool] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
@@ -30,14 +30,14 @@ class Seq2SeqSection(HeadsSection):
         return Loss(label_smoothing=self.label_smoothing, ignores=True)
 
     def places(self, parameter: str, spec: DataSpec) -> int:  # noqa: D102
-        assert isinstance(spec, PairSpec)
+        lengths = cast(PairSpec, spec)
         reads_source = parameter.startswith("encoder.") or ".cross.key" in parameter or ".cross.value" in parameter
-        return spec.source_len if reads_source else spec.target_len
+        return lengths.source_len if reads_source else lengths.target_len
 
     def scores(self, attention: str, spec: DataSpec) -> int:  # noqa: D102
-        assert isinstance(spec, PairSpec)
-        keys = spec.target_len if attention.startswith("decoder.") and attention.endswith(".attention") else None
-        return self.places(attention, spec) * (keys or spec.source_len)
+        lengths = cast(PairSpec, spec)
+        reads_target = attention.startswith("decoder.") and attention.endswith(".attention")
+        return self.places(attention, spec) * (lengths.target_len if reads_target else lengths.source_len)
 
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
         dead = super().dead_hparams()
