@@ -73,7 +73,8 @@ class Stack(nn.Module):
         x: Tensor = self.embedding(tokens) * self.embedding_gain
         end = start + tokens.shape[-1]
         if self.position is not None:
-            return x + self.position(torch.arange(start, end, device=tokens.device))
+            learned: Tensor = self.position(torch.arange(start, end, device=tokens.device))
+            return x + learned
         return x + sinusoids(end, x.shape[-1], x)[start:]
 
 

@@ -112,7 +112,7 @@ def norm(section: HeadsSection) -> nn.LayerNorm:
 
 
 def sinusoids(positions: int, width: int, like: Tensor) -> Tensor:
-    """Fixed positions (positions, width) with the device and dtype of `like`, sines in the first half and cosines in the
+    """Fixed positions (positions, width) with the device and dtype of `like`: sines in the first half, cosines in the
     second (Vaswani et al. 2017, §3.5)."""
     half = (width + 1) // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
