@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,20 +78,6 @@ def test_members_train_as_alone(request, kind, optimizer):
     assert furthest(together, apart) < 1e-4
     assert float(apart[0].max()) / float(apart.min()) > 1.2  # they learn, and are not one another's copies
     assert furthest(together[:, [1, 2, 0]], apart) > 1e-2
-
-
-@pytest.fixture
-def double(monkeypatch):
-    """Everything in fp64, where only a mistake can differ."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    for module in ("mutransfer.training.learner", "mutransfer.training.pack"):
-        monkeypatch.setattr(
-            f"{module}.to_device",
-            lambda array, device: torch.from_numpy(array.astype(np.float64) if array.dtype == np.float32 else array),
-        )
-    yield
-    torch.set_default_dtype(before)
 
 
 @pytest.mark.usefixtures("double")

@@ -1,0 +1,97 @@
+"""Every model of the project, held to the contract. A new kind is an entry in `CASES`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from mutransfer.config.models import ModelSection
+from tests.conftest import TEXT
+from tests.contracts.models import ModelCase, ModelContract
+
+SECTIONS = {get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(get_args(ModelSection)[0])}
+
+
+def text(folder: Path) -> dict[str, Any]:
+    """Token sequences."""
+    (folder / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    return {"kind": "text", "paths": [str(folder / "corpus.txt")], "seq_len": 16}
+
+
+def digits(folder: Path) -> dict[str, Any]:
+    """Features with a class."""
+    pytest.importorskip("sklearn")
+    return {"kind": "digits"}
+
+
+GPT: dict[str, Any] = {"kind": "gpt", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
+MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "base_width": 16, "depth": 2}
+# The width of a gpt's check is 32, so that heads have to fit it.
+WIDE_HEADS = {"head_dim": 16}
+
+CASES: dict[str, ModelCase] = {
+    "mlp": ModelCase(
+        model=MLP,
+        data=digits,
+        roles={"layers.0.weight": "input", "layers.1.weight": "hidden", "readout.bias": "scalar", "*.bias": "vector",
+               "readout.weight": "output"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 3},
+            "activation": {"activation": "gelu"},
+            "bias": {"bias": False},
+            "zero_readout": {"zero_readout": False},
+        },
+        hparams={"optimizer": "sgd", "lr": 0.1},
+        training={"steps": 12, "batch_size": 64, "eval_batches": 2},
+        check_at={"width": 64, "base_width": 64},
+    ),
+    "gpt": ModelCase(
+        model=GPT,
+        data=text,
+        roles={"embedding.weight": "input", "readout.weight": "output", "blocks.*.weight": "hidden"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 2},
+            "head_dim": {"head_dim": 4},
+            "heads": {"head_dim": None, "heads": 2},
+            "mlp_ratio": {"mlp_ratio": 2},
+            "positions": {"positions": "learned"},
+            "tied_embeddings": {"tied_embeddings": True},
+            "norm_gain": {"norm_gain": True},
+            "zero_readout": {"zero_readout": False},
+            "zero_query": {"zero_query": False},
+        },
+        refused=(
+            ({"heads": 2}, "exactly one of head_dim"),
+            ({"head_dim": 1}, "rotary needs an even head size"),
+            ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
+        ),
+        check_at=WIDE_HEADS,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=CASES)
+def _case(request: pytest.FixtureRequest) -> ModelCase:
+    return CASES[request.param]
+
+
+class TestModels(ModelContract):
+    @pytest.fixture
+    def case(self, _case: ModelCase) -> ModelCase:
+        return _case
+
+
+def test_every_kind_is_held_to_the_contract() -> None:
+    assert {case.model["kind"] for case in CASES.values()} == set(SECTIONS)
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_every_field_of_a_kind_is_changed_in_some_case(kind: str) -> None:
+    changed = {name for case in CASES.values() if case.model["kind"] == kind for name in case.changes}
+    assert changed == set(SECTIONS[kind].model_fields) - {"kind"}  # kind: takes other data altogether
