@@ -28,6 +28,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads what another, or the user, has in the cache."""
+    monkeypatch.setenv("MUTRANSFER_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """A small text file."""

@@ -174,8 +174,11 @@ def fingerprint(*arrays: Array) -> str:
     return digest.hexdigest()
 
 
-def need_extra(module: str, extra: str, kind: str) -> Any:
+def need_extra(module: str, extra: str, kind: str, *, needer: str | None = None) -> Any:
     """Import a module of an optional extra.
+
+    Args:
+        needer: what the message says needs it, in place of the data kind.
 
     Raises:
         DataError: it is not installed; the message has the pip command.
@@ -184,7 +187,7 @@ def need_extra(module: str, extra: str, kind: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise DataError(
-            f"data kind {kind} needs the extra '{extra}' ({error.name or module} is missing): "
+            f"{needer or f'data kind {kind}'} needs the extra '{extra}' ({error.name or module} is missing): "
             f"pip install 'mutransfer[{extra}]'"
         ) from None
 

@@ -10,6 +10,7 @@ from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, Pa
 from mutransfer.config.data.digits import DigitsSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
+from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 from mutransfer.config.data.tokens import TokensSection
 from mutransfer.config.data.translation import TranslationSection
 
@@ -23,6 +24,8 @@ __all__ = [
     "ParquetImagesSection",
     "TextSection",
     "TokenSpec",
+    "TokenizerField",
+    "TokenizerSection",
     "TokensSection",
     "TranslationSection",
 ]
