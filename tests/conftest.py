@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,19 @@ def corpus(tmp_path: Path) -> Path:
     path = tmp_path / "corpus.txt"
     path.write_text(TEXT, encoding="utf-8")
     return path
+
+
+def write_pairs(path: Path, count: int = 120) -> None:
+    """JSON lines of "de" and "en": counted things, of which the translation says the count last."""
+    numbers = ["zero", "one", "two", "three", "four", "five", "six"]
+    things = [("Hund", "dog"), ("Katze", "cat"), ("Haus", "house"), ("Baum", "tree")]
+    lines = []
+    for row in range(count):
+        words = [things[(row * 7 + place) % 4] for place in range(1 + row % 5)]
+        amount = row * 3 % 7
+        source, target = (" ".join(pair[side] for pair in words) for side in (0, 1))
+        lines.append(json.dumps({"de": f"{amount} {source}.", "en": f"{target} {numbers[amount]}."}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @pytest.fixture

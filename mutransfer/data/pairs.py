@@ -11,7 +11,7 @@ from mutransfer.config.data.base import BEGIN, END, PAD, PairSpec
 from mutransfer.data.dataset import IGNORED, Array, Batch, Epochs, fingerprint
 from mutransfer.errors import DataError
 
-Ids = Sequence[int]
+Ids = Sequence[int] | Array
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,6 @@ class Held:
     """Ids of each, the end included."""
     references: list[str]
     """What a person translated each to, as it stands in the file."""
-    name: str
-    """`test` or `validation`."""
 
 
 class PairDataset:

@@ -42,7 +42,7 @@ def flat(batch: Batch) -> tuple[Any, ...]:
 
 def rows(batches: list[Batch]) -> Counter[bytes]:
     """How often each example or window occurs, as bytes."""
-    return Counter(row.tobytes() for inputs, _ in batches for row in inputs)
+    return Counter(row.tobytes() for batch in batches for row in inputs_of(batch)[0])
 
 
 class DataSourceContract:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from mutransfer.config.models import ModelSection
-from tests.conftest import TEXT
+from tests.conftest import TEXT, write_pairs
 from tests.contracts.models import ModelCase, ModelContract
 
 SECTIONS = {get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(get_args(ModelSection)[0])}
@@ -26,8 +26,20 @@ def digits(folder: Path) -> dict[str, Any]:
     return {"kind": "digits"}
 
 
+def pairs(folder: Path) -> dict[str, Any]:
+    """Sentences and their translations, most of them shorter than the longest."""
+    write_pairs(folder / "pairs.jsonl")
+    path = str(folder / "pairs.jsonl")
+    tokenizer = {"kind": "words", "vocab_size": 40}
+    return {
+        "kind": "translation", "path": path, "source_field": "de", "target_field": "en", "tokenizer": tokenizer,
+        "seq_len": 12,
+    }  # fmt: skip
+
+
 GPT: dict[str, Any] = {"kind": "gpt", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
 MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "base_width": 16, "depth": 2}
+SEQ2SEQ: dict[str, Any] = {"kind": "seq2seq", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
 # The width of a gpt's check is 32, so that heads have to fit it.
 WIDE_HEADS = {"head_dim": 16}
 
@@ -71,6 +83,39 @@ CASES: dict[str, ModelCase] = {
             ({"head_dim": 1}, "rotary needs an even head size"),
             ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
         ),
+        check_at=WIDE_HEADS,
+    ),
+    "seq2seq": ModelCase(
+        model=SEQ2SEQ,
+        data=pairs,
+        roles={"*.embedding.weight": "input", "readout.weight": "output", "*coder.blocks.*.weight": "hidden"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 2},
+            "head_dim": {"head_dim": 4},
+            "heads": {"head_dim": None, "heads": 2},
+            "mlp_ratio": {"mlp_ratio": 2},
+            "positions": {"positions": "learned"},
+            "norm_gain": {"norm_gain": True},
+            "bias": {"bias": True},
+            "zero_readout": {"zero_readout": False},
+            "zero_query": {"zero_query": False},
+            "label_smoothing": {"label_smoothing": 0.1},
+        },
+        refused=(
+            ({"heads": 2}, "exactly one of head_dim"),
+            ({"heads": 3, "head_dim": None}, "3 does not divide width"),
+            ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
+        ),
+        check_at=WIDE_HEADS,
+    ),
+    "seq2seq-tied": ModelCase(
+        model={**SEQ2SEQ, "positions": "learned", "norm_gain": True, "bias": True},
+        data=pairs,
+        roles={"*.embedding.weight": "input", "*.position.weight": "input", "readout.weight": "output",
+               "readout.bias": "scalar", "*norm.weight": "vector", "*.bias": "vector", "*.weight": "hidden"},
+        changes={"tied_embeddings": {"tied_embeddings": True}},
         check_at=WIDE_HEADS,
     ),
 }  # fmt: skip

@@ -66,10 +66,10 @@ class PairSpec:
 
 DataSpec = TokenSpec | ClassSpec | PairSpec
 
-PAD, UNKNOWN, BEGIN, END = range(4)
-"""Ids with a meaning in pairs: after a sentence's end, a word outside the vocabulary, before the first target, the
-end of a sentence."""
-SPECIAL_TOKENS = 4
+PAIR_SPECIALS = 3
+PAD, BEGIN, END = range(PAIR_SPECIALS)
+"""Ids with a meaning in pairs: behind a sentence's end, before the first target, the end of a sentence. Those of the
+tokenizer come after them."""
 
 
 class BaseDataSection(Section):

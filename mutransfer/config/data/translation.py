@@ -7,11 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
-from mutransfer.config.data.base import SPECIAL_TOKENS, BaseDataSection, PairSpec
+from mutransfer.config.data.base import PAIR_SPECIALS, BaseDataSection, PairSpec
+from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 
 
 class TranslationSection(BaseDataSection):
-    """Pairs of sentences, one JSON object a line, as words: each language has a vocabulary of its own."""
+    """Pairs of sentences, one JSON object a line."""
 
     implementation = "mutransfer.data.translation:load"
 
@@ -28,9 +29,9 @@ class TranslationSection(BaseDataSection):
     """Key of the text that is translated."""
     target_field: str
     """Key of its translation."""
-    vocab_size: Annotated[int, Field(gt=SPECIAL_TOKENS)] = 8000
-    """Entries of each language's vocabulary, the four special ones included: the most frequent words of the training
-    part fill it up, any other word is unknown."""
+    tokenizer: TokenizerField = TokenizerSection(kind="words", vocab_size=8000)
+    """How text becomes token ids; `words` and `bpe` are trained for each language on its side of the training part.
+    `words` puts punctuation apart from words first."""
     lowercase: bool = False
     """Whether case is dropped; BLEU then compares without case."""
     seq_len: Annotated[PositiveInt, Field(ge=2)] = 32
@@ -43,8 +44,12 @@ class TranslationSection(BaseDataSection):
     def _two_languages(self) -> Self:
         if self.source_field == self.target_field:
             raise FieldProblem(("target_field",), f"is source_field too ({self.source_field}); name the other language")
+        default = type(self).model_fields["validation_fraction"].default
+        if self.validation is not None and self.validation_fraction != default:
+            raise FieldProblem(("validation_fraction",), "has no effect with a validation file")
         return self
 
     @property
     def spec(self) -> PairSpec:  # noqa: D102
-        return PairSpec(self.vocab_size, self.vocab_size, self.seq_len, self.seq_len)
+        size = self.tokenizer.ids() + PAIR_SPECIALS
+        return PairSpec(size, size, self.seq_len, self.seq_len)
