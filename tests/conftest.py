@@ -57,6 +57,27 @@ def write_pairs(path: Path, count: int = 120) -> None:
 
 
 @pytest.fixture
+def pairs(tmp_path: Path) -> dict[str, Any]:
+    """A seq2seq at its base width on counted things, as the plain data of a YAML file."""
+    write_pairs(tmp_path / "pairs.jsonl")
+    return {
+        "name": "tiny-seq2seq",
+        "model": {"kind": "seq2seq", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8},
+        "data": {
+            "kind": "translation",
+            "path": str(tmp_path / "pairs.jsonl"),
+            "source_field": "de",
+            "target_field": "en",
+            "seq_len": 12,
+            "tokenizer": {"kind": "words", "vocab_size": 40},
+        },
+        "training": {"steps": 12, "batch_size": 4, "eval_batches": 2},
+        "hparams": {"lr": 0.01},
+        "search": {"trials": 4, "confirm": {"top": 0}, "space": {"lr": {"log_uniform": [1e-3, 1e-1]}}},
+    }
+
+
+@pytest.fixture
 def gpt(corpus: Path) -> dict[str, Any]:
     """A gpt at its base width, as the plain data of a YAML file."""
     return {

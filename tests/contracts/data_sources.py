@@ -141,7 +141,8 @@ def check_epochs(section: Any) -> None:
     epochs = [rows(first[begin : begin + size]) for begin in (0, size)]
     assert epochs[0] == Counter(seen)
     assert epochs[1] == epochs[0]
-    assert [first[i][0].tobytes() for i in range(size)] != [first[i][0].tobytes() for i in range(size, 2 * size)]
+    order = [inputs_of(batch)[0].tobytes() for batch in first]
+    assert order[:size] != order[size : 2 * size]
     assert not set(seen) & set(held_out)
     assert abs(len(held_out) - section.validation_fraction * (size + len(held_out))) <= 0.5
     # A batch that crosses the end of an epoch is the end of the one and the beginning of the next.

@@ -97,6 +97,7 @@ CASES: dict[str, ModelCase] = {
             "heads": {"head_dim": None, "heads": 2},
             "mlp_ratio": {"mlp_ratio": 2},
             "positions": {"positions": "learned"},
+            "tied_embeddings": {"tied_embeddings": True},
             "norm_gain": {"norm_gain": True},
             "bias": {"bias": True},
             "zero_readout": {"zero_readout": False},
@@ -111,11 +112,10 @@ CASES: dict[str, ModelCase] = {
         check_at=WIDE_HEADS,
     ),
     "seq2seq-tied": ModelCase(
-        model={**SEQ2SEQ, "positions": "learned", "norm_gain": True, "bias": True},
+        model={**SEQ2SEQ, "tied_embeddings": True, "positions": "learned", "norm_gain": True, "bias": True},
         data=pairs,
         roles={"*.embedding.weight": "input", "*.position.weight": "input", "readout.weight": "output",
                "readout.bias": "scalar", "*norm.weight": "vector", "*.bias": "vector", "*.weight": "hidden"},
-        changes={"tied_embeddings": {"tied_embeddings": True}},
         check_at=WIDE_HEADS,
     ),
 }  # fmt: skip
