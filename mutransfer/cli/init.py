@@ -17,6 +17,8 @@ class Model(StrEnum):
 
     gpt = "gpt"
     mlp = "mlp"
+    resnet = "resnet"
+    seq2seq = "seq2seq"
 
 
 def run(

@@ -40,6 +40,7 @@ def pairs(folder: Path) -> dict[str, Any]:
 GPT: dict[str, Any] = {"kind": "gpt", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
 MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "base_width": 16, "depth": 2}
 SEQ2SEQ: dict[str, Any] = {"kind": "seq2seq", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
+RESNET: dict[str, Any] = {"kind": "resnet", "width": 8, "base_width": 8, "blocks": [1, 1]}
 # The width of a gpt's check is 32, so that heads have to fit it.
 WIDE_HEADS = {"head_dim": 16}
 
@@ -84,6 +85,36 @@ CASES: dict[str, ModelCase] = {
             ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
         ),
         check_at=WIDE_HEADS,
+    ),
+    "resnet": ModelCase(
+        model=RESNET,
+        data=digits,
+        roles={"stem.weight": "input", "readout.weight": "output", "readout.bias": "scalar", "stages.*": "hidden"},
+        changes={
+            "width": {"width": 32},
+            "base_width": {"base_width": 4},
+            "blocks": {"blocks": [1, 2]},
+            "norm": {"norm": "group"},
+            "norm_gain": {"norm_gain": True},
+            "zero_readout": {"zero_readout": False},
+        },
+        refused=(
+            ({"group_size": 4}, "no effect with norm batch"),
+            ({"norm": "group", "group_size": 3}, "3 does not divide"),
+        ),
+        hparams={"optimizer": "sgd", "lr": 0.1},
+        training={"steps": 12, "batch_size": 16, "eval_batches": 2},
+        check_at={"width": 16, "base_width": 16},
+    ),
+    "resnet-group": ModelCase(
+        model={**RESNET, "norm": "group", "norm_gain": True},
+        data=digits,
+        roles={"stem.weight": "input", "readout.weight": "output", "readout.bias": "scalar", "*norm.*": "vector",
+               "stages.*": "hidden"},
+        changes={"group_size": {"group_size": 4}},
+        hparams={"optimizer": "sgd", "lr": 0.1},
+        training={"steps": 12, "batch_size": 16, "eval_batches": 2},
+        check_at={"width": 16, "base_width": 16},
     ),
     "seq2seq": ModelCase(
         model=SEQ2SEQ,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mutransfer.config.data import PairSpec, TranslationSection
+from mutransfer.config.data import ClassSpec, DigitsSection, PairSpec, TranslationSection
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.roles import meta_construction
 from mutransfer.transfer.cost import estimate
@@ -58,6 +58,21 @@ def test_sequences_of_two_lengths_cost_what_torch_counts(pairs, monkeypatch):
     spec = PairSpec(source_vocab=40, target_vocab=30, source_len=9, target_len=5)
     monkeypatch.setattr(TranslationSection, "spec", spec)
     config = build(pairs, model__depth=2)
+    assert estimate(config, plan_of(config)).flops_per_step == counted(config)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        ((1, 8, 8), {}),
+        ((1, 8, 8), {"width": 16, "blocks": [2, 1, 1], "norm": "group"}),
+        ((3, 96, 70), {"blocks": [1, 2]}),
+    ],
+)
+def test_resnet_flops_are_torchs(mlp, monkeypatch, shape, changes):
+    """Small images and large ones, whose stem is another."""
+    monkeypatch.setattr(DigitsSection, "spec", ClassSpec(shape=shape, classes=10))
+    config = build(mlp, model={"kind": "resnet", "width": 8, "base_width": 8, "blocks": [1, 1], **changes})
     assert estimate(config, plan_of(config)).flops_per_step == counted(config)
 
 

@@ -9,8 +9,9 @@ from pydantic import Field
 from mutransfer.config.models.base import BaseModelSection, Loss
 from mutransfer.config.models.gpt import GPTSection
 from mutransfer.config.models.mlp import MLPSection
+from mutransfer.config.models.resnet import ResNetSection
 from mutransfer.config.models.seq2seq import Seq2SeqSection
 
-__all__ = ["BaseModelSection", "GPTSection", "Loss", "MLPSection", "ModelSection", "Seq2SeqSection"]
+__all__ = ["BaseModelSection", "GPTSection", "Loss", "MLPSection", "ModelSection", "ResNetSection", "Seq2SeqSection"]
 
-ModelSection = Annotated[GPTSection | MLPSection | Seq2SeqSection, Field(discriminator="kind")]
+ModelSection = Annotated[GPTSection | MLPSection | ResNetSection | Seq2SeqSection, Field(discriminator="kind")]
