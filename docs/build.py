@@ -20,7 +20,7 @@ import typer.main
 from mutransfer import errors
 from mutransfer.cli import app
 from mutransfer.config.base import Section
-from mutransfer.config.data import DataSection
+from mutransfer.config.data import DataSection, TokenizerSection
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.config.models import ModelSection
 from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Interpolation, RulesSection
@@ -111,6 +111,7 @@ def config_reference() -> str:
             title = f"{name}, kind `{kind}`: {sentence(inspect.getdoc(member) or '')}"
             parts.append(section(title, member, skip={"kind"}))
     parts += [
+        section("data.tokenizer: written short, `bytes` or `{file: tokenizer.json}`", TokenizerSection),
         section("training: compute settings", TrainingSection),
         section("rules: scaling beyond the parametrization's table", RulesSection),
         section("rules.depth", DepthRule),
@@ -180,7 +181,7 @@ def literal(value: Any) -> str:
     if isinstance(value, tuple):
         return f"`{list(value)}`"
     if isinstance(value, Section):
-        return "`{" + ", ".join(f"{name}: {one}" for name, one in value.model_dump().items()) + "}`"
+        return "`{" + ", ".join(f"{name}: {one}" for name, one in value.model_dump(exclude_none=True).items()) + "}`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 

@@ -16,7 +16,9 @@ import typer
 from mutransfer.cli.console import explain
 from mutransfer.errors import Interrupted
 
-_VERBS = ("init", "sweep", "transfer", "train", "audit", "coord-check", "transfer-check", "reverse", "status")
+_VERBS = (
+    "init", "prepare", "sweep", "transfer", "train", "audit", "coord-check", "transfer-check", "reverse", "status",
+)  # fmt: skip
 
 app = typer.Typer(
     name="mutransfer",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any, Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as RichProgress
 
 from mutransfer.cli import console as ui
+from mutransfer.data.prepare import Progress
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.study import TrialRecord
@@ -19,7 +21,7 @@ class Bar:
     def __init__(self, what: str) -> None:
         self._console = ui.console(stderr=True)
         self._what = what
-        self._progress: Progress | None = None
+        self._progress: RichProgress | None = None
         self._task: Any = None
 
     @property
@@ -32,7 +34,7 @@ class Bar:
         if not self.shown:
             return
         if self._progress is None:
-            self._progress = Progress(
+            self._progress = RichProgress(
                 TextColumn(self._what),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -142,3 +144,38 @@ class TrainProgress:
         self._bar.update(step, steps, news)
         if not self._bar.shown and (step * 10 // steps > (step - 1) * 10 // steps):
             self._bar.line(f"step {step}/{steps}: {news}")
+
+
+class PrepareProgress:
+    """Megabytes read, tokens, speed; off a terminal a line every tenth of the corpus or shard."""
+
+    def __init__(self) -> None:
+        self._bar, self._phase = Bar("MB read"), ""
+        self._began, self._read_before = time.monotonic(), 0
+        self._said = (0, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def __call__(self, news: Progress) -> None:
+        """Show how far it is."""
+        if news.phase != self._phase:
+            self._bar.close()
+            self._bar.line({"vocabulary": "Training the tokenizer", "tokens": "Writing shards"}[news.phase])
+            self._phase, self._began, self._read_before = news.phase, time.monotonic(), news.done
+            self._said = (news.done * 10 // max(news.total, 1), news.shards)
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        speed = (news.done - self._read_before) / seconds
+        left = f", {ui.duration((news.total - news.done) / speed)} left" if speed > 0 and news.total else ""
+        made = f"{ui.quantity(news.tokens, '')} tokens in {news.shards} whole shards, " if news.tokens else ""
+        text = f"{made}{ui.quantity(speed, 'B')}/s{left}"
+        total = max(news.total, news.done, 1)
+        self._bar.update(news.done // 10**6, -(-total // 10**6), text)
+        said = (news.done * 10 // max(news.total, 1) if news.total else 0, news.shards)
+        if not self._bar.shown and said != self._said:
+            self._said = said
+            self._bar.line(f"{ui.quantity(news.done, 'B')} of {ui.quantity(news.total, 'B')} read: {text}"
+                           if news.total else f"{ui.quantity(news.done, 'B')} read: {text}")  # fmt: skip

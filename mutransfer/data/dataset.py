@@ -39,6 +39,23 @@ class Dataset(Protocol):
         """At most `batches` batches of the validation part, always the same ones."""
 
 
+class Shards(Protocol):
+    """Token ids in several files, read as one sequence."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the ids; known without reading them."""
+
+    def __len__(self) -> int:
+        """Number of ids."""
+
+    def __getitem__(self, wanted: slice) -> Shards:
+        """A part of the sequence, not read yet."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The ids, read."""
+
+
 class TokenDataset:
     """One long sequence of token ids.
 
@@ -46,8 +63,18 @@ class TokenDataset:
     anywhere; validation windows do not overlap.
     """
 
-    def __init__(self, tokens: Array, *, seq_len: int, vocab_size: int, validation_fraction: float, label: str) -> None:
-        split = len(tokens) - round(len(tokens) * validation_fraction)
+    def __init__(
+        self,
+        tokens: Array | Shards,
+        *,
+        seq_len: int,
+        vocab_size: int,
+        validation_fraction: float,
+        label: str,
+        held_out: int | None = None,
+    ) -> None:
+        """Split the sequence: its last `held_out` tokens are the validation part, or else that fraction of it."""
+        split = len(tokens) - (round(len(tokens) * validation_fraction) if held_out is None else held_out)
         self._train, self._validation = tokens[:split], tokens[split:]
         self._seq_len, self._vocab_size, self._label = seq_len, vocab_size, label
         for part, name in ((self._train, "training"), (self._validation, "validation")):
@@ -56,13 +83,16 @@ class TokenDataset:
                     f"{label}: too short: the {name} part has {len(part)} tokens, but one sequence needs "
                     f"seq_len + 1 = {seq_len + 1}"
                 )
-        if len(tokens) <= _READ_WHOLE:
-            self._fingerprint = fingerprint(tokens)
+        ends: tuple[Array, ...] = () if held_out is None else (np.array([held_out]),)
+        if not isinstance(tokens, np.ndarray):
+            self._fingerprint = tokens.fingerprint
+        elif len(tokens) <= _READ_WHOLE:
+            self._fingerprint = fingerprint(tokens, *ends)
             self._check_ids(tokens)
         else:
             sample = tokens[:: len(tokens) // _SAMPLED]
-            ends = tokens[:_SAMPLED], tokens[-_SAMPLED:]
-            self._fingerprint = fingerprint(np.array([len(tokens)]), *ends, sample)
+            ends = tokens[:_SAMPLED], tokens[-_SAMPLED:], sample, *ends
+            self._fingerprint = fingerprint(np.array([len(tokens)]), *ends)
 
     @property
     def fingerprint(self) -> str:
@@ -82,8 +112,8 @@ class TokenDataset:
         for first in range(0, wanted, batch_size):
             yield self._windows(self._validation, starts[first : first + batch_size])
 
-    def _windows(self, tokens: Array, starts: Array) -> Batch:
-        windows = np.stack([tokens[start : start + self._seq_len + 1] for start in starts]).astype(np.int64)
+    def _windows(self, tokens: Array | Shards, starts: Array) -> Batch:
+        windows = np.stack([np.asarray(tokens[start : start + self._seq_len + 1]) for start in starts]).astype(np.int64)
         self._check_ids(windows)
         return windows[:, :-1], windows[:, 1:]
 
@@ -124,13 +154,26 @@ class ClassDataset:
     example), and labels (B,) int64. Training goes through a new permutation each epoch.
     """
 
-    def __init__(self, examples: Array, labels: Array, *, classes: int, validation_fraction: float, label: str):
-        held_out = round(len(examples) * validation_fraction)
+    def __init__(
+        self,
+        examples: Array,
+        labels: Array,
+        *,
+        classes: int,
+        validation_fraction: float,
+        label: str,
+        held_out: int | None = None,
+    ) -> None:
+        """Split the examples: the last `held_out` are the validation part, or else that fraction by chance."""
+        tail = held_out
+        held_out = round(len(examples) * validation_fraction) if tail is None else tail
         if held_out < 1 or held_out >= len(examples):
             raise DataError(f"{label}: too small to split: {len(examples)} examples")
         if labels.min() < 0 or labels.max() >= classes:
             raise DataError(f"{label}: labels run from {labels.min()} to {labels.max()}, but classes is {classes}")
-        order = np.random.default_rng(0).permutation(len(examples))
+        order = np.random.default_rng(0).permutation(len(examples) if tail is None else tail)
+        if tail is not None:
+            order = np.concatenate([order + len(examples) - tail, np.arange(len(examples) - tail)])
         self._train, self._held_out = order[held_out:], order[:held_out]
         self._examples, self._labels = examples, labels.astype(np.int64)
         axes = (0, *range(2, examples.ndim))
@@ -138,7 +181,7 @@ class ClassDataset:
         self._mean = train.mean(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32)
         self._std = train.std(axis=axes, keepdims=True, dtype=np.float64).astype(np.float32) + 1e-6
         self._epochs = Epochs(len(self._train))
-        self._fingerprint = fingerprint(examples, labels)
+        self._fingerprint = fingerprint(examples, labels, *([] if tail is None else [np.array([tail])]))
 
     @property
     def fingerprint(self) -> str:

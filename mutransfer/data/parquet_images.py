@@ -2,64 +2,57 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mutransfer.config.data import ParquetImagesSection
-from mutransfer.data.dataset import Array, ClassDataset, need_extra, require_file
+from mutransfer.data.cache import cache_key, files_key
+from mutransfer.data.dataset import ClassDataset, need_extra, require_file
+from mutransfer.data.images import decoded
 from mutransfer.errors import DataError
+
+_ROWS = 1024
 
 
 def load(section: ParquetImagesSection) -> ClassDataset:
-    """Decode every image into memory as bytes (N, channels, size, size)."""
-    parquet = need_extra("pyarrow.parquet", "vision", section.kind)
-    arrow = need_extra("pyarrow", "vision", section.kind)
-    image_module = need_extra("PIL.Image", "vision", section.kind)
+    """The images as bytes (N, channels, size, size); decoded at the first load, from the cache afterwards."""
+    for module in ("pyarrow.parquet", "PIL.Image"):
+        need_extra(module, "vision", section.kind)
     path = require_file(section.path)
-    try:
-        file = parquet.ParquetFile(path)
-        columns = file.schema_arrow.names
-        for column in (section.image_column, section.label_column):
-            if column not in columns:
-                raise DataError(f"{path}: has no column {column!r}; its columns are {', '.join(columns)}")
-        images: list[Array] = []
-        labels: list[int] = []
-        for rows in file.iter_batches(batch_size=1024, columns=[section.image_column, section.label_column]):
-            for row in rows.to_pylist():
-                if section.limit is not None and len(images) >= section.limit:
-                    break
-                where = f"{path}: row {len(images)}"
-                images.append(_decode(image_module, row[section.image_column], section, where))
-                label = row[section.label_column]
-                if not isinstance(label, int):
-                    raise DataError(f"{where}: label must be a whole number, but got {label!r}")
-                labels.append(label)
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as parquet: {error}") from None
-    if not images:
-        raise DataError(f"{path}: has no rows")
+    images, labels = decoded(
+        section,
+        lambda: _rows(section, path),
+        key=cache_key(files_key({"": path}), section.image_column, section.label_column, section.limit),
+        label=str(path),
+    )
     return ClassDataset(
-        np.stack(images),
-        np.array(labels),
+        images,
+        labels,
         classes=section.classes,
         validation_fraction=section.validation_fraction,
         label=str(path),
     )
 
 
-def _decode(image_module: Any, cell: Any, section: ParquetImagesSection, where: str) -> Array:
-    encoded = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(encoded, bytes):
-        raise DataError(f"{where}: column {section.image_column!r} holds no encoded image")
+def _rows(section: ParquetImagesSection, path: Path) -> Iterator[tuple[Any, Any]]:
+    """Image and label of each row; rows beyond the limit are not read."""
+    parquet = need_extra("pyarrow.parquet", "vision", section.kind)
+    arrow = need_extra("pyarrow", "vision", section.kind)
+    left = section.limit
     try:
-        image = image_module.open(io.BytesIO(encoded)).convert("L" if section.channels == 1 else "RGB")
-    except Exception as error:  # a broken image may raise OSError, SyntaxError, ValueError, TypeError, …
-        raise DataError(f"{where}: cannot be decoded as an image ({type(error).__name__})") from None
-    if image.size != (section.size, section.size):
-        raise DataError(
-            f"{where}: image is {image.width}×{image.height}, but data.size is {section.size}; "
-            "all images must have that size"
-        )
-    return np.asarray(image, dtype=np.uint8).reshape(section.size, section.size, section.channels).transpose(2, 0, 1)
+        file = parquet.ParquetFile(path)
+        columns = file.schema_arrow.names
+        wanted = [section.image_column, section.label_column]
+        for column in wanted:
+            if column not in columns:
+                raise DataError(f"{path}: has no column {column!r}; its columns are {', '.join(columns)}")
+        for rows in file.iter_batches(batch_size=_ROWS if left is None else min(left, _ROWS), columns=wanted):
+            for row in rows.to_pylist()[:left]:
+                yield row[section.image_column], row[section.label_column]
+            if left is not None:
+                left -= len(rows)
+                if left <= 0:
+                    return
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as parquet: {error}") from None

@@ -1,41 +1,83 @@
-"""`text`: files as bytes, the standard library's own sources as the default that needs no download."""
+"""`text`: files through a tokenizer, the standard library's own sources as the default that needs no download."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mutransfer.config.data import TextSection
-from mutransfer.data.dataset import TokenDataset, require_file
+from mutransfer.data.cache import files_key
+from mutransfer.data.corpus import read_text, token_dataset
+from mutransfer.data.dataset import TokenDataset
+from mutransfer.data.paths import matching_files
 from mutransfer.errors import DataError
 
 _STDLIB_SKIPS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "__pycache__"}
 
 
 def load(section: TextSection) -> TokenDataset:
-    """Read all files into one byte sequence; its tail is the validation part.
+    """Read all files into one sequence; its tail is the validation part, unless that has files of its own.
 
     Files are ordered by a hash of their path, so that the tail is a fair sample
     and not the end of the alphabet.
     """
-    files = _stdlib_files() if section.source == "python-stdlib" else _matching_files(section.paths)
+    files, held_out = text_files(section)
     label = section.source if section.source == "python-stdlib" else ", ".join(section.paths)
-    ordered = sorted(files, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest())
+    if section.tokenizer.kind == "bytes":  # as they are, whatever their encoding
+        content, other = _joined(files), _joined(held_out)
+        return TokenDataset(
+            np.frombuffer(content + other, dtype=np.uint8),
+            seq_len=section.seq_len,
+            vocab_size=section.spec.vocab_size,
+            validation_fraction=section.validation_fraction,
+            label=label,
+            held_out=len(other) if section.validation_paths else None,
+        )
+    return token_dataset(
+        section,
+        lambda: documents(files),
+        (lambda: documents(held_out)) if section.validation_paths else None,
+        key=files_key(files) + (files_key(held_out) if held_out else ""),
+        label=label,
+    )
+
+
+def text_files(section: TextSection) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The files of the training part (and of all, where a part of them is held out) and of the validation part.
+
+    Raises:
+        DataError: there are none, or a file cannot be read.
+    """
+    stdlib = section.source == "python-stdlib"
+    files = _stdlib_files() if stdlib else matching_files(section.paths, "data.paths")
+    held_out = matching_files(section.validation_paths, "data.validation_paths") if section.validation_paths else {}
+    return _shuffled(files), _shuffled(held_out)
+
+
+def documents(files: dict[str, Path]) -> Iterator[str]:
+    """The text of each file that is not empty.
+
+    Raises:
+        DataError: one cannot be read, or is not UTF-8.
+    """
+    return (text for text in map(read_text, files.values()) if text)
+
+
+def _joined(files: dict[str, Path]) -> bytes:
     try:
-        content = b"\n".join(files[name].read_bytes() for name in ordered)
+        return b"\n".join(path.read_bytes() for path in files.values())
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    return TokenDataset(
-        np.frombuffer(content, dtype=np.uint8),
-        seq_len=section.seq_len,
-        vocab_size=section.spec.vocab_size,
-        validation_fraction=section.validation_fraction,
-        label=label,
+
+
+def _shuffled(files: dict[str, Path]) -> dict[str, Path]:
+    return dict(
+        sorted(files.items(), key=lambda item: hashlib.blake2b(item[0].encode(), digest_size=8).digest()),
     )
 
 
@@ -49,17 +91,3 @@ def _stdlib_files() -> dict[str, Path]:
     if not files:
         raise DataError(f"{root}: this Python has no standard library sources; use data.paths instead")
     return files
-
-
-def _matching_files(patterns: tuple[str, ...]) -> dict[str, Path]:
-    paths: set[Path] = set()
-    for pattern in patterns:
-        expanded = str(Path(pattern).expanduser())
-        found = [expanded] if Path(expanded).exists() else sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        matches = [name for name in found if len(found) == 1 or Path(name).is_file()]
-        if not matches:
-            raise DataError(f"data.paths: {pattern}: matches no file")
-        paths.update(require_file(name).resolve() for name in matches)
-    # The same files are the same data from any working folder, and after their folder has moved.
-    common = Path(os.path.commonpath([path.parent for path in paths]))
-    return {path.relative_to(common).as_posix(): path for path in paths}

@@ -18,10 +18,10 @@ from mutransfer.data.dataset import Array, need_extra, require_file
 from mutransfer.errors import DataError
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
-TEXT_SPECIALS = (UNK, EOS)
-"""Special tokens of language modelling."""
 PAIR_SPECIALS = (PAD, BOS, EOS, UNK)
 """Special tokens of translation: padding is id 0 of words and bpe."""
+# Of language modelling; a file has what it has.
+_TEXT_SPECIALS = {"bytes": (), "words": (UNK, EOS), "bpe": (EOS,), "file": ()}
 # What files call them.
 _OTHER_NAMES = {
     PAD: ("[PAD]", "<|pad|>", "<|endoftext|>"),
@@ -48,7 +48,11 @@ class Tokenizer(ABC):
 
     def encode(self, text: str) -> Array:
         """Ids of running text; `words` puts `<eos>` after each line."""
-        return self.encode_lines([text])[0]
+        return self.encode_texts([text])[0]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Array]:
+        """`encode` of each, faster than one by one."""
+        return self.encode_lines(texts)
 
     @abstractmethod
     def encode_lines(self, lines: Sequence[str]) -> list[Array]:
@@ -67,19 +71,20 @@ def open_tokenizer(
     section: TokenizerSection,
     texts: Callable[[], Iterable[str]],
     *,
-    specials: Sequence[str] = TEXT_SPECIALS,
+    specials: Sequence[str] | None = None,
     key: str | None = None,
 ) -> Tokenizer:
     """The tokenizer of a section, trained on `texts` where its kind is trained.
 
     Args:
         texts: gives the training text, in pieces; called only if it is needed.
-        specials: special tokens that have to have ids.
+        specials: special tokens that have to have ids; those of language modelling when left out.
         key: what `texts` depends on (`cache_key`, `files_key`): a trained tokenizer is then kept in the cache.
 
     Raises:
         DataError: the file cannot be used, or lacks a special token, or an extra is missing.
     """
+    specials = _TEXT_SPECIALS[section.kind] if specials is None else specials
     if section.kind == "bytes":
         return Bytes(specials)
     if section.kind == "file":
@@ -119,7 +124,7 @@ class Bytes(Tokenizer):
         self.end = np.array([ord("\n")], dtype=np.uint8)
 
     def encode_lines(self, lines: Sequence[str]) -> list[Array]:  # noqa: D102
-        return [np.frombuffer(line.encode(), dtype=np.uint8) for line in lines]
+        return [np.frombuffer(line.encode(errors="surrogateescape"), dtype=np.uint8) for line in lines]
 
     def decode(self, ids: Array) -> str:  # noqa: D102
         ids = np.asarray(ids)
@@ -140,7 +145,10 @@ class Words(Tokenizer):
         self._dtype = smallest_type(vocab_size)
         self.end = np.empty(0, dtype=self._dtype)  # every line has one already
 
-    def encode(self, text: str) -> Array:  # noqa: D102
+    def encode_texts(self, texts: Sequence[str]) -> list[Array]:  # noqa: D102
+        return [self._encode_text(text) for text in texts]
+
+    def _encode_text(self, text: str) -> Array:
         lines = text.split("\n")
         if len(lines) > 1 and not lines[-1]:
             lines.pop()  # a newline ends a line and begins none
@@ -173,7 +181,7 @@ class Library(Tokenizer):
     def __init__(
         self, content: str, vocab_size: int, specials: dict[str, int], end: Sequence[int], *, literal: bool
     ) -> None:
-        self._content, self.vocab_size, self.specials = content, vocab_size, dict(specials)
+        self.content, self.vocab_size, self.specials = content, vocab_size, dict(specials)
         self._literal = literal
         self._made = need_library().Tokenizer.from_str(content)
         self._made.no_padding()
@@ -193,7 +201,7 @@ class Library(Tokenizer):
     def dump(self) -> str:  # noqa: D102
         data = {
             "kind": "library", "vocab_size": self.vocab_size, "specials": self.specials, "end": self.end.tolist(),
-            "literal": self._literal, "json": self._content,
+            "literal": self._literal, "json": self.content,
         }  # fmt: skip
         return json.dumps(data)
 
@@ -258,7 +266,7 @@ def _from_file(section: TokenizerSection, specials: Sequence[str]) -> Tokenizer:
     if size > section.ids():
         raise DataError(f"{path}: has {size} token ids, but data.tokenizer.vocab_size is {section.ids()}")
     ids = {}
-    for name in specials if specials != TEXT_SPECIALS else ():
+    for name in specials:
         known = next((other for other in (name, *_OTHER_NAMES[name]) if other in vocabulary), None)
         if known is None:
             raise DataError(f"{path}: has no token for {name}: none of {', '.join((name, *_OTHER_NAMES[name]))}")

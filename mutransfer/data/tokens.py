@@ -1,16 +1,42 @@
-"""`tokens`: a flat binary file of token ids, memory-mapped, of any size."""
+"""`tokens`: binary files of token ids, memory-mapped, of any size: one flat file, or a folder of prepared shards."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 
 from mutransfer.config.data import TokensSection
-from mutransfer.data.dataset import TokenDataset, require_file
+from mutransfer.data.dataset import Array, Shards, TokenDataset, require_file
+from mutransfer.data.shards import open_shards
 from mutransfer.errors import DataError
 
 
 def load(section: TokensSection) -> TokenDataset:
-    """Map the file; ids are checked against `vocab_size` batch by batch."""
+    """Map the file or the shards; ids are checked against `vocab_size` batch by batch."""
+    folder = Path(section.path).expanduser()
+    held_out: int | None = None
+    tokens: Array | Shards
+    if folder.is_dir():
+        tokens, index = open_shards(folder)
+        held_out = index["held_out"]
+        if index["vocab_size"] > section.vocab_size:
+            raise DataError(
+                f"{folder}: has token ids below {index['vocab_size']}, but data.vocab_size is {section.vocab_size}"
+            )
+    else:
+        tokens = _flat(section)
+    return TokenDataset(
+        tokens,
+        seq_len=section.seq_len,
+        vocab_size=section.vocab_size,
+        validation_fraction=section.validation_fraction,
+        label=section.path,
+        held_out=held_out,
+    )
+
+
+def _flat(section: TokensSection) -> Array:
     path = require_file(section.path)
     dtype = np.dtype(section.dtype).newbyteorder("<")
     size = path.stat().st_size
@@ -18,10 +44,4 @@ def load(section: TokensSection) -> TokenDataset:
         raise DataError(
             f"{path}: {size} bytes are no whole number of {section.dtype} token ids ({dtype.itemsize} bytes each)"
         )
-    return TokenDataset(
-        np.memmap(path, dtype=dtype, mode="r"),
-        seq_len=section.seq_len,
-        vocab_size=section.vocab_size,
-        validation_fraction=section.validation_fraction,
-        label=str(path),
-    )
+    return np.memmap(path, dtype=dtype, mode="r")

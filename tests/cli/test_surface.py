@@ -21,6 +21,10 @@ from tests.cli.conftest import invoke
 # Options and arguments of each verb. Scripts use them: change this only together with the changelog.
 SURFACE = {
     "init": {"path", "--model", "--json"},
+    "prepare": {
+        "CONFIG", "--out", "--set", "--input", "--column", "--tokenizer", "--vocab-size", "--eos", "--sample",
+        "--shard-tokens", "--workers", "--json",
+    },
     "sweep": {"CONFIG", "--set", "--workers", "--pack", "--no-check", "--runs", "--json"},
     "transfer": {
         "--width", "--depth", "--batch-size", "--seq-len", "--steps", "--force",

@@ -16,7 +16,7 @@ from mutransfer.config.data import DigitsSection, ParquetImagesSection, TextSect
 from mutransfer.data import digits
 from mutransfer.data.dataset import Dataset
 from tests.conftest import TEXT, real_data
-from tests.contracts.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh
+from tests.contracts.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh, same
 
 
 def marked(marker: str) -> str:
@@ -231,6 +231,35 @@ class TestParquetImages(DataSourceContract):
     def test_a_limit_takes_the_first_rows_only(self, section: Any) -> None:
         limited = fresh(section.model_copy(update={"limit": 20}))
         assert sum(len(inputs) for inputs, _ in limited.validation(batch_size=8, batches=9)) == 5
+
+    def test_rows_beyond_the_limit_are_not_read(self, section: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        taken: list[int] = []
+        real = parquet.ParquetFile.iter_batches
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            for batch in real(*arguments, **options):
+                taken.append(len(batch))
+                yield batch
+
+        monkeypatch.setattr(parquet.ParquetFile, "iter_batches", counting)
+        monkeypatch.setattr("mutransfer.data.parquet_images._ROWS", 8)
+        fresh(section.model_copy(update={"limit": 18}))
+        assert sum(taken) == 24
+        fresh(section)
+        assert sum(taken) == 24 + 40
+
+    def test_images_are_decoded_once(
+        self, section: Any, made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = fresh(section)
+        monkeypatch.setattr("mutransfer.data.images._decode", None)
+        again = fresh(section)
+        assert again.fingerprint == before.fingerprint
+        assert same(again.batch(0, batch_size=8, seed=0), before.batch(0, batch_size=8, seed=0))
+        write_images(made.path, made.images[::-1], made.labels)
+        with pytest.raises(TypeError):  # other data is decoded anew
+            fresh(section)
 
 
 class TestGreyParquetImages(TestParquetImages):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, PairSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
+from mutransfer.config.data.huggingface import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
@@ -20,6 +21,9 @@ __all__ = [
     "DataSection",
     "DataSpec",
     "DigitsSection",
+    "HuggingFaceImagesSection",
+    "HuggingFaceSection",
+    "HuggingFaceTextSection",
     "PairSpec",
     "ParquetImagesSection",
     "TextSection",
@@ -31,6 +35,12 @@ __all__ = [
 ]
 
 DataSection = Annotated[
-    TextSection | TokensSection | DigitsSection | ParquetImagesSection | TranslationSection,
+    TextSection
+    | TokensSection
+    | DigitsSection
+    | ParquetImagesSection
+    | HuggingFaceTextSection
+    | HuggingFaceImagesSection
+    | TranslationSection,
     Field(discriminator="kind"),
 ]

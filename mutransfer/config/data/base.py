@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from mutransfer.config.base import Section
+from mutransfer.config.base import FieldProblem, Section
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,15 @@ class BaseDataSection(Section):
 
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the data kept for validation; it never overlaps the training part."""
+
+    def fraction_unused(self, because: str) -> None:
+        """Refuse a share for validation where the validation part is apart.
+
+        Raises:
+            FieldProblem: one other than the default is given.
+        """
+        if self.validation_fraction != type(self).model_fields["validation_fraction"].default:
+            raise FieldProblem(("validation_fraction",), f"has no effect with {because}")
 
     @property
     @abstractmethod

@@ -8,10 +8,11 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.data.base import BaseDataSection, TokenSpec
+from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 
 
 class TextSection(BaseDataSection):
-    """Text files as bytes: token ids are byte values."""
+    """Text files through a tokenizer; by default token ids are byte values."""
 
     implementation = "mutransfer.data.text:load"
 
@@ -21,6 +22,10 @@ class TextSection(BaseDataSection):
     """`python-stdlib` reads the text of the Python standard library on this machine: nothing to download."""
     paths: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Files or globs (`**` crosses folders), relative to the current folder."""
+    validation_paths: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Files or globs of the validation part, in place of a fraction of the others."""
+    tokenizer: TokenizerField = TokenizerSection()
+    """How text becomes token ids: `bytes`, or a section."""
     seq_len: PositiveInt = 64
     """Tokens per sequence."""
 
@@ -30,8 +35,10 @@ class TextSection(BaseDataSection):
             raise FieldProblem(("paths",), "source 'files' needs at least one path or glob")
         if self.source != "files" and self.paths:
             raise FieldProblem(("paths",), f"has no effect with source '{self.source}'")
+        if self.validation_paths:
+            self.fraction_unused("validation_paths")
         return self
 
     @property
     def spec(self) -> TokenSpec:  # noqa: D102
-        return TokenSpec(vocab_size=256, seq_len=self.seq_len)
+        return TokenSpec(vocab_size=self.tokenizer.ids(), seq_len=self.seq_len)

@@ -10,18 +10,18 @@ from mutransfer.config.data.base import BaseDataSection, TokenSpec
 
 
 class TokensSection(BaseDataSection):
-    """A flat binary file of token ids, memory-mapped."""
+    """Token ids, memory-mapped: a flat binary file, or a folder of shards that `mutransfer prepare` made."""
 
     implementation = "mutransfer.data.tokens:load"
 
     kind: Literal["tokens"]
     """Data kind."""
     path: str
-    """The file, relative to the current folder."""
+    """The file or the folder, relative to the current folder."""
     dtype: Literal["uint16", "uint32"] = "uint16"
-    """Little-endian type of one id."""
+    """Little-endian type of one id in a flat file; a folder's index says its own."""
     vocab_size: PositiveInt
-    """Number of token ids; every id in the file is below it."""
+    """Number of token ids; every id is below it."""
     seq_len: PositiveInt = 64
     """Tokens per sequence."""
 

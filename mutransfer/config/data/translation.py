@@ -44,9 +44,8 @@ class TranslationSection(BaseDataSection):
     def _two_languages(self) -> Self:
         if self.source_field == self.target_field:
             raise FieldProblem(("target_field",), f"is source_field too ({self.source_field}); name the other language")
-        default = type(self).model_fields["validation_fraction"].default
-        if self.validation is not None and self.validation_fraction != default:
-            raise FieldProblem(("validation_fraction",), "has no effect with a validation file")
+        if self.validation is not None:
+            self.fraction_unused("a validation file")
         return self
 
     @property

@@ -1,0 +1,156 @@
+"""Documents to one sequence of token ids, made once and kept in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mutransfer.config.data import TokenizerSection, TokenSpec
+from mutransfer.data.cache import cache_key, cached, checksum
+from mutransfer.data.dataset import Array, TokenDataset, require_file
+from mutransfer.data.tokenizer import Tokenizer, open_tokenizer, smallest_type
+from mutransfer.errors import DataError
+
+# Longer documents are cut after a line's end, so that threads share the work; batches bound the memory.
+_BLOCK = 1 << 18
+_BATCH = 1 << 23
+
+
+class TextLike(Protocol):
+    """A data section whose documents a tokenizer turns into ids."""
+
+    @property
+    def tokenizer(self) -> TokenizerSection: ...  # noqa: D102
+    @property
+    def validation_fraction(self) -> float: ...  # noqa: D102
+    @property
+    def spec(self) -> TokenSpec: ...  # noqa: D102
+
+
+def token_dataset(
+    section: TextLike,
+    training: Callable[[], Iterable[str]],
+    validation: Callable[[], Iterable[str]] | None,
+    *,
+    key: str,
+    label: str,
+) -> TokenDataset:
+    """The data set of a section with a tokenizer, from the cache or into it.
+
+    A tokenizer that is trained sees the training part alone. Without a validation part of its own the tail of the
+    text is held out, cut at the end of a line, or of a document where there is none.
+
+    Args:
+        training: gives the documents; called only if the ids are not in the cache.
+        validation: gives those of the validation part, where it is apart.
+        key: what the documents depend on.
+
+    Raises:
+        DataError: a document cannot be read, or the tokenizer cannot be used.
+    """
+
+    def make() -> dict[str, Array]:
+        kept = list(training())
+        if validation is None:
+            kept, held_out = split_documents(kept, section.validation_fraction)
+        else:
+            held_out = list(validation())
+        tokenizer = open_tokenizer(
+            section.tokenizer, lambda: kept, key=cache_key(key, section.validation_fraction, validation is None)
+        )
+        parts = [_ids(tokenizer, documents) for documents in (kept, held_out)]
+        return {"ids": np.concatenate(parts), "held_out": np.array([len(parts[1])])}
+
+    fraction = section.validation_fraction if validation is None else None
+    found = cached("ids", cache_key("ids", 1, key, fraction, tokenizer_key(section.tokenizer)), make)
+    return TokenDataset(
+        found["ids"],
+        seq_len=section.spec.seq_len,
+        vocab_size=section.spec.vocab_size,
+        validation_fraction=section.validation_fraction,
+        label=label,
+        held_out=int(found["held_out"][0]),
+    )
+
+
+def tokenizer_key(section: TokenizerSection) -> str:
+    """What ids depend on besides the text: settings, a file's content, the library's version."""
+    from mutransfer.data.cache import versions
+    from mutransfer.data.tokenizer import need_library
+
+    if section.kind in ("bpe", "file"):
+        need_library()
+    library = versions(["tokenizers"]) if section.kind in ("bpe", "file") else {}
+    settings = section.model_dump(exclude={"file"})
+    return cache_key(settings, library, checksum(require_file(section.file)) if section.file else None)
+
+
+def split_documents(documents: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+    """Documents of the training part, and the last `fraction` of all characters."""
+    left = sum(map(len, documents)) * (1 - fraction)
+    for index, document in enumerate(documents):
+        if len(document) > left:
+            at = round(left)
+            cut = document.find("\n", at) + 1 if at else 0
+            if not 0 < cut < len(document):
+                cut = at if index == 0 else 0
+            return [*documents[:index], *([document[:cut]] if cut else [])], [document[cut:], *documents[index + 1 :]]
+        left -= len(document)
+    return list(documents), []
+
+
+def blocks(chunks: Iterable[str]) -> Iterator[str]:
+    """A document that comes in chunks in pieces of whole lines, the same however it was cut into chunks."""
+    waiting = ""
+    for chunk in chunks:
+        waiting += chunk
+        while (cut := waiting.find("\n", _BLOCK) + 1) > 0 and cut < len(waiting):
+            yield waiting[:cut]
+            waiting = waiting[cut:]
+    yield waiting
+
+
+def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Array]:
+    """Ids of each document, what closes it included."""
+    waiting: list[str] = []
+    counts: list[int] = []
+    size = 0
+    for document in documents:
+        pieces = list(blocks([document]))
+        waiting += pieces
+        counts.append(len(pieces))
+        size += len(document)
+        if size >= _BATCH:
+            yield from _encode_batch(tokenizer, waiting, counts)
+            waiting, counts, size = [], [], 0
+    yield from _encode_batch(tokenizer, waiting, counts)
+
+
+def _encode_batch(tokenizer: Tokenizer, pieces: Sequence[str], counts: Sequence[int]) -> Iterator[Array]:
+    encoded = iter(tokenizer.encode_texts(pieces)) if pieces else iter(())
+    for count in counts:
+        yield np.concatenate([*(next(encoded) for _ in range(count)), tokenizer.end])
+
+
+def _ids(tokenizer: Tokenizer, documents: Iterable[str]) -> Array:
+    found = list(encode_documents(tokenizer, documents))
+    return np.concatenate(found) if found else np.empty(0, dtype=smallest_type(tokenizer.vocab_size))
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: is not UTF-8 text (byte {error.start}); only the tokenizer bytes takes any file"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,81 @@
+"""`huggingface-text` and `huggingface-images`: rows of the `datasets` library as token sequences or labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mutransfer.config.data import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
+from mutransfer.data.cache import cache_key
+from mutransfer.data.corpus import token_dataset
+from mutransfer.data.dataset import Array, ClassDataset, TokenDataset
+from mutransfer.data.images import decoded
+from mutransfer.data.rows import Origin, origin_key, rows
+from mutransfer.errors import DataError
+
+
+def load_text(section: HuggingFaceTextSection) -> TokenDataset:
+    """The rows' texts as one sequence; a row is a document."""
+    training, validation = origins(section)
+    key = cache_key(origin_key(training), section.column, section.limit)
+    held_out: Callable[[], Iterator[str]] | None = None
+    if validation is not None:
+        key, other = cache_key(key, origin_key(validation)), validation
+        held_out = lambda: texts(other, section.column)  # noqa: E731
+    return token_dataset(
+        section,
+        lambda: texts(training, section.column, limit=section.limit),
+        held_out,
+        key=key,
+        label=training.label,
+    )
+
+
+def load_images(section: HuggingFaceImagesSection) -> ClassDataset:
+    """The rows' images (N, channels, size, size) and labels."""
+    training, validation = origins(section)
+    images, labels = _images(section, training, section.limit)
+    held_out = 0
+    if validation is not None:
+        more = _images(section, validation, None)
+        held_out = len(more[0])
+        images, labels = np.concatenate([images, more[0]]), np.concatenate([labels, more[1]])
+    return ClassDataset(
+        images,
+        labels,
+        classes=section.classes,
+        validation_fraction=section.validation_fraction,
+        label=training.label,
+        held_out=held_out or None,
+    )
+
+
+def origins(section: HuggingFaceSection) -> tuple[Origin, Origin | None]:
+    """Where the rows are that are trained on, and those of the validation part if it is apart."""
+    kind = str(section.kind)  # type: ignore[attr-defined]  # every kind has one
+    training = Origin(section.name, section.config, section.revision, section.split, section.files, kind=kind)
+    if section.validation_split is not None:
+        return training, Origin(section.name, section.config, section.revision, section.validation_split, kind=kind)
+    if section.validation_files:
+        return training, Origin(files=section.validation_files, field="data.validation_files", kind=kind)
+    return training, None
+
+
+def texts(origin: Origin, column: str, *, limit: int | None = None) -> Iterator[str]:
+    """The cells of a text column.
+
+    Raises:
+        DataError: a cell is no text, or the rows cannot be had.
+    """
+    for number, (cell,) in enumerate(rows(origin, (column,), limit=limit)):
+        if not isinstance(cell, str):
+            raise DataError(f"{origin.label}: row {number}: column {column!r} must be text, but got {cell!r}")
+        yield cell
+
+
+def _images(section: HuggingFaceImagesSection, origin: Origin, limit: int | None) -> tuple[Array, Array]:
+    columns = (section.image_column, section.label_column)
+
+    key = cache_key(origin_key(origin), columns, limit)
+    return decoded(section, lambda: rows(origin, columns, limit=limit), key=key, label=origin.label)

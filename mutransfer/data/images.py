@@ -1,0 +1,76 @@
+"""Rows of encoded images and labels to arrays, decoded once and kept in the cache."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from mutransfer.data.cache import cache_key, cached, versions
+from mutransfer.data.dataset import Array, need_extra
+from mutransfer.errors import DataError
+
+
+class ImageLike(Protocol):
+    """A data section of labelled images."""
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def image_column(self) -> str: ...  # noqa: D102
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    @property
+    def channels(self) -> int: ...  # noqa: D102
+
+
+def decoded(
+    section: ImageLike, rows: Callable[[], Iterable[tuple[Any, ...]]], *, key: str, label: str
+) -> tuple[Array, Array]:
+    """Images (N, channels, size, size) uint8 and labels (N,) int64, memory-mapped from the cache.
+
+    Args:
+        rows: gives pairs of an encoded image (bytes, or a mapping with `bytes`) and a label; called only if they
+            are not in the cache.
+        key: what the rows depend on.
+        label: what messages name the data.
+
+    Raises:
+        DataError: a row is not what the section says, or there are none, or the extra `vision` is missing.
+    """
+    image_module = need_extra("PIL.Image", "vision", section.kind)
+
+    def make() -> dict[str, Array]:
+        images: list[Array] = []
+        labels: list[int] = []
+        for cell, given in rows():
+            where = f"{label}: row {len(images)}"
+            images.append(_decode(image_module, cell, section, where))
+            if not isinstance(given, int):
+                raise DataError(f"{where}: label must be a whole number, but got {given!r}")
+            labels.append(given)
+        if not images:
+            raise DataError(f"{label}: has no rows")
+        return {"images": np.stack(images), "labels": np.array(labels, dtype=np.int64)}
+
+    whole = cache_key("images", 1, key, section.size, section.channels, versions(["pillow"]))
+    found = cached("images", whole, make)
+    return found["images"], found["labels"]
+
+
+def _decode(image_module: Any, cell: Any, section: ImageLike, where: str) -> Array:
+    encoded = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(encoded, bytes):
+        raise DataError(f"{where}: column {section.image_column!r} holds no encoded image")
+    try:
+        image = image_module.open(io.BytesIO(encoded)).convert("L" if section.channels == 1 else "RGB")
+    except Exception as error:  # a broken image may raise OSError, SyntaxError, ValueError, TypeError, …
+        raise DataError(f"{where}: cannot be decoded as an image ({type(error).__name__})") from None
+    if image.size != (section.size, section.size):
+        raise DataError(
+            f"{where}: image is {image.width}×{image.height}, but data.size is {section.size}; "
+            "all images must have that size"
+        )
+    return np.asarray(image, dtype=np.uint8).reshape(section.size, section.size, section.channels).transpose(2, 0, 1)

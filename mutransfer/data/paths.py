@@ -1,0 +1,30 @@
+"""Files of a data set, found by paths and globs."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mutransfer.data.dataset import require_file
+from mutransfer.errors import DataError
+
+
+def matching_files(patterns: Sequence[str], field: str) -> dict[str, Path]:
+    """Files that match paths or globs, by their path from the folder that they have in common.
+
+    Raises:
+        DataError: a pattern matches none, or what it matches cannot be read; the message names `field`.
+    """
+    paths: set[Path] = set()
+    for pattern in patterns:
+        expanded = str(Path(pattern).expanduser())
+        found = [expanded] if Path(expanded).exists() else sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        matches = [name for name in found if len(found) == 1 or Path(name).is_file()]
+        if not matches:
+            raise DataError(f"{field}: {pattern}: matches no file")
+        paths.update(require_file(name).resolve() for name in matches)
+    # The same files are the same data from any working folder, and after their folder has moved.
+    common = Path(os.path.commonpath([path.parent for path in paths]))
+    return {path.relative_to(common).as_posix(): path for path in paths}

@@ -1,0 +1,281 @@
+"""A corpus of any size to shards of token ids; stopped at any moment it goes on from the last whole shard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mutransfer.config.data import TokenizerSection
+from mutransfer.data.cache import checksum
+from mutransfer.data.dataset import Array, require_file
+from mutransfer.data.shards import INDEX, PROGRESS, ShardWriter, read_record
+from mutransfer.data.source import Piece, Source
+from mutransfer.data.tokenizer import Library, Tokenizer, open_tokenizer, restore, smallest_type
+from mutransfer.errors import DataError, Interrupted, UsageError
+from mutransfer.files import make_folder, sole_holder, write_atomic
+
+VOCABULARY = "vocabulary.json"
+LOCK = ".lock"
+SHARD_TOKENS = 1 << 27
+SAMPLE = 1 << 28
+# Characters that a worker encodes at a time.
+_BATCH = 1 << 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller is told after every batch."""
+
+    phase: str
+    """`vocabulary` while the tokenizer is trained, then `tokens`."""
+    done: int
+    """Bytes read."""
+    total: int
+    """Bytes there are, 0 where unknown."""
+    tokens: int
+    shards: int
+    """Whole ones."""
+
+
+class _Stopped(Exception):
+    """Leaves the training of a tokenizer."""
+
+
+def prepare(
+    source: Source,
+    tokenizer: TokenizerSection,
+    out: Path,
+    *,
+    shard_tokens: int = SHARD_TOKENS,
+    sample: int = SAMPLE,
+    workers: int = 1,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Write `source` as shards into `out`, or go on where an earlier call with the same arguments was stopped.
+
+    The files are a function of the source, the tokenizer and `shard_tokens`, whatever the number of workers and
+    however often the work was interrupted.
+
+    Args:
+        shard_tokens: tokens in a shard.
+        sample: bytes of text on which a tokenizer is trained, spread over the whole of files, the first ones of a
+            stream of unknown size.
+        workers: processes that encode; 1 works in this one.
+
+    Returns:
+        The index: `tokens`, `vocab_size`, `dtype`, `shards`, `fingerprint`, …
+
+    Raises:
+        UsageError: `out` holds something else, is in use or cannot be written.
+        DataError: the source cannot be read.
+        Interrupted: `should_stop` said so; whole shards stay.
+    """
+    plan = {**source.facts(), "tokenizer": _settings(tokenizer), "shard_tokens": shard_tokens, "sample": sample}
+    _require_free(out, plan)
+    make_folder(out)
+    with sole_holder(out / LOCK, lambda: f"{out}: another process is preparing data here"):
+        for left in out.glob(".*.partial"):
+            left.unlink()
+        os.environ["RAYON_NUM_THREADS"] = str(workers)  # read once, when the library first trains or encodes
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if workers > 1 else "false"
+        job = _Job(source, out, plan, should_stop, on_progress)
+        return job.encode(job.vocabulary(tokenizer, sample), shard_tokens, workers)
+
+
+class _Job:
+    def __init__(
+        self,
+        source: Source,
+        out: Path,
+        plan: dict[str, Any],
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._source, self._out, self._plan = source, out, plan
+        self._should_stop, self._on_progress = should_stop, on_progress
+
+    def vocabulary(self, section: TokenizerSection, sample: int) -> Tokenizer:
+        """The tokenizer: the one that an earlier call left, or trained now."""
+        path = self._out / VOCABULARY
+        if (self._out / PROGRESS).exists() and path.exists():
+            return restore(path.read_text(encoding="utf-8"))
+        try:
+            made = open_tokenizer(section, lambda: self._sampled(sample))
+        except Exception as error:
+            if self._should_stop():  # the library passes on what its texts raise, in clothes of its own
+                raise Interrupted(f"{self._out}: stopped before the first shard") from None
+            raise error from None
+        write_atomic(path, made.dump())
+        if isinstance(made, Library):
+            write_atomic(self._out / "tokenizer.json", made.content)
+        return made
+
+    def _sampled(self, sample: int) -> Iterator[str]:
+        """Every k-th piece of the training part, so that about `sample` bytes come from all over it."""
+        units = Source(self._source.units)
+        stride = max(1, -(-units.size // sample))
+        taken = 0
+        for index, piece in enumerate(units.pieces()):
+            if index % stride == 0:
+                taken += len(piece.text)
+                yield piece.text
+            if self._should_stop():
+                raise _Stopped
+            if taken >= sample and not units.size:
+                return
+            if index % 64 == 0:
+                self._on_progress(Progress("vocabulary", taken * stride, units.size, 0, 0))
+
+    def encode(self, tokenizer: Tokenizer, shard_tokens: int, workers: int) -> dict[str, Any]:
+        """Write the shards that are not there yet, then the index."""
+        dtype = np.dtype(smallest_type(tokenizer.vocab_size)).name
+        writer = ShardWriter(self._out, dtype=dtype, size=shard_tokens, plan=self._plan)
+        writer.begin()
+        units, training = (*self._source.units, *self._source.held_out), len(self._source.units)
+        skip = writer.position[3]
+        before = sum(unit.size for unit in units[: writer.position[0]])
+        unit_now, read = writer.position[0], 0
+        for batch, ids, lengths in _encoded(tokenizer, self._source.pieces(writer.position), workers):
+            first, last = batch[0], batch[-1]
+            if first.unit >= training and writer.held_out_from is None:
+                writer.held_out_from = writer.tokens
+            ends = [(int(end) - skip, piece.place) for end, piece in zip(np.cumsum(lengths), batch, strict=True)]
+            writer.add(ids[skip:], ends, skipped=skip)
+            skip = 0
+            if first.unit != unit_now:
+                before, read, unit_now = sum(unit.size for unit in units[: first.unit]), 0, first.unit
+            read += sum(len(piece.text) for piece in batch)
+            whole = units[first.unit]
+            part = whole.size * last.document // whole.documents if whole.documents else min(read, whole.size)
+            self._on_progress(Progress("tokens", before + part, self._source.size, writer.tokens, len(writer.shards)))
+            if self._should_stop():
+                kept = sum(shard["tokens"] for shard in writer.shards)
+                raise Interrupted(f"{self._out}: stopped; {len(writer.shards)} shards of {kept:,} tokens are kept")
+        if writer.tokens == 0:
+            raise DataError(f"{self._out}: the source has no text, so there is nothing to write")
+        return writer.finish(
+            {"vocab_size": tokenizer.vocab_size, "tokenizer": self._plan["tokenizer"],
+             "tokenizer_fingerprint": tokenizer.fingerprint}
+        )  # fmt: skip
+
+
+def _require_free(out: Path, plan: dict[str, Any]) -> None:
+    """Nothing is overwritten, and shards of one corpus are not continued with another."""
+    finished = read_record(out / INDEX)
+    if finished is not None:
+        raise UsageError(f"{out}: is prepared already ({finished['tokens']:,} tokens); name another folder with --out")
+    if not out.is_dir():
+        return
+    begun = read_record(out / PROGRESS)
+    if begun is None:
+        others = [path.name for path in out.iterdir() if path.name not in (LOCK, VOCABULARY, "tokenizer.json")]
+        if others:
+            raise UsageError(f"{out}: is not empty ({others[0]} is there); name another folder with --out")
+        return
+    changed = [name for name in plan if plan[name] != begun["plan"].get(name)]
+    if changed:
+        raise UsageError(
+            f"{out}: holds shards begun with other settings or data (what differs: {', '.join(changed)}); name "
+            "another folder with --out, or remove this one"
+        )
+
+
+def _settings(tokenizer: TokenizerSection) -> dict[str, Any]:
+    known = tokenizer.model_dump(exclude_none=True)
+    if tokenizer.file is not None:
+        known["file"] = Path(tokenizer.file).name
+        known["checksum"] = checksum(require_file(tokenizer.file))
+    return known
+
+
+Encoded = tuple[list[Piece], Array, list[int]]
+
+
+def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Iterator[Encoded]:
+    """The pieces in batches, in order, with their ids and how many each has."""
+    batches = _batches(pieces)
+    if workers == 1:
+        for batch in batches:
+            yield (batch, *_encode(tokenizer, _plain(batch)))
+        return
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(tokenizer.dump(),)
+    )
+    waiting: deque[tuple[list[Piece], Future[tuple[Array, list[int]]]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append((batch, pool.submit(_work, _plain(batch))))
+            if len(waiting) > 2 * workers:
+                done, future = waiting.popleft()
+                yield (done, *future.result())
+        for done, future in waiting:
+            yield (done, *future.result())
+    except BrokenProcessPool:
+        raise UsageError(
+            "a process that encodes has died, perhaps for want of memory; the same command goes on from the last "
+            "whole shard, --workers 1 takes the least memory"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    """Pieces of one unit, about a million characters of them."""
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if batch and (size >= _BATCH or piece.unit != batch[-1].unit):
+            yield batch
+            batch, size = [], 0
+        batch.append(piece)
+        size += len(piece.text)
+    if batch:
+        yield batch
+
+
+def _plain(batch: Sequence[Piece]) -> list[tuple[str, bool]]:
+    return [(piece.text, piece.last) for piece in batch]
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]]) -> tuple[Array, list[int]]:
+    found = []
+    for (_, last), ids in zip(texts, tokenizer.encode_texts([text for text, _ in texts]), strict=True):
+        found.append(np.concatenate([ids, tokenizer.end]) if last else ids)
+    return np.concatenate(found), [len(ids) for ids in found]
+
+
+_tokenizer: Tokenizer | None = None
+
+
+def _begin_worker(dumped: str) -> None:
+    """Once per worker: it leaves stopping to its parent, and leaves with it."""
+    global _tokenizer  # noqa: PLW0603 - how a pool gives its workers something to keep
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _tokenizer = restore(dumped)
+
+
+def _work(texts: Sequence[tuple[str, bool]]) -> tuple[Array, list[int]]:
+    assert _tokenizer is not None  # noqa: S101 - _begin_worker made it
+    return _encode(_tokenizer, texts)
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

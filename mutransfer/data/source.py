@@ -1,0 +1,248 @@
+"""A corpus that need not fit in memory, as numbered pieces of text that can be read from any place on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from mutransfer.config.base import FieldProblem
+from mutransfer.config.data import (
+    BaseDataSection,
+    HuggingFaceTextSection,
+    TextSection,
+    TokenizerField,
+    TokenizerSection,
+)
+from mutransfer.data.corpus import blocks
+from mutransfer.data.dataset import need_extra
+from mutransfer.data.huggingface import origins
+from mutransfer.data.paths import matching_files
+from mutransfer.data.rows import JSON_ENDINGS, Origin, rows
+from mutransfer.data.text import text_files
+from mutransfer.errors import DataError, UsageError
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some whole lines of a document."""
+
+    unit: int
+    document: int
+    number: int
+    text: str
+    last: bool
+    """Whether the document ends with it."""
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where it is in the corpus."""
+        return self.unit, self.document, self.number
+
+
+class Unit:
+    """One file, or one data set on the hub."""
+
+    label: str
+    size: int = 0
+    """Bytes, as far as they are known beforehand."""
+    documents: int | None = None
+    """How many there are, as far as that is known beforehand; for progress."""
+
+    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:
+        """The pieces from a place on; `number` is the unit's own.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What must not change between two calls that make the same shards."""
+        raise NotImplementedError
+
+
+class TextFile(Unit):
+    """A file that is one document."""
+
+    def __init__(self, path: Path, *, raw: bool) -> None:
+        self.path, self.label, self._raw = path, str(path), raw
+        self.size = path.stat().st_size
+
+    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:  # noqa: D102
+        if document > 0 or not self.size:
+            return
+        waiting: Piece | None = None
+        for index, text in enumerate(blocks(self._chunks())):
+            if waiting is not None:
+                yield waiting
+            waiting = Piece(number, 0, index, text, last=False) if index >= piece else None
+        if waiting is not None:
+            yield Piece(number, 0, waiting.number, waiting.text, last=True)
+
+    def facts(self) -> dict[str, Any]:  # noqa: D102
+        return {"file": self.path.name, "bytes": self.size, "changed": self.path.stat().st_mtime_ns}
+
+    def _chunks(self) -> Iterator[str]:
+        """Of any content where bytes are the tokens, of UTF-8 otherwise."""
+        try:
+            with self.path.open(
+                encoding="utf-8",
+                errors="surrogateescape" if self._raw else "strict",
+                newline="" if self._raw else None,
+            ) as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+        except UnicodeDecodeError:
+            raise DataError(f"{self.path}: is not UTF-8 text; only the tokenizer bytes takes any file") from None
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
+
+
+class Rows(Unit):
+    """A file of rows or a data set on the hub; the text of a row is a document."""
+
+    def __init__(self, origin: Origin, column: str, limit: int | None, path: Path | None = None) -> None:
+        self.label, self._origin, self._column, self._limit, self._path = origin.label, origin, column, limit, path
+        if path is not None:
+            self.size = path.stat().st_size
+            if path.suffix == ".parquet":
+                parquet = need_extra("pyarrow.parquet", "hf", origin.kind)
+                try:
+                    self.documents = int(parquet.ParquetFile(path).metadata.num_rows)
+                except Exception as error:
+                    raise DataError(f"{path}: cannot be read as parquet: {error}") from None
+            elif path.suffix in JSON_ENDINGS:
+                self.documents = _about_lines(path)
+
+    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:  # noqa: D102
+        found = rows(self._origin, (self._column,), limit=self._limit, skip=document, streaming=True)
+        for index, (cell,) in enumerate(found, start=document):
+            if not isinstance(cell, str):
+                raise DataError(f"{self.label}: row {index}: column {self._column!r} must be text, but got {cell!r}")
+            texts = list(blocks([cell]))
+            for part, text in enumerate(texts):
+                if index > document or part >= piece:
+                    yield Piece(number, index, part, text, last=part == len(texts) - 1)
+
+    def facts(self) -> dict[str, Any]:  # noqa: D102
+        known: dict[str, Any] = {"column": self._column, "limit": self._limit}
+        if self._path is not None:
+            stat = self._path.stat()
+            return {"file": self._path.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns, **known}
+        origin = self._origin
+        return {"name": origin.name, "config": origin.config, "revision": origin.revision, "split": origin.split,
+                **known}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """The units of a corpus: those of the training part, then those of the validation part if it is apart."""
+
+    units: tuple[Unit, ...]
+    held_out: tuple[Unit, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all units, 0 if one does not know its own."""
+        sizes = [unit.size for unit in (*self.units, *self.held_out)]
+        return sum(sizes) if all(sizes) else 0
+
+    def pieces(self, position: Sequence[int] = (0, 0, 0)) -> Iterator[Piece]:
+        """All pieces from a place on."""
+        unit, document, piece = position[:3]
+        for number, one in enumerate((*self.units, *self.held_out)):
+            if number >= unit:
+                yield from one.pieces(number, *((document, piece) if number == unit else (0, 0)))
+
+    def facts(self) -> dict[str, Any]:
+        """What the corpus is made of."""
+        return {
+            "source": [unit.facts() for unit in self.units],
+            "held_out": [unit.facts() for unit in self.held_out],
+        }
+
+
+def source_of(section: BaseDataSection) -> Source:
+    """The corpus of a data section.
+
+    Raises:
+        UsageError: it has no text.
+        DataError: files are missing.
+    """
+    if isinstance(section, TextSection):
+        raw = section.tokenizer.kind == "bytes"
+        files, held_out = text_files(section)
+        return Source(
+            tuple(TextFile(path, raw=raw) for path in files.values()),
+            tuple(TextFile(path, raw=raw) for path in held_out.values()),
+        )
+    if isinstance(section, HuggingFaceTextSection):
+        training, validation = origins(section)
+        return Source(
+            _units(training, section.column, section.limit),
+            _units(validation, section.column, None) if validation is not None else (),
+        )
+    raise UsageError(
+        f"data.kind: {getattr(section, 'kind', '?')} has no text to prepare; text and huggingface-text have"
+    )
+
+
+def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> Source:
+    """The corpus in files of any kind: parquet and JSON lines by their column, others as text.
+
+    Raises:
+        DataError: files are missing.
+    """
+    units: list[Unit] = []
+    for path in matching_files(patterns, "--input").values():
+        if any(ending in path.suffixes for ending in (".parquet", *JSON_ENDINGS)):
+            units.append(Rows(Origin(files=(str(path),), field="--input"), column, None, path))
+        else:
+            units.append(TextFile(path, raw=raw))
+    units.sort(key=lambda unit: unit.label)
+    return Source(tuple(units))
+
+
+def _about_lines(path: Path) -> int:
+    """How many lines a file has if they go on as they begin."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(_CHUNK)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    return max(1, begin.count(b"\n")) * path.stat().st_size // max(1, len(begin))
+
+
+def tokenizer_of(name: str | None, vocab_size: int | None, eos: str | None) -> TokenizerSection:
+    """The tokenizer that options name: a kind, or a file.
+
+    Raises:
+        UsageError: they name no possible one.
+    """
+    kinds = ("bytes", "words", "bpe")
+    given: dict[str, Any] = {"kind": name or "bytes"} if name in (None, *kinds) else {"file": name}
+    given |= {key: value for key, value in (("vocab_size", vocab_size), ("eos", eos)) if value is not None}
+    try:
+        return TypeAdapter(TokenizerField).validate_python(given)
+    except ValidationError as error:
+        cause = error.errors()[0].get("ctx", {}).get("error")
+        field = cause.path[0] if isinstance(cause, FieldProblem) else "tokenizer"
+        option = "--tokenizer" if field == "file" else f"--{str(field).replace('_', '-')}"
+        hint = "" if field != "file" else f" (kinds are {', '.join(kinds)})"
+        raise UsageError(f"{option}: {cause or error}{hint}") from None
+
+
+def _units(origin: Origin, column: str, limit: int | None) -> tuple[Unit, ...]:
+    if origin.name is not None or limit is not None:
+        return (Rows(origin, column, limit),)
+    paths = matching_files(origin.files, origin.field)
+    return tuple(
+        Rows(Origin(files=(str(paths[name]),), field=origin.field, kind=origin.kind), column, None, paths[name])
+        for name in sorted(paths)
+    )
