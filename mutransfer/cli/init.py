@@ -15,6 +15,7 @@ from mutransfer.cli.options import AsJson
 class Model(StrEnum):
     """Models there is a template for."""
 
+    bert = "bert"
     gpt = "gpt"
     mlp = "mlp"
     resnet = "resnet"

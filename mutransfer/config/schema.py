@@ -100,10 +100,12 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.model.consumes != self.data.spec.consumed_as:
+            maskable = self.model.consumes == "masked tokens" and self.data.spec.consumed_as == "tokens"
+            hint = "; set data.mask" if maskable else ""
             raise FieldProblem(
                 ("data", "kind"),
                 f"{self.data.kind} gives {self.data.spec.consumed_as}, but model kind {self.model.kind} "
-                f"takes {self.model.consumes}",
+                f"takes {self.model.consumes}{hint}",
             )
         if self.reverse and (self.parametrization != "mup" or self.search is not None):
             raise FieldProblem(("reverse",), "is for a mup model to be trained, not for a control or a sweep")

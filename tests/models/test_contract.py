@@ -37,9 +37,15 @@ def pairs(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def masked(folder: Path) -> dict[str, Any]:
+    """Token sequences some of whose tokens are to be guessed."""
+    return {**text(folder), "mask": 0.25}
+
+
 GPT: dict[str, Any] = {"kind": "gpt", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
 MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "base_width": 16, "depth": 2}
 SEQ2SEQ: dict[str, Any] = {"kind": "seq2seq", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
+BERT: dict[str, Any] = {"kind": "bert", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
 RESNET: dict[str, Any] = {"kind": "resnet", "width": 8, "base_width": 8, "blocks": [1, 1]}
 # The width of a gpt's check is 32, so that heads have to fit it.
 WIDE_HEADS = {"head_dim": 16}
@@ -84,6 +90,37 @@ CASES: dict[str, ModelCase] = {
             ({"head_dim": 1}, "rotary needs an even head size"),
             ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
         ),
+        check_at=WIDE_HEADS,
+    ),
+    "bert": ModelCase(
+        model=BERT,
+        data=masked,
+        roles={"embedding.weight": "input", "position.weight": "input", "readout.weight": "output",
+               "blocks.*.weight": "hidden"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 2},
+            "head_dim": {"head_dim": 4},
+            "heads": {"head_dim": None, "heads": 2},
+            "mlp_ratio": {"mlp_ratio": 2},
+            "tied_embeddings": {"tied_embeddings": True},
+            "norm_gain": {"norm_gain": True},
+            "bias": {"bias": True},
+            "zero_readout": {"zero_readout": False},
+            "zero_query": {"zero_query": False},
+        },
+        refused=(
+            ({"heads": 2}, "exactly one of head_dim"),
+            ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
+        ),
+        check_at=WIDE_HEADS,
+    ),
+    "bert-tied": ModelCase(
+        model={**BERT, "tied_embeddings": True, "norm_gain": True, "bias": True},
+        data=masked,
+        roles={"embedding.weight": "input", "position.weight": "input", "readout.weight": "output",
+               "readout.bias": "scalar", "*norm.weight": "vector", "*.bias": "vector", "*.weight": "hidden"},
         check_at=WIDE_HEADS,
     ),
     "resnet": ModelCase(

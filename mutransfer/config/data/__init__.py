@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, PairSpec, TokenSpec
+from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, MaskedSpec, PairSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
 from mutransfer.config.data.huggingface import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
@@ -24,6 +24,7 @@ __all__ = [
     "HuggingFaceImagesSection",
     "HuggingFaceSection",
     "HuggingFaceTextSection",
+    "MaskedSpec",
     "PairSpec",
     "ParquetImagesSection",
     "TextSection",

@@ -26,6 +26,19 @@ class TokenSpec:
 
 
 @dataclass(frozen=True)
+class MaskedSpec(TokenSpec):
+    """Shape of token data to be guessed: inputs and targets (batch, seq_len), targets `IGNORED` where nothing is to be
+    guessed; the mask is the last of `vocab_size` ids."""
+
+    consumed_as: ClassVar = "masked tokens"
+
+    @property
+    def mask_id(self) -> int:
+        """What stands for a token that is to be guessed."""
+        return self.vocab_size - 1
+
+
+@dataclass(frozen=True)
 class ClassSpec:
     """Shape of labelled data: inputs (batch, *shape), targets (batch,) below `classes`."""
 

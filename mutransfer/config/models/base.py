@@ -66,6 +66,16 @@ class BaseModelSection(Section):
         """How many (query, key) pairs an attention module has for one example, masked ones among them."""
         return self.places(attention, spec) ** 2
 
+    @property
+    def has_biases(self) -> bool:
+        """Whether there are biases, and so an lr of theirs to tune."""
+        return bool(getattr(self, "bias", False))
+
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
-        return {} if self.attention else {"attention_temperature": "the model has no attention"}
+        dead = {} if self.attention else {"attention_temperature": "the model has no attention"}
+        if not getattr(self, "norm_gain", False):
+            dead["norm_gain_lr"] = "the model has no trainable norm gains"
+        if not self.has_biases:
+            dead["bias_lr"] = "the model has no biases"
+        return dead

@@ -68,6 +68,10 @@ class ResNetSection(BaseModelSection):
             total *= side
         return total
 
+    @property
+    def has_biases(self) -> bool:  # noqa: D102
+        return True  # the readout's
+
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
         return {**super().dead_hparams(), "position_scale": "the model has no positions"}
 
