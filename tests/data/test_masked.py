@@ -96,14 +96,14 @@ def test_one_token_at_least_is_to_be_guessed(corpus: Path) -> None:
 def test_data_that_has_the_masks_id_is_refused(tmp_path: Path) -> None:
     np.full(100, 10, dtype="<u2").tofile(tmp_path / "ids.bin")
     data = fresh(TokensSection(kind="tokens", path=str(tmp_path / "ids.bin"), vocab_size=10, seq_len=8, mask=0.2))
-    with pytest.raises(DataError, match="token id 10, which data.mask takes for the mask"):
+    with pytest.raises(DataError, match=r"token id 10, which data\.mask takes for the mask"):
         data.batch(0, batch_size=2, seed=0)
 
 
 def test_masked_tokens_are_for_bert_and_bert_is_for_them(gpt: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="gives masked tokens, but model kind gpt takes tokens"):
+    with pytest.raises(ValueError, match=r"gives masked tokens, but model kind gpt takes tokens"):
         build(gpt, data__mask=0.15)
     bert = {"kind": "bert", "width": 16, "base_width": 16, "head_dim": 8}
-    with pytest.raises(ValueError, match="gives tokens, but model kind bert takes masked tokens; set data.mask"):
+    with pytest.raises(ValueError, match=r"gives tokens, but model kind bert takes masked tokens; set data\.mask"):
         build(gpt, model=bert)
     assert build(gpt, model=bert, data__mask=0.15).model.kind == "bert"
