@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from mutransfer.data.dataset import IGNORED, Array, Batch, Dataset, notes_of
-from mutransfer.errors import DataError
 
 _MASKED, _REPLACED = 0.8, 0.1
 # Tells the streams of masks from those of windows and from one another.
@@ -48,8 +47,6 @@ class MaskedDataset:
             yield np.concatenate([inputs for inputs, _ in rows]), np.concatenate([targets for _, targets in rows])
 
     def _masked(self, tokens: Array, generator: np.random.Generator) -> Batch:
-        if int(tokens.max()) >= self._mask_id:
-            raise DataError(f"the data has token id {int(tokens.max())}, which data.mask takes for the mask")
         count = max(1, round(self._share * tokens.shape[1]))
         order = generator.random(tokens.shape).argsort(axis=1)
         chosen = order < count  # the first so many of a random order, in each sequence

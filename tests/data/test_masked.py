@@ -95,9 +95,9 @@ def test_one_token_at_least_is_to_be_guessed(corpus: Path) -> None:
 
 def test_data_that_has_the_masks_id_is_refused(tmp_path: Path) -> None:
     np.full(100, 10, dtype="<u2").tofile(tmp_path / "ids.bin")
-    data = fresh(TokensSection(kind="tokens", path=str(tmp_path / "ids.bin"), vocab_size=10, seq_len=8, mask=0.2))
-    with pytest.raises(DataError, match=r"token id 10, which data\.mask takes for the mask"):
-        data.batch(0, batch_size=2, seed=0)
+    given = TokensSection(kind="tokens", path=str(tmp_path / "ids.bin"), vocab_size=10, seq_len=8, mask=0.2)
+    with pytest.raises(DataError, match="has token id 10, but vocab_size is 10"):
+        fresh(given)
 
 
 def test_masked_tokens_are_for_bert_and_bert_is_for_them(gpt: dict[str, Any]) -> None:
