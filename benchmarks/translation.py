@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from mutransfer.config.load import load_config
@@ -37,18 +38,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--pack", type=int, help="trials that a worker trains at once; measured when left out")
+    parser.add_argument("--set", action="append", default=[], dest="sets", help="further changes of the config")
     given = parser.parse_args()
     files = {"path": "train", "validation": "validation", "test": "test"}
     sets = [f"data.{field}={given.data / name}.jsonl" for field, name in files.items()]
     sets += [f"training.steps={given.steps}", f"model.depth={given.depth}", f"search.trials={given.trials}"]
     sets += ["search.confirm={top: 0}", "search.space.lr={log_uniform: [2e-3, 3e-2]}"]
-    proxy = load_config(CONFIG, sets)
+    proxy = load_config(CONFIG, [*sets, *given.sets])
     with stop_on_signals() as stopping:
         swept = run_sweep(
             proxy,
             runs=given.out,
             executor=lambda: LocalExecutor(worker_devices(workers=given.workers, threads=1)),
             should_stop=stopping,
+            pack=given.pack,
         )
         target = make_target(swept.folder, Overrides(width=given.width)).config
         sp = target.model_copy(update={"name": f"{target.name}-sp", "parametrization": "sp"})
@@ -60,14 +64,14 @@ def main() -> None:
             report(label, config, given.out, stopping)
 
 
-def report(label: str, config: RunConfig, out: Path, stopping: object) -> None:
+def report(label: str, config: RunConfig, out: Path, stopping: Callable[[], bool]) -> None:
     """Train one run and print what it came to."""
     result = train(
-        RunConfig.model_validate({**config.resolved(), "training": {**config.resolved()["training"]}}),
+        config,
         TrainFolder(out / "trained" / config.name),
         device=single_device().torch_name,
         resume=True,
-        should_stop=stopping,  # type: ignore[arg-type]
+        should_stop=stopping,
     )
     if result.outcome == "interrupted":
         raise Interrupted("stopped; the same command continues")
