@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ class ModuleFacts:
     """The module's name in the largest model."""
     trainable: bool
     """Whether its output depends on a trainable parameter."""
+    finite: bool
+    """Whether the model says that it does not grow on purpose: a pattern in its attribute `finite_modules` matches."""
     started: int
     finished: int
 
@@ -94,6 +97,7 @@ class _Look:
     """`{module: (quantities, steps + 1)}`"""
     shapes: dict[str, tuple[int, ...]]
     trainable: dict[str, bool]
+    finite: dict[str, bool]
     started: dict[str, int]
     finished: dict[str, int]
     parameters: dict[str, tuple[float, float | None]]
@@ -157,11 +161,13 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
                 parts += [] if looked.update is None else [looked.update]
                 numbers = [number for part in parts for number in (rms(part), mean_abs(part))]
                 own[: len(numbers), step + 1] = numbers
+    finite: Sequence[str] = getattr(model, "finite_modules", ())
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return _Look(
         values=values,
         shapes={name: activation.shape for name, activation in initial.items()},
         trainable={name: activation.trainable for name, activation in initial.items()},
+        finite={name: any(fnmatch.fnmatchcase(name, one) for one in finite) for name in initial},
         started={name: activation.started for name, activation in initial.items()},
         finished={name: activation.finished for name, activation in initial.items()},
         parameters={name: (rms(before[name]), lrs.get(id(parameter))) for name, parameter in trainable.items()},
@@ -192,6 +198,7 @@ def _add(into: Measurements, looks: Sequence[_Look]) -> None:
             shapes=tuple(look.shapes[names_at[name]] for look, names_at in zip(looks, raw, strict=True)),
             own_name=own,
             trainable=looks[-1].trainable[own],
+            finite=looks[-1].finite[own],
             started=looks[-1].started[own],
             finished=looks[-1].finished[own],
         )

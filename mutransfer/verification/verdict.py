@@ -292,7 +292,7 @@ def _structural(
     reasons = []
     if missing:
         reasons.append(f"the optimizer's groups lack {', '.join(missing)}")
-    named = name in finite or name.removesuffix(f".{ATTENTION_LOGITS}") in finite
+    named = facts.finite or name in finite or name.removesuffix(f".{ATTENTION_LOGITS}") in finite
     if measured.axis == "width" and not named and ATTENTION_LOGITS not in name and _is_narrow(facts, measured):
         reasons.append(f"its output is {'×'.join(map(str, facts.shapes[0][1:]))} at every width, inside the network")
     return reasons

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from mutransfer.config.models import ModelSection
+from mutransfer.parametrization.rules import Role
 from tests.conftest import TEXT, write_pairs
 from tests.contracts.models import ModelCase, ModelContract
 
@@ -47,8 +48,16 @@ MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "base_width": 16, "depth": 2}
 SEQ2SEQ: dict[str, Any] = {"kind": "seq2seq", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
 BERT: dict[str, Any] = {"kind": "bert", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
 RESNET: dict[str, Any] = {"kind": "resnet", "width": 8, "base_width": 8, "blocks": [1, 1]}
-# The width of a gpt's check is 32, so that heads have to fit it.
+GPT_ROLES: dict[str, Role] = {"embedding.weight": "input", "readout.weight": "output"}
+RELATIVE: dict[str, Any] = {**GPT, "positions": "relative", "relative_buckets": 8, "relative_distance": 12}
+FIXED = {"head_dim": None, "heads": 2}
+GROUPED = {**GPT, "width": 32, "base_width": 32}
+MODERN = {
+    **GROUPED, "norm": "rmsnorm", "mlp": "swiglu", "mlp_ratio": 3, "kv_group": 2, "qk_norm": True,
+}  # fmt: skip
+# The least width of a gpt's check is 32, so that heads have to fit it; or 64, where heads widen.
 WIDE_HEADS = {"head_dim": 16}
+WIDER: dict[str, Any] = {"check_at": {"width": 64, "base_width": 64}, "check": {"sizes": [64, 128, 256]}}
 
 CASES: dict[str, ModelCase] = {
     "mlp": ModelCase(
@@ -71,14 +80,19 @@ CASES: dict[str, ModelCase] = {
     "gpt": ModelCase(
         model=GPT,
         data=text,
-        roles={"embedding.weight": "input", "readout.weight": "output", "blocks.*.weight": "hidden"},
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
         changes={
             "width": {"width": 64},
             "base_width": {"base_width": 8},
             "depth": {"depth": 2},
             "head_dim": {"head_dim": 4},
             "heads": {"head_dim": None, "heads": 2},
+            "kv_group": {"kv_group": 2},
+            "kv_heads": {"kv_heads": 1},
+            "qk_norm": {"qk_norm": True, "zero_query": False},
+            "mlp": {"mlp": "swiglu"},
             "mlp_ratio": {"mlp_ratio": 2},
+            "norm": {"norm": "rmsnorm"},
             "positions": {"positions": "learned"},
             "tied_embeddings": {"tied_embeddings": True},
             "norm_gain": {"norm_gain": True},
@@ -89,6 +103,12 @@ CASES: dict[str, ModelCase] = {
             ({"heads": 2}, "exactly one of head_dim"),
             ({"head_dim": 1}, "rotary needs an even head size"),
             ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
+            ({"qk_norm": True, "zero_query": True}, "a normalised zero has no direction"),
+            ({"kv_heads": 1, "kv_group": 1}, "not both"),
+            ({"kv_heads": 4}, "4 does not divide the number of heads, which is 2 at width 16"),
+            ({"width": 32, "kv_group": 4}, "4 does not divide the number of heads, which is 2 at base_width 16"),
+            ({"relative_buckets": 8}, "no effect: model.positions is rotary"),
+            ({"positions": "learned", "relative_distance": 64}, "no effect: model.positions is learned"),
         ),
         check_at=WIDE_HEADS,
     ),
@@ -185,6 +205,69 @@ CASES: dict[str, ModelCase] = {
         roles={"*.embedding.weight": "input", "*.position.weight": "input", "readout.weight": "output",
                "readout.bias": "scalar", "*norm.weight": "vector", "*.bias": "vector", "*.weight": "hidden"},
         check_at=WIDE_HEADS,
+    ),
+    "gpt-learned": ModelCase(
+        model={**GPT, "positions": "learned", "norm_gain": True, "zero_query": False},
+        data=text,
+        roles={**GPT_ROLES, "position.weight": "input", "*norm.weight": "vector", "blocks.*.weight": "hidden"},
+        check_at=WIDE_HEADS,
+    ),
+    "gpt-relative": ModelCase(
+        model=RELATIVE,
+        data=text,
+        roles={**GPT_ROLES, "*.relative.weight": "vector", "blocks.*.weight": "hidden"},
+        changes={
+            "relative_buckets": {"relative_buckets": 4},
+            "relative_distance": {"relative_distance": 5},
+            "positions": {"positions": "rotary", "relative_buckets": None, "relative_distance": None},
+        },
+        refused=(
+            ({"relative_buckets": 1}, "greater than or equal to 2"),
+            ({"relative_distance": 4}, "4 must be more than half of relative_buckets, which is 8"),
+        ),
+        check_at={**WIDER["check_at"], **WIDE_HEADS},
+        check=WIDER["check"],
+    ),
+    "gpt-relative-in-fixed-heads": ModelCase(
+        model={**RELATIVE, **FIXED},
+        data=text,
+        roles={**GPT_ROLES, "*.relative.weight": "scalar", "blocks.*.weight": "hidden"},
+        **WIDER,
+    ),
+    "gpt-grouped": ModelCase(
+        model={**GROUPED, "kv_group": 2},
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        changes={"kv_group": {"kv_group": 4}},
+        check_at={"head_dim": 8},
+    ),
+    "gpt-fixed-keys": ModelCase(
+        model={**GROUPED, "kv_heads": 2},
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        changes={"kv_heads": {"kv_heads": 4}},
+    ),
+    "gpt-fixed-keys-in-fixed-heads": ModelCase(
+        model={**GROUPED, "head_dim": None, "heads": 4, "kv_heads": 1},
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        **WIDER,
+    ),
+    "gpt-modern": ModelCase(
+        model=MODERN,
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        changes={
+            "mlp": {"mlp": "gelu"},
+            "qk_norm": {"qk_norm": False},
+            "zero_query": {"qk_norm": False, "zero_query": True},
+        },
+    ),
+    "gpt-modern-in-fixed-heads": ModelCase(
+        model={**MODERN, "head_dim": None, "heads": 4, "norm_gain": True},
+        data=text,
+        roles={**GPT_ROLES, "*norm.weight": "vector", "blocks.*.weight": "hidden"},
+        **WIDER,
     ),
 }  # fmt: skip
 

@@ -172,6 +172,34 @@ def test_attention_under_vmap_is_attention(mask, leading):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("error:.*performance drop")
+@pytest.mark.parametrize("mask_dim", [0, None])
+def test_grouped_attention_with_a_bias_per_head_under_vmap_is_attention(mask_dim):
+    """SDPA's own enable_gqa, as users' modules may have it, and a bias (H, S, S) without a batch."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    query, key, value = draw(4, 2, 6, 5, 8), draw(4, 2, 3, 5, 8), draw(4, 2, 3, 5, 8)
+    bias = draw(4, 6, 5, 5) if mask_dim == 0 else draw(6, 5, 5)
+
+    def attend(query, key, value, bias):
+        return F.scaled_dot_product_attention(query, key, value, bias, enable_gqa=True)
+
+    with kernels(CPU, packed=True):
+        folded = vmap(attend, in_dims=(0, 0, 0, mask_dim))(query, key, value, bias)
+    looped = torch.stack([attend(query[i], key[i], value[i], bias[i] if mask_dim == 0 else bias) for i in range(4)])
+    assert torch.allclose(folded, looped, rtol=1e-12, atol=1e-12)
+    inputs = (query, key, value, bias)
+    for ours, theirs in zip(
+        torch.autograd.grad(folded.square().sum(), inputs),
+        torch.autograd.grad(looped.square().sum(), inputs),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("worthwhile", [0, 10**9])
 @pytest.mark.parametrize("inner", [(), (7,), (3, 7)])
 @pytest.mark.parametrize("dims", [(0, 0, 0), (None, 0, 0), (0, 0, None), (0, None, None), (1, 0, 0), (None, 1, None)])

@@ -66,6 +66,13 @@ class BaseModelSection(Section):
         """How many (query, key) pairs an attention module has for one example, masked ones among them."""
         return self.places(attention, spec) ** 2
 
+    def require_optimizer(self, optimizer: str) -> None:
+        """Refuse what has no rule under this optimizer.
+
+        Raises:
+            FieldProblem: with the field's path in the whole config.
+        """
+
     @property
     def has_biases(self) -> bool:
         """Whether there are biases, and so an lr of theirs to tune."""
@@ -73,7 +80,9 @@ class BaseModelSection(Section):
 
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
-        dead = {} if self.attention else {"attention_temperature": "the model has no attention"}
+        dead = {"relative_scale": "the model has no relative positions"}
+        if not self.attention:
+            dead["attention_temperature"] = "the model has no attention"
         if not getattr(self, "norm_gain", False):
             dead["norm_gain_lr"] = "the model has no trainable norm gains"
         if not self.has_biases:
