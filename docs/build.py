@@ -21,6 +21,7 @@ from mutransfer import errors
 from mutransfer.cli import app
 from mutransfer.config.base import Section
 from mutransfer.config.data import DataSection, TokenizerSection
+from mutransfer.config.evaluation import EvaluationSection
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.config.models import ModelSection
 from mutransfer.config.models.command import LossFrom
@@ -30,6 +31,7 @@ from mutransfer.config.search import Confirm, Distribution, Powers, SearchSectio
 from mutransfer.parametrization.rules import MUP, NTK, ROLES, SP, Power, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
+_SECTIONS = {"model", "data", "training", "evaluation", "hparams", "rules", "search", "provenance"}
 _ROLE_NOTES = {
     "input": "input (finite → width)",
     "hidden": "hidden (width → width)",
@@ -102,9 +104,9 @@ def config_reference() -> str:
     parts = [
         "# Config reference",
         "Made from mutransfer/config by `make docs`. Numbers may be written `1e-3`. Unknown keys are refused.",
-        section("Top level", RunConfig, skip={"model", "data", "training", "hparams", "rules", "search", "provenance"}),
-        "Then the sections below: `model`, `data`, `training`, `hparams`, `rules` where wanted, and where there is "
-        "something to sweep `search` (inline, or the path of a YAML file with that section).",
+        section("Top level", RunConfig, skip=_SECTIONS),
+        "Then the sections below: `model`, `data`, `training`, `hparams`, `evaluation` and `rules` where wanted, and "
+        "where there is something to sweep `search` (inline, or the path of a YAML file with that section).",
     ]
     for name, union in (("model", ModelSection), ("data", DataSection)):
         for member in get_args(get_args(union)[0]):
@@ -115,6 +117,7 @@ def config_reference() -> str:
         section("model.loss_from, of kind `command`", LossFrom),
         section("data.tokenizer: written short, `bytes` or `{file: tokenizer.json}`", TokenizerSection),
         section("training: compute settings", TrainingSection),
+        section("evaluation: what is measured beside the loss", EvaluationSection),
         section("rules: scaling beyond the parametrization's table", RulesSection),
         section("rules.depth", DepthRule),
         section("rules.batch_size", BatchSizeRule),

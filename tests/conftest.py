@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,40 @@ def corpus(tmp_path: Path) -> Path:
     path = tmp_path / "corpus.txt"
     path.write_text(TEXT, encoding="utf-8")
     return path
+
+
+def write_pairs(path: Path, count: int = 120) -> None:
+    """JSON lines of "de" and "en": counted things, of which the translation says the count last."""
+    numbers = ["zero", "one", "two", "three", "four", "five", "six"]
+    things = [("Hund", "dog"), ("Katze", "cat"), ("Haus", "house"), ("Baum", "tree")]
+    lines = []
+    for row in range(count):
+        words = [things[(row * 7 + place) % 4] for place in range(1 + row % 5)]
+        amount = row * 3 % 7
+        source, target = (" ".join(pair[side] for pair in words) for side in (0, 1))
+        lines.append(json.dumps({"de": f"{amount} {source}.", "en": f"{target} {numbers[amount]}."}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> dict[str, Any]:
+    """A seq2seq at its base width on counted things, as the plain data of a YAML file."""
+    write_pairs(tmp_path / "pairs.jsonl")
+    return {
+        "name": "tiny-seq2seq",
+        "model": {"kind": "seq2seq", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8},
+        "data": {
+            "kind": "translation",
+            "path": str(tmp_path / "pairs.jsonl"),
+            "source_field": "de",
+            "target_field": "en",
+            "seq_len": 12,
+            "tokenizer": {"kind": "words", "vocab_size": 40},
+        },
+        "training": {"steps": 12, "batch_size": 4, "eval_batches": 2},
+        "hparams": {"lr": 0.01},
+        "search": {"trials": 4, "confirm": {"top": 0}, "space": {"lr": {"log_uniform": [1e-3, 1e-1]}}},
+    }
 
 
 @pytest.fixture

@@ -15,9 +15,12 @@ from mutransfer.cli.options import AsJson
 class Model(StrEnum):
     """Models there is a template for."""
 
+    bert = "bert"
     gpt = "gpt"
     mlp = "mlp"
     command = "command"
+    resnet = "resnet"
+    seq2seq = "seq2seq"
 
 
 def run(

@@ -62,12 +62,18 @@ class SweepProgress(Observer):
     def __init__(self) -> None:
         self._bar = Bar("trials")
         self._began, self._done_before = time.monotonic(), 0
+        self._noted: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
+
+    def noted(self, text: str) -> None:  # noqa: D102
+        if text not in self._noted:
+            self._bar.line(text)
+        self._noted.add(text)
 
     def started(self, folder: SweepFolder, done: int, total: int, workers: int) -> None:  # noqa: D102
         self._began, self._done_before = time.monotonic(), done

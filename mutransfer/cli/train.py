@@ -50,6 +50,7 @@ def run(
                 resume=resume,
                 should_stop=stopping,
                 on_progress=lambda news: progress(news.step, news.steps, news.loss),
+                on_note=ui.note,
             )
         placed = ["--out", str(out)] if out is not None else ["--runs", str(runs)] if runs != RUNS else []
         repeated = [part for one in sets or () for part in ("--set", one)]
@@ -72,6 +73,8 @@ def run(
             f"{parsed.name}: {result.parameters:,} parameters, {result.steps} steps in {ui.duration(result.seconds)}"
         )
         ui.say(f"validation loss {ui.loss(result.validation_loss)}, training loss {ui.loss(result.training_loss)}")
+        for name, value in result.metrics.items():
+            ui.say(f"{name} {value:.2f} on the {'test' if getattr(parsed.data, 'test', None) else 'validation'} data")
         ui.say(f"Weights: {folder.weights}   Losses: {folder.metrics}")
 
 

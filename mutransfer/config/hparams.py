@@ -44,6 +44,10 @@ class Hparams(Section):
     """Peak learning rate of what `muon` leaves to AdamW; 0.004 when left out."""
     embedding_lr: PositiveFloat = 1.0
     """Multiplies the lr of embeddings, or of an mlp's first layer."""
+    norm_gain_lr: PositiveFloat = 1.0
+    """Multiplies the lr of trainable norm gains."""
+    bias_lr: PositiveFloat = 1.0
+    """Multiplies the lr of biases."""
     init_scale: PositiveFloat = 1.0
     """Multiplies the std of every random initial weight."""
     temperature: PositiveFloat = 1.0
@@ -109,6 +113,8 @@ class Hparams(Section):
             "weight_decay": self.weight_decay,
             "eps": self.resolved("eps") or 0.0,
             "embedding_lr": self.embedding_lr,
+            "norm_gain_lr": self.norm_gain_lr,
+            "bias_lr": self.bias_lr,
             "adam_lr": self.resolved("adam_lr"),
         }
 

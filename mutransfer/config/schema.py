@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from mutransfer.config.base import FieldProblem, Section, Seed
 from mutransfer.config.data import DataSection
+from mutransfer.config.evaluation import EvaluationSection
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
 from mutransfer.config.models import CommandSection, ModelSection
@@ -87,6 +88,8 @@ class RunConfig(Section):
     """What it is trained on."""
     training: TrainingSection = TrainingSection()
     """Compute settings."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """What is measured beside the loss."""
     hparams: Hparams = Hparams()
     """What transfers."""
     search: SearchSection | None = None
@@ -108,10 +111,12 @@ class RunConfig(Section):
         if self.model.external and self.data.kind != "none":
             raise FieldProblem(("data",), f"has no effect: a {self.model.kind} brings its own data; leave data out")
         if self.model.consumes != self.data.spec.consumed_as:
+            maskable = self.model.consumes == "masked tokens" and self.data.spec.consumed_as == "tokens"
+            hint = "; set data.mask" if maskable else ""
             raise FieldProblem(
                 ("data", "kind"),
                 f"{self.data.kind} gives {self.data.spec.consumed_as}, but model kind {self.model.kind} "
-                f"takes {self.model.consumes}",
+                f"takes {self.model.consumes}{hint}",
             )
         if self.reverse and (self.parametrization != "mup" or self.search is not None):
             raise FieldProblem(("reverse",), "is for a mup model to be trained, not for a control or a sweep")
@@ -120,6 +125,7 @@ class RunConfig(Section):
                 ("model", "width"), f"{self.model.width} is narrower than base_width {self.model.base_width}"
             )
         self._check_dead()
+        self._check_evaluation()
         self._check_rules()
         if isinstance(self.model, CommandSection):
             self._check_command(self.model)
@@ -142,13 +148,22 @@ class RunConfig(Section):
                 ("model", "tied_embeddings"),
                 "is impossible with parametrization interpolated: a tied readout's multiplier cannot become its init",
             )
-        if self.rules.embedding_lr_exponent and (self.hparams.optimizer == "sgd" or self.model.consumes != "tokens"):
+        if self.rules.embedding_lr_exponent and (self.hparams.optimizer == "sgd" or self.model.consumes == "classes"):
             raise FieldProblem(
                 ("rules", "embedding_lr_exponent"),
                 "has no effect: it is for lookup tables under Adam (adamw, adam, muon)",
             )
         if self.rules.depth is not None and not self.model.residual:
             raise FieldProblem(("rules", "depth"), f"needs a residual model, which kind {self.model.kind} is not")
+
+    def _check_evaluation(self) -> None:
+        known = self.model.metrics
+        for name in self.evaluation.metrics or ():
+            if name not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise FieldProblem(("evaluation", "metrics"), f"{name} is no metric of kind {self.model.kind}; {has}")
+        if not known and self.evaluation != EvaluationSection():
+            raise FieldProblem(("evaluation",), f"has no effect: model kind {self.model.kind} has no metrics")
 
     def _check_command(self, command: CommandSection) -> None:
         """What has no effect on a command, or no value to give it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from mutransfer.data.dataset import Dataset
 
 if TYPE_CHECKING:
-    from mutransfer.config.data import DataSection
+    from mutransfer.config.data import DataSection, MaskedSpec
 
 
 @functools.lru_cache(maxsize=1)
@@ -20,4 +20,9 @@ def load_data(section: DataSection) -> Dataset:
         DataError: missing, unreadable, too small, or not what the section says.
     """
     home, _, name = section.implementation.partition(":")
-    return cast(Dataset, getattr(importlib.import_module(home), name)(section))
+    data = cast(Dataset, getattr(importlib.import_module(home), name)(section))
+    share = getattr(section, "mask", None)
+    if share is None:
+        return data
+    masked = importlib.import_module("mutransfer.data.masked")
+    return cast(Dataset, masked.MaskedDataset(data, share=share, mask_id=cast("MaskedSpec", section.spec).mask_id))

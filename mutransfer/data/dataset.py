@@ -124,6 +124,30 @@ class TokenDataset:
             raise DataError(f"{self._label}: has token id {highest}, but vocab_size is {self._vocab_size}")
 
 
+class Epochs:
+    """Which examples a step trains on: a new permutation of all each epoch, a function of (seed, step)."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._permutation: tuple[tuple[int, int], Array] | None = None
+
+    def rows(self, step: int, *, batch_size: int, seed: int) -> Array:
+        """Numbers (batch_size,) of the examples of one batch."""
+        positions = np.arange(step * batch_size, (step + 1) * batch_size)
+        epochs = positions // self._size
+        chosen = np.empty(batch_size, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            chosen[inside] = self._epoch(seed, int(epoch))[positions[inside] % self._size]
+        return chosen
+
+    def _epoch(self, seed: int, epoch: int) -> Array:
+        if self._permutation is None or self._permutation[0] != (seed, epoch):
+            order = np.random.default_rng([seed, epoch]).permutation(self._size)
+            self._permutation = ((seed, epoch), order)
+        return self._permutation[1]
+
+
 class ClassDataset:
     """Labelled examples, kept as they are stored and normalised batch by batch.
 
@@ -155,7 +179,7 @@ class ClassDataset:
         # Decoders give channels last in memory; batches of such rows are copied twice, slowly.
         self._examples, self._labels = np.ascontiguousarray(examples), labels.astype(np.int64)
         self._mean, self._std = _moments(examples, self._train)
-        self._permutation: tuple[tuple[int, int], Array] | None = None
+        self._epochs = Epochs(len(self._train))
         self._fingerprint = fingerprint(examples, labels, *([] if tail is None else [np.array([tail])]))
 
     @property
@@ -165,26 +189,13 @@ class ClassDataset:
 
     def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
         """See `Dataset`."""
-        size = len(self._train)
-        positions = np.arange(step * batch_size, (step + 1) * batch_size)
-        epochs = positions // size
-        chosen = np.empty(batch_size, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            inside = epochs == epoch
-            chosen[inside] = self._epoch(seed, int(epoch))[positions[inside] % size]
-        return self._examples_at(self._train[chosen])
+        return self._examples_at(self._train[self._epochs.rows(step, batch_size=batch_size, seed=seed)])
 
     def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
         """See `Dataset`."""
         wanted = self._held_out[: batches * batch_size]
         for first in range(0, len(wanted), batch_size):
             yield self._examples_at(wanted[first : first + batch_size])
-
-    def _epoch(self, seed: int, epoch: int) -> Array:
-        if self._permutation is None or self._permutation[0] != (seed, epoch):
-            order = np.random.default_rng([seed, epoch]).permutation(len(self._train))
-            self._permutation = ((seed, epoch), order)
-        return self._permutation[1]
 
     def _examples_at(self, rows: Array) -> Batch:
         inputs = (self._examples[rows].astype(np.float32) - self._mean) / self._std
@@ -210,6 +221,12 @@ def _moments(examples: Array, rows: Array) -> tuple[Array, Array]:
         sums = zip(total.tolist(), squares.tolist(), strict=True)  # Python's whole numbers, which do not overflow
         std = np.array([math.sqrt((square * count - one * one) / count**2) for one, square in sums]).reshape(shape)
     return mean.astype(np.float32), std.astype(np.float32) + 1e-6
+
+
+def notes_of(data: Dataset) -> tuple[str, ...]:
+    """What a user should know of how the data was read, a line each."""
+    notes: tuple[str, ...] = getattr(data, "notes", ())
+    return notes
 
 
 def fingerprint(*arrays: Array) -> str:

@@ -159,7 +159,9 @@ class Words(Tokenizer):
 
     def decode(self, ids: Array) -> str:  # noqa: D102
         left_out = {self.specials.get(PAD), self.specials.get(BOS)}
-        words = ["\n" if self._words[index] == EOS else self._words[index] for index in ids if index not in left_out]
+        # A model may give ids of the vocabulary that no word has come to fill.
+        known = [index for index in ids if index not in left_out and index < len(self._words)]
+        words = ["\n" if self._words[index] == EOS else self._words[index] for index in known]
         return " ".join(words).replace(" \n ", "\n").replace(" \n", "\n")
 
     def dump(self) -> str:  # noqa: D102

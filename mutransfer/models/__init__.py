@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from mutransfer.config.data import DataSpec, TokenSpec
+from mutransfer.config.data import DataSpec
 from mutransfer.config.models import CommandSection
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.options import options_of
@@ -34,7 +34,6 @@ def plan_of(config: RunConfig) -> Plan:
     section, spec = config.model, config.data.spec
     if isinstance(section, CommandSection):
         raise PlanError(f"{config.name}: model kind command has no plan; its parameters are the command's own")
-    finite = {spec.vocab_size, spec.seq_len} if isinstance(spec, TokenSpec) else {spec.features, spec.classes}
     return plan_for(
         lambda width: build_model(section.at_width(width), spec),
         width=section.width,
@@ -42,6 +41,6 @@ def plan_of(config: RunConfig) -> Plan:
         optimizer=config.hparams.optimizer,
         parametrization=config.parametrization,
         zero_readout=section.zero_readout is not False,
-        finite_sizes=finite,
+        finite_sizes=spec.sizes,
         options=options_of(config),
     )

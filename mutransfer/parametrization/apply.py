@@ -109,6 +109,8 @@ def parameter_groups(
     weight_decay: float = 0.0,
     eps: float = 1e-8,
     embedding_lr: float = 1.0,
+    norm_gain_lr: float = 1.0,
+    bias_lr: float = 1.0,
     adam_lr: float | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimizer, parameters of equal settings together.
@@ -118,6 +120,8 @@ def parameter_groups(
         weight_decay: λ at base width.
         eps: Adam's ε at base width; groups of SGD and Muon have none.
         embedding_lr: multiplies the lr of embeddings, or of first layers where there are none.
+        norm_gain_lr: multiplies the lr of norm gains.
+        bias_lr: multiplies the lr of biases.
         adam_lr: with a Muon plan, η of what AdamW trains; `lr` when left out.
 
     Each group also has its `names`, for inspection, and its `family`: `adam`, `sgd`, or `muon`.
@@ -130,7 +134,14 @@ def parameter_groups(
     if plan.optimizer == "adam" and weight_decay:
         raise PlanError("adam's coupled L2 has no width-independent rule; plan for optimizer adamw")
     found = optimizer_settings(
-        plan, lr=lr, weight_decay=weight_decay, eps=eps, embedding_lr=embedding_lr, adam_lr=adam_lr
+        plan,
+        lr=lr,
+        weight_decay=weight_decay,
+        eps=eps,
+        embedding_lr=embedding_lr,
+        norm_gain_lr=norm_gain_lr,
+        bias_lr=bias_lr,
+        adam_lr=adam_lr,
     )
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

@@ -127,6 +127,16 @@ class Settings:
     """None where the optimizer has no ε to scale."""
 
 
+def is_bias(name: str, scaling: Scaling) -> bool:
+    """Whether a parameter is added to what a layer or a norm gives."""
+    return scaling.role in ("vector", "scalar") and name.rpartition(".")[2].endswith("bias")
+
+
+def is_norm_gain(name: str, scaling: Scaling) -> bool:
+    """Whether a parameter multiplies activations one by one: no bias, and left as its module made it, at one."""
+    return scaling.role == "vector" and scaling.base_init_std is None and not is_bias(name, scaling)
+
+
 def optimizer_settings(
     plan: Plan,
     *,
@@ -134,6 +144,8 @@ def optimizer_settings(
     weight_decay: float = 0.0,
     eps: float = 1e-8,
     embedding_lr: float = 1.0,
+    norm_gain_lr: float = 1.0,
+    bias_lr: float = 1.0,
     adam_lr: float | None = None,
     scaled: bool = True,
 ) -> dict[str, Settings]:
@@ -147,6 +159,7 @@ def optimizer_settings(
     for name, one in plan.parameters.items():
         own = adam_lr if adam_lr is not None and plan.optimizer == "muon" and one.family == "adam" else lr
         own *= embedding_lr if name in entries else 1.0
+        own *= bias_lr if is_bias(name, one) else norm_gain_lr if is_norm_gain(name, one) else 1.0
         decay, own_eps = weight_decay if one.weight_decay else 0.0, eps
         if scaled:
             own *= plan.options.lr_factor * one.lr

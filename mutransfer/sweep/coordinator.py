@@ -10,6 +10,7 @@ from pathlib import Path
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
+from mutransfer.data.dataset import notes_of
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.executors.base import Executor
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
@@ -107,7 +108,12 @@ def _run(
 ) -> tuple[list[TrialRecord], Selection | None]:
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     load_data.cache_clear()  # what this process has read before may have changed since
-    data = "" if config.model.external else load_data(config.data).fingerprint
+    watching, data = observer or Observer(), ""
+    if not config.model.external:
+        opened = load_data(config.data)
+        data = opened.fingerprint
+        for note in notes_of(opened):
+            watching.noted(note)
     with ExitStack() as stack:
         stack.enter_context(folder.sole_coordinator())
         make_crew = executor or (lambda: local_executor(config))
@@ -119,7 +125,7 @@ def _run(
         if checked is None and check is not None and study.attributes.get("check", _UNCHECKED) == _UNCHECKED:
             checked = check(folder.root)
         study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
-        crew, watching = crew or stack.enter_context(closing(make_crew())), observer or Observer()
+        crew = crew or stack.enter_context(closing(make_crew()))
         try:
             packing = _packing(config, study, crew, watching, pack, should_stop)
             Dispatcher(config, folder, study, crew, watching, should_stop, packing).run()

@@ -28,6 +28,9 @@ _HOPELESS = 3
 class Observer:
     """What a caller may watch; does nothing by itself."""
 
+    def noted(self, text: str) -> None:
+        """Called with what the data's loader has to say, such as how many examples are cut."""
+
     def started(self, folder: SweepFolder, done: int, total: int, workers: int) -> None:
         """Called once: so many of the trials are done already."""
 
@@ -217,6 +220,7 @@ class Dispatcher:
             steps=result.steps,
             seconds=round(result.seconds, 3),
             seed=self._seed(task),
+            metrics=result.metrics or None,
         )
         # Crashes count against trials only once something has worked: until then the cause is likelier elsewhere.
         if not self._works:

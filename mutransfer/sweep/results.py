@@ -36,14 +36,16 @@ def table(records: Sequence[TrialRecord], selection: Selection | None = None) ->
     Rank 1 wins; a trial without a rank did not complete the last stage. `mean` is over the seeds of a confirmation.
     """
     params = dict.fromkeys(name for record in records for name in record.params)
+    metrics = dict.fromkeys(name for record in records for name in record.furthest.metrics or ())
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*_COLUMNS, *params], lineterminator="\n")
+    writer = csv.DictWriter(text, [*_COLUMNS, *metrics, *params], lineterminator="\n")
     writer.writeheader()
     ranks = {} if selection is None else {one.number: rank for rank, one in enumerate(selection.ranking, start=1)}
     means = {} if selection is None else selection.means
     for record in (one.furthest for one in records):
         ranked = {"rank": ranks.get(record.number), "mean": means.get(record.number)}
-        writer.writerow({**{name: getattr(record, name, None) for name in _COLUMNS}, **ranked, **record.params})
+        known = {name: getattr(record, name, None) for name in _COLUMNS}
+        writer.writerow({**known, **ranked, **(record.metrics or {}), **record.params})
     return text.getvalue()
 
 

@@ -34,7 +34,7 @@ T = TypeVar("T")
 _PACKAGES = ("mutransfer", "torch", "optuna", "numpy")
 _RESULT = "result"
 _STAGE = "stage-"
-_RESULT_FIELDS = ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error")
+_RESULT_FIELDS = ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error", "metrics")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class TrialRecord:
     seconds: float | None = None
     seed: int | None = None
     error: str | None = None
+    metrics: dict[str, float] | None = None
+    """What was measured beside the loss, where `evaluation.trials` asks for it."""
     stage: int = 1
     """Which stage of the sweep this is the result of."""
     longer: tuple[TrialRecord, ...] = ()

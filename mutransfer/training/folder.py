@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ class TrainResult:
     validation_loss: float | None
     seconds: float
     parameters: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What was measured beside the loss, by name."""
 
     def objective(self, name: str) -> float | None:
         """`validation_loss` or `training_loss`, by name."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.training.attention import folded_attention
@@ -24,10 +25,23 @@ def kernels(device: torch.device, *, packed: bool = False) -> AbstractContextMan
         packed: the model runs under `torch.func.vmap`.
     """
     if packed:
-        return _Instead({F.linear: packed_linear, F.scaled_dot_product_attention: folded_attention})
+        return _Instead(
+            {F.linear: packed_linear, F.scaled_dot_product_attention: folded_attention, F.group_norm: group_norm}
+        )
     if device.type == "cpu" and onednn_is_faster():
         return _Instead({F.linear: linear})
     return nullcontext()
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """`F.group_norm` of x (B, C, …), whose CPU kernel (torch 2.13) does not run under vmap: a layer norm per group."""
+    grouped = x.reshape(x.shape[0], num_groups, -1)
+    normed = F.layer_norm(grouped, grouped.shape[-1:], eps=eps).view(x.shape)
+    over_pixels = (-1, *[1] * (x.dim() - 2))
+    normed = normed if weight is None else normed * weight.view(over_pixels)
+    return normed if bias is None else normed + bias.view(over_pixels)
 
 
 class _Instead(TorchFunctionMode):

@@ -15,6 +15,7 @@ from mutransfer.data import load_data
 from mutransfer.data.dataset import Batch, Dataset
 from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.learner import Learner
+from mutransfer.training.measures import measure
 from mutransfer.training.metrics import MetricsFile, Monitor, Pending
 from mutransfer.training.pack import PackLearner
 from mutransfer.training.schedules import Schedule
@@ -46,6 +47,10 @@ class Hooks:
 
     def finish(self, learner: Learner) -> None:
         """Called once, after the last step of a run that completed."""
+
+    def measures(self) -> bool:
+        """Whether metrics beside the loss are wanted, even where `evaluation.trials` does not ask for them."""
+        return False
 
     def progress(self, progress: Progress) -> None:
         """Called whenever losses have come in."""
@@ -111,6 +116,7 @@ class _Member:
         self.outcome: Outcome = "completed"
         self.steps = 0
         self.validation_loss: float | None = None
+        self.metrics_found: dict[str, float] = {}
         self.seconds = 0.0
 
     def take(self, losses: Sequence[float]) -> list[tuple[int, float]]:
@@ -136,6 +142,7 @@ class _Member:
             validation_loss=self.validation_loss,
             seconds=self.seconds,
             parameters=parameters,
+            metrics=self.metrics_found,
         )
 
 
@@ -243,9 +250,18 @@ class _Fit:
         fine = [member for member in self._alive if member.validation_loss is not None]
         if fine and isinstance(self._learner, Learner):
             self._hooks.finish(self._learner)
+        if self._hooks.measures() or self._members[0].config.evaluation.trials:
+            self._measure(fine)
         seconds = self._share()
         for member in self._alive:
             member.end("completed" if member in fine else "diverged", seconds)
+
+    def _measure(self, members: Sequence[_Member]) -> None:
+        """What a config asks for beside the loss."""
+        learner = self._learner
+        for member in members:
+            model = learner.model if isinstance(learner, Learner) else learner.member(self._alive.index(member))
+            member.metrics_found = measure(member.config, model, self._data, learner.device)
 
     def _end(self, members: Sequence[_Member], outcome: Outcome) -> None:
         """These members are over; what goes on is the others."""

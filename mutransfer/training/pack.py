@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from mutransfer.config.schema import RunConfig
@@ -99,6 +99,17 @@ class PackLearner:
         }
         self._buffers = {name: one.index_select(0, index) for name, one in self._buffers.items()}
         self._optimizer.keep(members, self._parameters)
+
+    def member(self, index: int) -> nn.Module:
+        """One member as a model by itself; the next call changes it."""
+        with torch.no_grad():
+            for stacked, own in (
+                (self._parameters, dict(self._template.named_parameters())),
+                (self._buffers, dict(self._template.named_buffers())),
+            ):
+                for name, tensor in own.items():
+                    tensor.copy_(stacked[name][index])
+        return self._template
 
     def _stack(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Every member's initial state, made on the one template in turn."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
-from mutransfer.data.dataset import Dataset
+from mutransfer.data.dataset import Dataset, notes_of
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.files import disk_errors, make_folder, sole_holder, write_atomic, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
@@ -15,6 +15,7 @@ from mutransfer.training.command import RUN_GRACE, CommandFailed, last_lines, ru
 from mutransfer.training.folder import TrainFolder, TrainResult
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, Progress, fit
+from mutransfer.training.measures import measures_of
 from mutransfer.training.metrics import MetricsFile
 
 
@@ -26,6 +27,7 @@ def train(
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_note: Callable[[str], None] = lambda text: None,
 ) -> TrainResult:
     """Train `config` in `folder`: config, plan, metrics, checkpoints, weights and result go there.
 
@@ -34,16 +36,18 @@ def train(
         resume: continue what stands in `folder` from its last checkpoint; a finished run is returned as it
             ended. Without it a folder that holds a run is refused.
         should_stop: asked after every step; when true the run is saved and returned as `interrupted`.
+        on_note: told what the data's loader has to say, such as how many examples are cut.
 
     Raises:
         UsageError: `folder` holds a run and `resume` is false, or another config's run, or damaged files, or
             is in use, or cannot be written.
-        DataError: the data cannot be used.
+        DataError: the data cannot be used, or a package that a metric needs is not installed.
         NothingUsable: a command failed; the message has the last lines that it wrote.
     """
     external = config.model.external
     if not folder.started and not external:
         load_data(config.data)  # what it may refuse is refused before anything is written
+        measures_of(config)
     make_folder(folder.root)
     with sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"):
         if folder.started and not resume:
@@ -62,7 +66,7 @@ def train(
             result = fit(
                 config,
                 MetricsFile(folder.metrics),
-                _FolderHooks(config, folder, should_stop, on_progress),
+                _FolderHooks(config, folder, should_stop, on_progress, on_note),
                 device=device,
             )
         folder.write_result(result)
@@ -103,11 +107,15 @@ class _FolderHooks(Hooks):
         folder: TrainFolder,
         should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None],
+        on_note: Callable[[str], None],
     ) -> None:
         self._config = config
-        self._folder, self._should_stop, self._on_progress = folder, should_stop, on_progress
+        self._folder, self._should_stop = folder, should_stop
+        self._on_progress, self._on_note = on_progress, on_note
 
     def start(self, learner: Learner, data: Dataset) -> int:
+        for note in notes_of(data):
+            self._on_note(note)
         checkpoint = self._folder.latest_checkpoint()
         if not self._folder.config.exists():
             save_config(self._config, self._folder.config)
@@ -136,6 +144,9 @@ class _FolderHooks(Hooks):
     def finish(self, learner: Learner) -> None:
         with disk_errors(self._folder.weights):
             save_weights(self._folder.weights, learner.model)
+
+    def measures(self) -> bool:
+        return True
 
     def progress(self, progress: Progress) -> None:
         self._on_progress(progress)

@@ -1,8 +1,9 @@
 """What a run costs, read off its plan: nothing is allocated, nothing is run, torch is not imported.
 
 The usual count (Kaplan et al. 2020, arXiv 2001.08361, §2.1), with attention in full: every weight that
-activations are multiplied by costs 2 FLOPs per position forward and 4 backward, and attention 4·S²·D per
-sequence and layer forward, twice that backward. A test holds it against torch's own FlopCounterMode.
+activations are multiplied by costs 2 FLOPs per position forward and 4 backward, and attention 4·D per
+query and key of a sequence and layer forward (S² of them within a sequence), twice that backward. A test holds it
+against torch's own FlopCounterMode.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mutransfer.config.data import TokenSpec
 from mutransfer.config.schema import RunConfig
 from mutransfer.parametrization.plan import Plan
 
@@ -40,11 +40,12 @@ class Cost:
 
 def estimate(config: RunConfig, plan: Plan) -> Cost:
     """The cost of training `config`, whose plan is `plan`."""
-    spec = config.data.spec
-    positions = spec.seq_len if isinstance(spec, TokenSpec) else 1
-    products = sum(math.prod(one.shape) for one in plan.parameters.values() if one.multiplies)
-    attention = 4 * positions**2 * plan.width * len(plan.attention)
-    forward = 2 * products * positions + attention
+    section, spec = config.model, config.data.spec
+    products = sum(
+        math.prod(one.shape) * section.places(name, spec) for name, one in plan.parameters.items() if one.multiplies
+    )
+    attention = 4 * plan.width * sum(section.scores(name, spec) for name in plan.attention)
+    forward = 2 * products + attention
     return Cost(
         parameters=plan.parameter_count,
         flops_per_step=_TRAINING_OVER_FORWARD * forward * config.training.batch_size,

@@ -18,6 +18,8 @@ _MULTIPLIERS = (
     "temperature",
     "attention_temperature",
     "embedding_lr",
+    "norm_gain_lr",
+    "bias_lr",
     "embedding_scale",
     "position_scale",
     "relative_scale",

@@ -131,7 +131,11 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are(refuse
             "optimizer: adamax",
             "5: hparams.optimizer: must be 'adamw', 'adam', 'sgd' or 'muon', but got 'adamax'",
         ),
-        ("kind: gpt", "kind: gtp", "2: model.kind: 'gtp' is not one of gpt, mlp, command; did you mean gpt?"),
+        (
+            "kind: gpt",
+            "kind: gtp",
+            "2: model.kind: 'gtp' is not one of bert, gpt, mlp, resnet, seq2seq, command; did you mean gpt?",
+        ),
         ("kind: gpt, ", "", "2: model: needs a 'kind'"),
         ("base_width: 16, ", "", "2: model.base_width: is required"),
         (

@@ -61,7 +61,7 @@ def test_data_that_a_template_offers_in_a_comment_fits_its_model(kind: str) -> N
     assert offered
     for text in offered:
         other = re.sub(r"(?m)^data:\n(?: .*\n)+", f"data: {text}\n", template(kind))
-        assert from_text(other).data.kind in ("tokens", "parquet-images")
+        assert from_text(other).data.kind in ("tokens", "parquet-images", "translation")
 
 
 def test_the_fields_that_the_gpt_template_has_as_comments_are_valid() -> None:

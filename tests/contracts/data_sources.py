@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mutransfer.config.data import BaseDataSection, ClassSpec, TokenSpec
+from mutransfer.config.data import BaseDataSection, ClassSpec, PairSpec, TokenSpec
 from mutransfer.data import load_data
 from mutransfer.data.dataset import Batch, Dataset
+from mutransfer.training.loss import inputs_of
 
 BATCH = 4
 
@@ -31,12 +32,17 @@ def fresh(section: Any) -> Dataset:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    return all(np.array_equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
+
+
+def flat(batch: Batch) -> tuple[Any, ...]:
+    """Every array of a batch, inputs first."""
+    return (*inputs_of(batch), batch[1])
 
 
 def rows(batches: list[Batch]) -> Counter[bytes]:
     """How often each example or window occurs, as bytes."""
-    return Counter(row.tobytes() for inputs, _ in batches for row in inputs)
+    return Counter(row.tobytes() for batch in batches for row in inputs_of(batch)[0])
 
 
 class DataSourceContract:
@@ -66,7 +72,7 @@ class DataSourceContract:
         parts = [data.batch(0, batch_size=BATCH, seed=0), *data.validation(batch_size=BATCH, batches=1)]
         assert len(parts) == 2
         for inputs, targets in parts:
-            size = len(inputs)
+            size = len(targets)
             assert 1 <= size <= BATCH
             assert targets.dtype == np.int64
             if isinstance(spec, TokenSpec):
@@ -74,6 +80,14 @@ class DataSourceContract:
                 assert inputs.dtype == np.int64
                 assert inputs.min() >= 0
                 assert max(inputs.max(), targets.max()) < spec.vocab_size
+            elif isinstance(spec, PairSpec):
+                source, read = inputs
+                assert (source.shape, read.shape) == ((size, spec.source_len), (size, spec.target_len))
+                assert targets.shape == read.shape
+                assert source.dtype == read.dtype == np.int64
+                assert min(source.min(), read.min()) >= 0
+                assert source.max() < spec.source_vocab
+                assert max(read.max(), targets.max()) < spec.target_vocab
             else:
                 assert isinstance(spec, ClassSpec)
                 assert (inputs.shape, targets.shape) == ((size, *spec.shape), (size,))
@@ -81,7 +95,7 @@ class DataSourceContract:
                 assert np.isfinite(inputs).all()
                 assert targets.min() >= 0
                 assert targets.max() < spec.classes
-        assert len(parts[0][0]) == BATCH
+        assert len(parts[0][1]) == BATCH
 
     def test_validation_is_always_the_same_and_never_more_than_asked_for(self, section: Any) -> None:
         data = fresh(section)
@@ -127,7 +141,8 @@ def check_epochs(section: Any) -> None:
     epochs = [rows(first[begin : begin + size]) for begin in (0, size)]
     assert epochs[0] == Counter(seen)
     assert epochs[1] == epochs[0]
-    assert [first[i][0].tobytes() for i in range(size)] != [first[i][0].tobytes() for i in range(size, 2 * size)]
+    order = [inputs_of(batch)[0].tobytes() for batch in first]
+    assert order[:size] != order[size : 2 * size]
     assert not set(seen) & set(held_out)
     assert abs(len(held_out) - section.validation_fraction * (size + len(held_out))) <= 0.5
     # A batch that crosses the end of an epoch is the end of the one and the beginning of the next.

@@ -9,7 +9,7 @@ import pytest
 
 from mutransfer.config.models import ModelSection
 from mutransfer.parametrization.rules import Role
-from tests.conftest import TEXT
+from tests.conftest import TEXT, write_pairs
 from tests.contracts.models import ModelCase, ModelContract
 
 SECTIONS = {
@@ -31,8 +31,27 @@ def digits(folder: Path) -> dict[str, Any]:
     return {"kind": "digits"}
 
 
+def pairs(folder: Path) -> dict[str, Any]:
+    """Sentences and their translations, most of them shorter than the longest."""
+    write_pairs(folder / "pairs.jsonl")
+    path = str(folder / "pairs.jsonl")
+    tokenizer = {"kind": "words", "vocab_size": 40}
+    return {
+        "kind": "translation", "path": path, "source_field": "de", "target_field": "en", "tokenizer": tokenizer,
+        "seq_len": 12,
+    }  # fmt: skip
+
+
+def masked(folder: Path) -> dict[str, Any]:
+    """Token sequences some of whose tokens are to be guessed."""
+    return {**text(folder), "mask": 0.25}
+
+
 GPT: dict[str, Any] = {"kind": "gpt", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
 MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "base_width": 16, "depth": 2}
+SEQ2SEQ: dict[str, Any] = {"kind": "seq2seq", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
+BERT: dict[str, Any] = {"kind": "bert", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
+RESNET: dict[str, Any] = {"kind": "resnet", "width": 8, "base_width": 8, "blocks": [1, 1]}
 GPT_ROLES: dict[str, Role] = {"embedding.weight": "input", "readout.weight": "output"}
 RELATIVE: dict[str, Any] = {**GPT, "positions": "relative", "relative_buckets": 8, "relative_distance": 12}
 FIXED = {"head_dim": None, "heads": 2}
@@ -95,6 +114,100 @@ CASES: dict[str, ModelCase] = {
             ({"relative_buckets": 8}, "no effect: model.positions is rotary"),
             ({"positions": "learned", "relative_distance": 64}, "no effect: model.positions is learned"),
         ),
+        check_at=WIDE_HEADS,
+    ),
+    "bert": ModelCase(
+        model=BERT,
+        data=masked,
+        roles={"embedding.weight": "input", "position.weight": "input", "readout.weight": "output",
+               "blocks.*.weight": "hidden"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 2},
+            "head_dim": {"head_dim": 4},
+            "heads": {"head_dim": None, "heads": 2},
+            "mlp_ratio": {"mlp_ratio": 2},
+            "tied_embeddings": {"tied_embeddings": True},
+            "norm_gain": {"norm_gain": True},
+            "bias": {"bias": True},
+            "zero_readout": {"zero_readout": False},
+            "zero_query": {"zero_query": False},
+        },
+        refused=(
+            ({"heads": 2}, "exactly one of head_dim"),
+            ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
+        ),
+        check_at=WIDE_HEADS,
+    ),
+    "bert-tied": ModelCase(
+        model={**BERT, "tied_embeddings": True, "norm_gain": True, "bias": True},
+        data=masked,
+        roles={"embedding.weight": "input", "position.weight": "input", "readout.weight": "output",
+               "readout.bias": "scalar", "*norm.weight": "vector", "*.bias": "vector", "*.weight": "hidden"},
+        check_at=WIDE_HEADS,
+    ),
+    "resnet": ModelCase(
+        model=RESNET,
+        data=digits,
+        roles={"stem.weight": "input", "readout.weight": "output", "readout.bias": "scalar", "stages.*": "hidden"},
+        changes={
+            "width": {"width": 32},
+            "base_width": {"base_width": 4},
+            "blocks": {"blocks": [1, 2]},
+            "norm": {"norm": "group"},
+            "norm_gain": {"norm_gain": True},
+            "zero_readout": {"zero_readout": False},
+        },
+        refused=(
+            ({"group_size": 4}, "no effect with norm batch"),
+            ({"norm": "group", "group_size": 3}, "3 does not divide"),
+        ),
+        hparams={"optimizer": "sgd", "lr": 0.1},
+        training={"steps": 12, "batch_size": 16, "eval_batches": 2},
+        check_at={"width": 16, "base_width": 16},
+    ),
+    "resnet-group": ModelCase(
+        model={**RESNET, "norm": "group", "norm_gain": True},
+        data=digits,
+        roles={"stem.weight": "input", "readout.weight": "output", "readout.bias": "scalar", "*norm.*": "vector",
+               "stages.*": "hidden"},
+        changes={"group_size": {"group_size": 4}},
+        hparams={"optimizer": "sgd", "lr": 0.1},
+        training={"steps": 12, "batch_size": 16, "eval_batches": 2},
+        check_at={"width": 16, "base_width": 16},
+    ),
+    "seq2seq": ModelCase(
+        model=SEQ2SEQ,
+        data=pairs,
+        roles={"*.embedding.weight": "input", "readout.weight": "output", "*coder.blocks.*.weight": "hidden"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 2},
+            "head_dim": {"head_dim": 4},
+            "heads": {"head_dim": None, "heads": 2},
+            "mlp_ratio": {"mlp_ratio": 2},
+            "positions": {"positions": "learned"},
+            "tied_embeddings": {"tied_embeddings": True},
+            "norm_gain": {"norm_gain": True},
+            "bias": {"bias": True},
+            "zero_readout": {"zero_readout": False},
+            "zero_query": {"zero_query": False},
+            "label_smoothing": {"label_smoothing": 0.1},
+        },
+        refused=(
+            ({"heads": 2}, "exactly one of head_dim"),
+            ({"heads": 3, "head_dim": None}, "3 does not divide width"),
+            ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
+        ),
+        check_at=WIDE_HEADS,
+    ),
+    "seq2seq-tied": ModelCase(
+        model={**SEQ2SEQ, "tied_embeddings": True, "positions": "learned", "norm_gain": True, "bias": True},
+        data=pairs,
+        roles={"*.embedding.weight": "input", "*.position.weight": "input", "readout.weight": "output",
+               "readout.bias": "scalar", "*norm.weight": "vector", "*.bias": "vector", "*.weight": "hidden"},
         check_at=WIDE_HEADS,
     ),
     "gpt-learned": ModelCase(

@@ -24,6 +24,8 @@ HPARAM_CHANGES = {
     "lr": {"lr": 0.02},
     "adam_lr": {"adam_lr": 0.02},
     "embedding_lr": {"embedding_lr": 4.0},
+    "norm_gain_lr": {"norm_gain_lr": 4.0},
+    "bias_lr": {"bias_lr": 4.0},
     "init_scale": {"init_scale": 2.0},
     "temperature": {"temperature": 2.0},
     "attention_temperature": {"attention_temperature": 0.125},
@@ -60,6 +62,9 @@ def test_every_hparam_has_a_case():
 @pytest.mark.parametrize("field", HPARAM_CHANGES)
 def test_hparam_changes_the_run(gpt, field):
     base = {"lr": 0.01}
+    if field in ("norm_gain_lr", "bias_lr"):
+        gpt["model"] |= {"kind": "bert", "bias": True, "norm_gain": True}
+        gpt["data"]["mask"] = 0.25
     if field in OPTIMIZER_FIELDS["sgd"]:
         base["optimizer"] = "sgd"
     if field == "adam_lr":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, TokenSpec
+from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, MaskedSpec, PairSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
 from mutransfer.config.data.huggingface import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
 from mutransfer.config.data.none import NoneSection
@@ -14,6 +14,7 @@ from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 from mutransfer.config.data.tokens import TokensSection
+from mutransfer.config.data.translation import TranslationSection
 
 __all__ = [
     "BaseDataSection",
@@ -24,13 +25,16 @@ __all__ = [
     "HuggingFaceImagesSection",
     "HuggingFaceSection",
     "HuggingFaceTextSection",
+    "MaskedSpec",
     "NoneSection",
+    "PairSpec",
     "ParquetImagesSection",
     "TextSection",
     "TokenSpec",
     "TokenizerField",
     "TokenizerSection",
     "TokensSection",
+    "TranslationSection",
 ]
 
 DataSection = Annotated[
@@ -40,6 +44,7 @@ DataSection = Annotated[
     | ParquetImagesSection
     | HuggingFaceTextSection
     | HuggingFaceImagesSection
+    | TranslationSection
     | NoneSection,
     Field(discriminator="kind"),
 ]

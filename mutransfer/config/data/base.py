@@ -19,6 +19,24 @@ class TokenSpec:
     seq_len: int
     consumed_as: ClassVar = "tokens"
 
+    @property
+    def sizes(self) -> set[int]:
+        """Sizes that do not follow width."""
+        return {self.vocab_size, self.seq_len}
+
+
+@dataclass(frozen=True)
+class MaskedSpec(TokenSpec):
+    """Shape of token data to be guessed: inputs and targets (batch, seq_len), targets `IGNORED` where nothing is to be
+    guessed; the mask is the last of `vocab_size` ids."""
+
+    consumed_as: ClassVar = "masked tokens"
+
+    @property
+    def mask_id(self) -> int:
+        """What stands for a token that is to be guessed."""
+        return self.vocab_size - 1
+
 
 @dataclass(frozen=True)
 class ClassSpec:
@@ -36,8 +54,35 @@ class ClassSpec:
             total *= size
         return total
 
+    @property
+    def sizes(self) -> set[int]:
+        """Sizes that do not follow width."""
+        return {*self.shape, self.features, self.classes}
 
-DataSpec = TokenSpec | ClassSpec
+
+@dataclass(frozen=True)
+class PairSpec:
+    """Shape of pairs of sequences: inputs are source ids (batch, source_len) and what the decoder has read before each
+    target, (batch, target_len); targets (batch, target_len), `IGNORED` where the sentence is over."""
+
+    source_vocab: int
+    target_vocab: int
+    source_len: int
+    target_len: int
+    consumed_as: ClassVar = "token pairs"
+
+    @property
+    def sizes(self) -> set[int]:
+        """Sizes that do not follow width."""
+        return {self.source_vocab, self.target_vocab, self.source_len, self.target_len}
+
+
+DataSpec = TokenSpec | ClassSpec | PairSpec
+
+PAIR_SPECIALS = 3
+PAD, BEGIN, END = range(PAIR_SPECIALS)
+"""Ids with a meaning in pairs: behind a sentence's end, before the first target, the end of a sentence. Those of the
+tokenizer come after them."""
 
 
 class BaseDataSection(Section):

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.data.base import BaseDataSection, ClassSpec, TokenSpec
+from mutransfer.config.data.masked import MaskableSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 
 
@@ -49,7 +50,7 @@ class HuggingFaceSection(BaseDataSection):
         return self
 
 
-class HuggingFaceTextSection(HuggingFaceSection):
+class HuggingFaceTextSection(HuggingFaceSection, MaskableSection):
     """A text column through a tokenizer, from the Hugging Face hub or local files (extra `hf`)."""
 
     implementation = "mutransfer.data.huggingface:load_text"
@@ -65,7 +66,7 @@ class HuggingFaceTextSection(HuggingFaceSection):
 
     @property
     def spec(self) -> TokenSpec:  # noqa: D102
-        return TokenSpec(vocab_size=self.tokenizer.ids(), seq_len=self.seq_len)
+        return self.token_spec(vocab_size=self.tokenizer.ids(), seq_len=self.seq_len)
 
 
 class HuggingFaceImagesSection(HuggingFaceSection):

@@ -7,11 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
-from mutransfer.config.data.base import BaseDataSection, TokenSpec
+from mutransfer.config.data.base import TokenSpec
+from mutransfer.config.data.masked import MaskableSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 
 
-class TextSection(BaseDataSection):
+class TextSection(MaskableSection):
     """Text files through a tokenizer; by default token ids are byte values."""
 
     implementation = "mutransfer.data.text:load"
@@ -41,4 +42,4 @@ class TextSection(BaseDataSection):
 
     @property
     def spec(self) -> TokenSpec:  # noqa: D102
-        return TokenSpec(vocab_size=self.tokenizer.ids(), seq_len=self.seq_len)
+        return self.token_spec(vocab_size=self.tokenizer.ids(), seq_len=self.seq_len)

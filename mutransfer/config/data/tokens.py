@@ -6,10 +6,11 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from mutransfer.config.data.base import BaseDataSection, TokenSpec
+from mutransfer.config.data.base import TokenSpec
+from mutransfer.config.data.masked import MaskableSection
 
 
-class TokensSection(BaseDataSection):
+class TokensSection(MaskableSection):
     """Token ids, memory-mapped: a flat binary file, or a folder of shards that `mutransfer prepare` made."""
 
     implementation = "mutransfer.data.tokens:load"
@@ -27,4 +28,4 @@ class TokensSection(BaseDataSection):
 
     @property
     def spec(self) -> TokenSpec:  # noqa: D102
-        return TokenSpec(vocab_size=self.vocab_size, seq_len=self.seq_len)
+        return self.token_spec(vocab_size=self.vocab_size, seq_len=self.seq_len)

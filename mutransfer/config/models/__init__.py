@@ -7,10 +7,26 @@ from typing import Annotated
 from pydantic import Field
 
 from mutransfer.config.models.base import BaseModelSection, Loss
+from mutransfer.config.models.bert import BERTSection
 from mutransfer.config.models.command import CommandSection
 from mutransfer.config.models.gpt import GPTSection
 from mutransfer.config.models.mlp import MLPSection
+from mutransfer.config.models.resnet import ResNetSection
+from mutransfer.config.models.seq2seq import Seq2SeqSection
 
-__all__ = ["BaseModelSection", "CommandSection", "GPTSection", "Loss", "MLPSection", "ModelSection"]
+__all__ = [
+    "BERTSection",
+    "BaseModelSection",
+    "CommandSection",
+    "GPTSection",
+    "Loss",
+    "MLPSection",
+    "ModelSection",
+    "ResNetSection",
+    "Seq2SeqSection",
+]
 
-ModelSection = Annotated[GPTSection | MLPSection | CommandSection, Field(discriminator="kind")]
+ModelSection = Annotated[
+    BERTSection | GPTSection | MLPSection | ResNetSection | Seq2SeqSection | CommandSection,
+    Field(discriminator="kind"),
+]

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import PositiveInt
 
 from mutransfer.config.base import Section
+from mutransfer.config.data.base import DataSpec, TokenSpec
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,18 @@ class BaseModelSection(Section):
 
     implementation: ClassVar[str]
     """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
-    consumes: ClassVar[Literal["tokens", "classes", "nothing"]]
-    """What data the model takes: token sequences, features with a class label, or none from here."""
+    consumes: ClassVar[Literal["tokens", "masked tokens", "token pairs", "classes", "nothing"]]
+    """What data the model takes: token sequences, such with masked tokens to guess, pairs of sequences, features with a
+    class label, or none from here."""
     external: ClassVar[bool] = False
     """Whether a command trains it: there is no module to build or to look into."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
     residual: ClassVar[bool] = False
     """Whether it is a pre-norm residual model, for which there are depth rules."""
+
+    metrics: ClassVar[dict[str, str]] = {}
+    """What can be measured of it beside the loss: name, and where the function is (`package.module:function`)."""
 
     width: PositiveInt
     """The dimension that grows: d_model of a gpt, hidden units of an mlp."""
@@ -54,10 +59,30 @@ class BaseModelSection(Section):
         """What is minimised."""
         return Loss()
 
+    def places(self, parameter: str, spec: DataSpec) -> int:
+        """How many positions of one example a weight is multiplied at; for the count of FLOPs."""
+        del parameter
+        return spec.seq_len if isinstance(spec, TokenSpec) else 1
+
+    def scores(self, attention: str, spec: DataSpec) -> int:
+        """How many (query, key) pairs an attention module has for one example, masked ones among them."""
+        return self.places(attention, spec) ** 2
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether there are biases, and so an lr of theirs to tune."""
+        return bool(getattr(self, "bias", False))
+
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
         dead = {"relative_scale": "the model has no relative positions"}
-        return dead if self.attention else {**dead, "attention_temperature": "the model has no attention"}
+        if not self.attention:
+            dead["attention_temperature"] = "the model has no attention"
+        if not getattr(self, "norm_gain", False):
+            dead["norm_gain_lr"] = "the model has no trainable norm gains"
+        if not self.has_biases:
+            dead["bias_lr"] = "the model has no biases"
+        return dead
 
     @property
     def has_control(self) -> bool:

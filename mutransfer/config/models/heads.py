@@ -1,0 +1,59 @@
+"""Fields of every Transformer that attends with heads of `head_dim`, or with `heads` of them."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import PositiveInt, model_validator
+
+from mutransfer.config.base import FieldProblem
+from mutransfer.config.models.base import BaseModelSection
+
+
+class HeadsSection(BaseModelSection):
+    """Fields of pre-norm Transformers of `models.transformer`."""
+
+    attention = True
+    residual = True
+
+    depth: PositiveInt = 2
+    """Number of blocks; an encoder and a decoder have so many each."""
+    head_dim: PositiveInt | None = None
+    """Fixed size of a head: heads multiply as the model widens (TP-V's advice). Give this or `heads`."""
+    heads: PositiveInt | None = None
+    """Fixed number of heads: heads widen with the model."""
+    mlp_ratio: PositiveInt = 4
+    """Width of the feed-forward layer over the model's width."""
+    norm_gain: bool = False
+    """Trainable norm gains. Off by default: they break transfer (Lingle 2024)."""
+    bias: bool = False
+    """Whether layers, the readout and norms that have a gain have biases; they start at zero."""
+    tied_embeddings: bool = False
+    """Readout shares the weights of the embedding of what it predicts; these then start at 1/√base_width and are
+    multiplied by √base_width on the way in."""
+    zero_readout: bool | None = None
+    """Readout weights start at zero: true when left out, and impossible with tied embeddings."""
+    zero_query: bool = True
+    """Query weights start at zero."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if (self.head_dim is None) == (self.heads is None):
+            raise FieldProblem(
+                ("head_dim",),
+                "give exactly one of head_dim (fixed size, more heads as the model widens) and "
+                "heads (fixed number, wider heads)",
+            )
+        for name in ("width", "base_width"):
+            width = getattr(self, name)
+            if self.head_dim is not None and width % self.head_dim:
+                raise FieldProblem(("head_dim",), f"{self.head_dim} does not divide {name} {width}")
+            if self.heads is not None and width % self.heads:
+                raise FieldProblem(("heads",), f"{self.heads} does not divide {name} {width}")
+        if self.tied_embeddings and self.zero_readout:
+            raise FieldProblem(("zero_readout",), "is impossible with tied_embeddings: the embedding is the readout")
+        return self
+
+    def head_dim_at(self, width: int) -> int:
+        """Size of one head at `width`."""
+        return self.head_dim if self.heads is None else width // self.heads  # type: ignore[return-value]  # _heads_fit

@@ -1,0 +1,57 @@
+"""Token sequences with masked tokens to guess, over any source of token sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mutransfer.data.dataset import IGNORED, Array, Batch, Dataset, notes_of
+
+_MASKED, _REPLACED = 0.8, 0.1
+# Tells the streams of masks from those of windows and from one another.
+_TRAINING, _VALIDATION = 0x6D61736B, 0x6D617368
+
+
+class MaskedDataset:
+    """Devlin et al. 2018 (arXiv 1810.04805), §3.1: a share of each sequence is to be guessed, one token at least.
+
+    Batches are inputs (B, S), of which 80 % of the chosen are the mask, 10 % any token, and 10 % as they were; and
+    targets (B, S): the token where it was chosen, `IGNORED` elsewhere. Training masks are a function of (seed, step),
+    those of the validation part of the sequence's place in it.
+    """
+
+    def __init__(self, data: Dataset, *, share: float, mask_id: int) -> None:
+        """Mask `data`, whose ids are below `mask_id`."""
+        self._data, self._share, self._mask_id = data, share, mask_id
+        self.notes = notes_of(data)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Dataset`; masks are a function of the config."""
+        return self._data.fingerprint
+
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
+        """See `Dataset`."""
+        tokens, _ = self._data.batch(step, batch_size=batch_size, seed=seed)
+        return self._masked(np.asarray(tokens), np.random.default_rng([_TRAINING, seed, step]))
+
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
+        """See `Dataset`."""
+        place = 0
+        for tokens, _ in self._data.validation(batch_size=batch_size, batches=batches):
+            rows = []
+            for row in np.asarray(tokens):
+                rows.append(self._masked(row[None], np.random.default_rng([_VALIDATION, place])))
+                place += 1
+            yield np.concatenate([inputs for inputs, _ in rows]), np.concatenate([targets for _, targets in rows])
+
+    def _masked(self, tokens: Array, generator: np.random.Generator) -> Batch:
+        count = max(1, round(self._share * tokens.shape[1]))
+        order = generator.random(tokens.shape).argsort(axis=1)
+        chosen = order < count  # the first so many of a random order, in each sequence
+        inputs, fate = tokens.copy(), generator.random(tokens.shape)
+        inputs[chosen & (fate < _MASKED)] = self._mask_id
+        replaced = chosen & (fate >= _MASKED) & (fate < _MASKED + _REPLACED)
+        inputs[replaced] = generator.integers(0, self._mask_id, size=int(replaced.sum()))
+        return inputs, np.where(chosen, tokens, IGNORED)
