@@ -13,12 +13,11 @@ from typing import Any
 from mutransfer.errors import MutransferError
 from mutransfer.executors.base import Job, JobFailed
 from mutransfer.executors.devices import Device
-
-PARENT_LOST = 70
+from mutransfer.executors.line import PARENT_LOST, PipeLine, connected
 
 
 def serve(connection: Connection[Any, Any], device: Device) -> None:
-    """Answer jobs with ("value", …) or ("error", exception) until the connection closes."""
+    """Answer jobs with ("value", …) or ("error", exception) until the connection closes; `PipeLine` says more."""
     # Ctrl-C reaches the whole process group; stopping is the coordinator's to order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(device.environment)
@@ -28,7 +27,9 @@ def serve(connection: Connection[Any, Any], device: Device) -> None:
             job = connection.recv()
         except EOFError:
             return
-        connection.send(_answer(job, device))
+        with connected(PipeLine(connection, job.hang_after)):
+            answer = _answer(job, device)
+        connection.send(answer)
 
 
 def _answer(job: Job, device: Device) -> tuple[str, Any]:

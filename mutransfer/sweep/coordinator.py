@@ -14,16 +14,19 @@ from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.executors.base import Executor
 from mutransfer.executors.devices import worker_devices
 from mutransfer.executors.local import LocalExecutor
+from mutransfer.sweep.confirmation import Repeats, confirmation
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.shape import Packing, measure_packing
-from mutransfer.sweep.stages import entrants, standing
-from mutransfer.sweep.study import Study, TrialRecord
+from mutransfer.sweep.stages import entrants, finalists, standing
+from mutransfer.sweep.study import Study, TrialRecord, completed
 
 # May differ when a sweep is continued: none of them changes what trial k is.
-CHANGEABLE = ("search.trials", "search.retries", "search.confirm.top", "search.confirm.seeds", "provenance")
+CHANGEABLE = (
+    "search.trials", "search.retries", "search.hang_after", "search.confirm.top", "search.confirm.seeds", "provenance",
+)  # fmt: skip
 _UNCHECKED = "skipped"
 
 
@@ -70,9 +73,9 @@ def run_sweep(
             f"{config.name}: search.across has no single winner to sweep for; mutransfer transfer-check runs such grids"
         )
     folder = SweepFolder(runs / config.name)
-    records, selection = _run(config, folder, executor, observer, should_stop, check, pack)
+    records, selection, repeats = _run(config, folder, executor, observer, should_stop, check, pack)
     if selection is None:
-        raise NothingUsable(_why_nothing(config, folder, records))
+        raise NothingUsable(_why_nothing(config, folder, records, repeats))
     return SweepResult(folder, tuple(records), selection)
 
 
@@ -103,7 +106,7 @@ def _run(
     should_stop: Callable[[], bool],
     check: Callable[[Path], str] | None = None,
     pack: int | None = 1,
-) -> tuple[list[TrialRecord], Selection | None]:
+) -> tuple[list[TrialRecord], Selection | None, Repeats]:
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     search = config.require_search()
     make_executor = executor or (lambda: LocalExecutor(worker_devices(threads=search.threads)))
@@ -130,15 +133,13 @@ def _run(
 
 def _finish(
     config: RunConfig, folder: SweepFolder, study: Study, crew: Executor
-) -> tuple[list[TrialRecord], Selection | None]:
+) -> tuple[list[TrialRecord], Selection | None, Repeats]:
     """End the workers and write the results of the trials there are."""
     crew.close()
-    records = study.records()
-    selection = None
-    if not config.require_search().across:
-        selection = select(config, records, study.attributes.get("repeats", {}))
+    records, repeats = study.records(), study.attributes.get("repeats", {})
+    selection = None if config.require_search().across else select(config, records, repeats)
     write_results(folder, config, records, selection)
-    return records, selection
+    return records, selection, repeats
 
 
 def _packing(
@@ -196,7 +197,8 @@ def _require_same(study: Study, folder: SweepFolder, config: RunConfig, data: st
         )
 
 
-def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialRecord]) -> str:
+def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialRecord], repeats: Repeats) -> str:
+    failed = confirmation(config, completed(finalists(config, records)), repeats).failed
     reached = max((record.furthest.stage for record in records), default=1)
     counts: dict[str, int] = {}
     for record in entrants(config, records, reached):
@@ -206,5 +208,8 @@ def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialReco
     errors = [record.error for record in records if record.error]
     detail = f"; the last error was: {errors[-1]}" if errors else "; try lower learning rates"
     if "completed" in counts:
+        crashes = [one for own in failed.values() for one in own if one.crashed]
+        if crashes:
+            detail = f"; confirmations crashed, the last with: {crashes[-1].error}. The same command tries those again"
         return f"{folder.root}: no trial gave a result with every seed of search.confirm ({listed}){detail}"
     return f"{folder.root}: no trial completed{standing(config, records).where} ({listed}){detail}"
