@@ -214,8 +214,8 @@ class SearchSection(Section):
     """How often a trial that crashed, or ran out of memory by itself, is tried again."""
     hang_after: Annotated[NonNegativeFloat, BeforeValidator(_never)] = 600.0
     """A worker that ends no step for so many seconds is taken for hung: it is ended, and what it trained counts as
-    crashed. Before a trial's first step (imports, data, compilation) three times as long, at least 60 s. 0 waits for
-    ever."""
+    crashed. Before a trial's first step (imports, data, compilation) three times as long, and at least 60 s for a
+    worker's first one. 0 waits for ever."""
     threads: PositiveInt = 1
     """CPU threads per worker; on a machine without a GPU there is one worker per so many cores."""
     storage: Annotated[str, BeforeValidator(_no_password)] | None = None

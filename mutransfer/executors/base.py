@@ -25,14 +25,18 @@ class Job:
     """`package.module:function`, called as `function(device, **arguments)`."""
     arguments: dict[str, Any]
     hang_after: float = 0.0
-    """Seconds without a beat after which the worker is ended; 0: never. See `start_limit` for the first beat."""
+    """Seconds without a beat after which the worker is ended; 0: never. `start_limit` is for the first beat."""
     answer: Callable[[Any], Any] | None = None
     """Answers the job's questions, called in the coordinator's process, in any thread; not to wait for anything."""
 
-    @property
-    def start_limit(self) -> float:
-        """Seconds until the first beat: importing, reading data and compiling come before the first step."""
-        return max(START_FACTOR * self.hang_after, START_SECONDS) if self.hang_after else 0.0
+    def start_limit(self, *, fresh: bool) -> float:
+        """Seconds until the first beat, 0 without a limit: reading data and compiling come before the first step.
+
+        Args:
+            fresh: the worker has ended no job yet, and has to import everything.
+        """
+        limit = START_FACTOR * self.hang_after
+        return max(limit, START_SECONDS) if self.hang_after and fresh else limit
 
     def run(self, device: Device) -> Any:
         """Import the function and call it, in the process this is called in."""

@@ -87,13 +87,14 @@ class _Worker:
         self._process: SpawnProcess | None = None
         self._connection: Connection[Any, Any] | None = None
         self._closed = False
+        self._fresh = True
         self._silence: _Silence | None = None
         self._lock = threading.Lock()
 
     def run(self, job: Job) -> Any:
         """Send one job and wait for its answer."""
         process, connection = self._alive()
-        silence = _Silence(job.start_limit)
+        silence = _Silence(job.start_limit(fresh=self._fresh))
         self._listen(silence)
         try:
             connection.send(replace(job, answer=None))
@@ -120,6 +121,7 @@ class _Worker:
             raise
         finally:
             self._listen(None)
+        self._fresh = False
         if kind == "error":
             raise answer
         return answer
@@ -156,5 +158,6 @@ class _Worker:
                 self._connection, theirs = _SPAWN.Pipe()
                 self._process = _SPAWN.Process(target=serve, args=(theirs, self._device), daemon=True)
                 self._process.start()
+                self._fresh = True
                 theirs.close()  # so that reading ends when the worker does
             return self._process, self._connection

@@ -33,11 +33,11 @@ class ExecutorContract:
     ends_hung_jobs = True
     """Whether it can end a job; one that runs in the coordinator's own process cannot."""
 
-    def test_a_job_that_says_nothing_is_ended(self, executor, monkeypatch):
+    def test_a_job_that_says_nothing_is_ended(self, executor):
         if not self.ends_hung_jobs:
             pytest.skip("cannot end a job")
-        executor.submit(Job(f"{HERE}:echo", {"value": 0})).result(timeout=60)
-        monkeypatch.setattr(base, "START_SECONDS", 0.0)
+        for job in [executor.submit(Job(f"{HERE}:echo", {"value": k})) for k in range(executor.capacity)]:
+            job.result(timeout=60)
         began = time.monotonic()
         with pytest.raises(WorkerHung, match=r"made no progress for 1\.5 s \(search\.hang_after\) and was ended"):
             executor.submit(Job(f"{HERE}:silent", {"seconds": 60}, hang_after=0.5)).result(timeout=30)
@@ -47,10 +47,19 @@ class ExecutorContract:
     def test_a_slow_job_that_goes_on_is_left_alone(self, executor):
         assert executor.submit(Job(f"{HERE}:busy", {"seconds": 2.5}, hang_after=0.8)).result(timeout=60) == "done"
 
-    def test_the_start_has_a_limit_of_its_own(self, executor):
+    def test_the_start_has_limits_of_its_own(self, executor):
+        """Three times as long for reading data and compiling, and a minute for importing everything."""
         job = Job(f"{HERE}:silent", {"seconds": 1.0}, hang_after=0.1)
-        assert job.start_limit == 60
         assert executor.submit(job).result(timeout=60) is None
+        job = Job(f"{HERE}:silent", {"seconds": 1.5}, hang_after=1.0)
+        assert executor.submit(job).result(timeout=60) is None
+
+    def test_a_worker_that_never_begins_is_ended(self, executor, monkeypatch):
+        if not self.ends_hung_jobs:
+            pytest.skip("cannot end a job")
+        monkeypatch.setattr(base, "START_SECONDS", 1.0)
+        with pytest.raises(WorkerHung, match=r"made no progress for 1 s"):
+            executor.submit(Job(f"{HERE}:silent", {"seconds": 60}, hang_after=0.1)).result(timeout=30)
 
     def test_questions_are_answered(self, executor):
         job = Job(f"{HERE}:curious", {}, answer=lambda question: question["number"] ** 2)
