@@ -23,6 +23,7 @@ from mutransfer.config.base import Section
 from mutransfer.config.data import DataSection
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.config.models import ModelSection
+from mutransfer.config.pruner import PrunerSection
 from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Interpolation, RulesSection
 from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
 from mutransfer.config.search import Confirm, Distribution, Powers, SearchSection, Stage
@@ -120,6 +121,7 @@ def config_reference() -> str:
         section("hparams: what transfers", Hparams, dependent={**_dependent(OPTIMIZER_FIELDS, "optimizer"),
                                                                **_dependent(SCHEDULE_FIELDS, "schedule")}),
         section("search", SearchSection),
+        section("search.pruner", PrunerSection),
         section("search.space: a distribution per hparam", Distribution),
         section("powers", Powers),
         section("search.stages: a horizon each", Stage),

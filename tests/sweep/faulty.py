@@ -20,6 +20,7 @@ import yaml
 
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.status import status
+from mutransfer.sweep.study import Study
 from tests.conftest import REPOSITORY
 
 TRIALS = 6
@@ -76,7 +77,7 @@ class Sweep:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", _MARK: self.mark, **environment},
-            preexec_fn=obey_permissions if obeys_permissions else None,
+            preexec_fn=obey_permissions if obeys_permissions else None,  # noqa: PLW1509
         )  # fmt: skip
 
     @property
@@ -208,6 +209,17 @@ def jumping_clock(folder: Path) -> dict[str, str]:
     build = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(INJECTED / "clock.c"), "-ldl"]
     subprocess.run(build, check=True)
     return {"LD_PRELOAD": str(library)}
+
+
+def ended_curves(folder: SweepFolder) -> list[Path]:
+    """Metrics files of the runs that the study says have ended."""
+    study = Study(folder.study, None)
+    runs = [one for record in study.records() for one in (record, *record.longer) if one.outcome is not None]
+    found = [folder.trial(one.number, stage=one.stage) for one in runs]
+    repeats = study.attributes.get("repeats", {})
+    found += [folder.trial(int(number), repeat=int(seed)) for number, own in repeats.items() for seed in own]
+    study.close()
+    return [path / "metrics.jsonl" for path in found]
 
 
 def tear(folder: Path, cut: Callable[[bytes], bytes]) -> int:

@@ -23,6 +23,7 @@ from tests.sweep.faulty import (
     SHAPES,
     TRIALS,
     Sweep,
+    ended_curves,
     finish,
     injecting,
     jumping_clock,
@@ -188,11 +189,10 @@ def test_torn_metrics(configs, tmp_path, undisturbed):
     sweep.kill(*sweep.workers, sweep.pid)
     sweep.end(-signal.SIGKILL)
     folder = SweepFolder(tmp_path / "faulty")
-    ended = [record.number for record in status(folder).records if record.outcome]
-    kept = {number: (folder.trial(number) / "metrics.jsonl").read_bytes() for number in ended}
+    kept = {path: path.read_bytes() for path in ended_curves(folder)}
     assert tear(folder.root, lambda content: content[: len(content) // 2] + b'\xff{"step": 3, "lo')
-    for number, content in kept.items():
-        (folder.trial(number) / "metrics.jsonl").write_bytes(content)
+    for path, content in kept.items():
+        path.write_bytes(content)
     finish(configs["single"], tmp_path)
     assert outcome(tmp_path) == undisturbed("single")
 

@@ -5,6 +5,7 @@ Kinds: `memory` asks torch for more memory than there is; `hang` sleeps for ever
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -12,16 +13,14 @@ from pathlib import Path
 from mutransfer.executors import line
 
 KIND, STEP, MARKER = os.environ["MUTRANSFER_TEST_FAULT"].split(":", 2)
-steps = 0
+steps = itertools.count(1)
 beat = line.PipeLine.beat
 
 
 def failing(self: line.PipeLine) -> None:
     """A beat, and in the process and at the step chosen the fault."""
-    global steps
-    steps += 1
     beat(self)
-    if steps < int(STEP):
+    if next(steps) < int(STEP):
         return
     try:
         Path(MARKER).touch(exist_ok=False)
