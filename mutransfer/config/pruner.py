@@ -54,6 +54,9 @@ class PrunerSection(Section):
         return PRUNER_FIELDS[self.kind].get(name) if value is None else value
 
 
+GIVEN = Literal["none", "median", "percentile", "successive-halving", "hyperband"] | PrunerSection | None
+
+
 def named_pruner(given: Any) -> Any:
     """The section that a pruner's name stands for."""
     if given == "none":

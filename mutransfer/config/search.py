@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from mutransfer.config.base import FieldProblem, Section, Seed
-from mutransfer.config.pruner import PrunerSection, named_pruner
+from mutransfer.config.pruner import GIVEN, PrunerSection, named_pruner
 
 Value = float | str | None
 Setting = int | float | str
@@ -207,7 +207,7 @@ class SearchSection(Section):
     confirm: Confirm = Confirm()
     """`{top, seeds}`: the best trials are trained again with further seeds, and the best mean wins. Trials
     that the spread over seeds cannot tell from the best are called ties."""
-    pruner: Annotated[PrunerSection | None, BeforeValidator(named_pruner)] = None
+    pruner: Annotated[PrunerSection | None, BeforeValidator(named_pruner, json_schema_input_type=GIVEN)] = None
     """`median`, `percentile`, `successive-halving`, `hyperband`, or a section with one as its `kind`, ends trials
     that fall behind. Needs `hparams.schedule: constant`: the unfinished curve of a decaying schedule says nothing."""
     retries: NonNegativeInt = 2

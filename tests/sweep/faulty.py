@@ -84,7 +84,7 @@ class Sweep:
     def pid(self) -> int:
         return self.process.pid
 
-    def end(self, code: int | tuple[int, ...], seconds: float = 120) -> str:
+    def end(self, code: int | tuple[int, ...], seconds: float = 300) -> str:
         """Wait for the end, which has that exit code and leaves no process; what stood on stderr."""
         try:
             _, errors = self.process.communicate(timeout=seconds)

@@ -79,15 +79,11 @@ def test_signal_at_a_random_moment(configs, tmp_path, undisturbed, seconds, mome
     draw, shape = drawn("signal", moment)
     long = seconds(shape)
     sweep = Sweep(configs[shape], tmp_path)
-    time.sleep(draw.uniform(0.0, long))
+    time.sleep(draw.uniform(0.5, max(1.0, long)))  # before that Python itself is starting, and dies of the signal
     began = time.monotonic()
-    number = (signal.SIGINT, signal.SIGTERM)[moment % 2]
-    sweep.kill(sweep.pid, number=number)
-    _, errors = sweep.process.communicate(timeout=60)
-    # Before mutransfer's own handlers are there, Python itself dies of the signal, with nothing begun.
-    assert sweep.process.returncode in (0, 4, -number, 130), errors
+    sweep.kill(sweep.pid, number=(signal.SIGINT, signal.SIGTERM)[moment % 2])
+    sweep.end((0, 4))
     assert time.monotonic() - began < 10
-    sweep.end((0, 4, -number, 130))
     finish(configs[shape], tmp_path)
     assert outcome(tmp_path) == undisturbed(shape)
 
@@ -109,7 +105,7 @@ def test_a_worker_stops_at_a_random_moment(tmp_path, undisturbed, seconds, momen
     time.sleep(draw.uniform(0.3, 0.9) * long)
     for pid in draw.sample(sweep.workers, min(1, len(sweep.workers))):
         sweep.kill(pid, number=signal.SIGSTOP)
-    sweep.end(0, seconds=180)
+    sweep.end(0)
     assert outcome(tmp_path) == undisturbed(shape)
 
 
