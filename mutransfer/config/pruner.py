@@ -38,7 +38,7 @@ class PrunerSection(Section):
     out. The first rung lies here."""
     lag: PositiveInt = 8
     """Trial k is judged by the trials up to k - lag, which have to have ended by then: so what is pruned depends
-    neither on the number of workers nor on interruptions. Workers and packs beyond so many trials wait."""
+    neither on the number of workers nor on interruptions. No more trials than this train at once."""
 
     @model_validator(mode="after")
     def _nothing_is_dead(self) -> Self:

@@ -154,6 +154,8 @@ class Dispatcher:
         """What one worker takes: a pack, or less where that leaves the free workers equal shares."""
         tasks = [self._waiting.popleft()]
         size = min(self._pack.size, -(-(1 + len(self._waiting)) // free))
+        if self._pruning is not None:
+            size = min(size, self._pruning.largest_pack(self._executor.capacity))
         # What has crashed its worker before goes alone: it may do so again.
         while len(tasks) < size and not tasks[0].attempt and not self._waiting[0].attempt:
             first, last = tasks[0].record.number, self._waiting[0].record.number
@@ -197,6 +199,7 @@ class Dispatcher:
             self._study.set_attribute("packing", asdict(self._pack))
             self._observer.shaped(self._pack.size, f"a pack of {len(tasks)} ran out of memory")
             self._waiting.extendleft(reversed(tasks))
+            self._in_order()
             return
         for task, result in zip(tasks, results, strict=True):
             # Another program may have had the memory.
@@ -219,9 +222,13 @@ class Dispatcher:
             return False
         self._observer.retrying(task.record.number, reason)
         self._waiting.append(replace(task, attempt=task.attempt + 1))
-        if self._pruning is not None:  # others may wait for this one
-            self._waiting = deque(sorted(self._waiting, key=lambda one: one.record.number))
+        self._in_order()
         return True
+
+    def _in_order(self) -> None:
+        """Where a pruner waits for trials with lower numbers, these have to come first."""
+        if self._pruning is not None:
+            self._waiting = deque(sorted(self._waiting, key=lambda one: one.record.number))
 
     def _land_result(self, task: _Task, result: TrainResult) -> None:
         if result.outcome != "crashed":

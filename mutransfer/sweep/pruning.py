@@ -88,6 +88,10 @@ class Pruning:
         """Whether the second of two trials cannot be judged before the first has ended."""
         return second - first >= self._lag
 
+    def largest_pack(self, workers: int) -> int:
+        """Trials that each of so many workers may train at once without the workers waiting for each other."""
+        return max(1, self._lag // workers)
+
     def _settle(self, number: int, outcome: Outcome, value: float | None) -> None:
         if outcome in ("crashed", "out_of_memory"):
             self._curves[number] = Curve()
