@@ -1,6 +1,7 @@
 """Faults at random moments, for `make soak`: whatever happens on the way, the same command ends the same sweep.
 
-Not collected by `make test`; test_faults.py has a short version of each. MUTRANSFER_SOAK_SEED chooses other moments.
+Not collected by `make test`; test_faults.py has a short version of each. MUTRANSFER_SOAK_SEED chooses other moments. To run it in
+pieces: MUTRANSFER_SOAK_REFERENCE keeps the undisturbed sweeps in a folder, MUTRANSFER_SOAK_SECONDS is how long one takes.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def seconds(configs, undisturbed, tmp_path_factory):
     known = {}
 
     def of(shape):
+        if "MUTRANSFER_SOAK_SECONDS" in os.environ:
+            return float(os.environ["MUTRANSFER_SOAK_SECONDS"])
         if shape not in known:
             undisturbed(shape)
             began = time.monotonic()
