@@ -1,7 +1,8 @@
 """Faults at random moments, for `make soak`: whatever happens on the way, the same command ends the same sweep.
 
-Not collected by `make test`; test_faults.py has a short version of each. MUTRANSFER_SOAK_SEED chooses other moments. To run it in
-pieces: MUTRANSFER_SOAK_REFERENCE keeps the undisturbed sweeps in a folder, MUTRANSFER_SOAK_SECONDS is how long one takes.
+Not collected by `make test`; test_faults.py has a short version of each. MUTRANSFER_SOAK_SEED chooses other moments.
+To run it in pieces, MUTRANSFER_SOAK_REFERENCE names a folder that keeps the undisturbed sweeps, and
+MUTRANSFER_SOAK_SECONDS is how long one takes.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def test_two_coordinators_at_once(configs, tmp_path, undisturbed):
 def test_a_clock_that_jumps(configs, tmp_path, undisturbed):
     """By days, there and back, in coordinator and workers, with a study in a database, whose lease has to be kept."""
     clock = jumping_clock(tmp_path)
-    code = "import time; seen = [time.time() for _ in range(15) if time.sleep(0.1) is None]; print(max(seen) - min(seen))"
+    code = "import time; s = [time.time() for _ in range(15) if time.sleep(0.1) is None]; print(max(s) - min(s))"
     control = subprocess.run([sys.executable, "-c", code], env=clock, capture_output=True, text=True, check=True)
     assert float(control.stdout) > 2 * 86_000
     config = write_config(tmp_path, "staged", hang_after=20.0, storage=f"sqlite:///{tmp_path}/elsewhere.db")
