@@ -19,7 +19,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# Faults at random moments, some ten minutes.
+# Faults at random moments, up to an hour on 2 cores.
 soak: setup
 	$(BIN)/python -m pytest tests/sweep/soak.py
 

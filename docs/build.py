@@ -25,6 +25,7 @@ from mutransfer.config.evaluation import EvaluationSection
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.config.models import ModelSection
 from mutransfer.config.models.command import LossFrom
+from mutransfer.config.pruner import PrunerSection
 from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Interpolation, RulesSection
 from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
 from mutransfer.config.search import Confirm, Distribution, Powers, SearchSection, Stage
@@ -126,6 +127,7 @@ def config_reference() -> str:
         section("hparams: what transfers", Hparams, dependent={**_dependent(OPTIMIZER_FIELDS, "optimizer"),
                                                                **_dependent(SCHEDULE_FIELDS, "schedule")}),
         section("search", SearchSection),
+        section("search.pruner", PrunerSection),
         section("search.space: a distribution per hparam", Distribution),
         section("powers", Powers),
         section("search.stages: a horizon each", Stage),

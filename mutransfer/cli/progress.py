@@ -100,8 +100,8 @@ class SweepProgress(Observer):
             outcome = ui.loss(record.value) if record.value is not None else str(record.outcome)
             self._bar.line(f"[{done}/{total}] trial {record.number}: {outcome}   {leader}, {left}")
 
-    def repeated(self, number: int, seed: int, value: float | None) -> None:  # noqa: D102
-        self._bar.line(f"trial {number} again with seed {seed}: {ui.loss(value)}")
+    def repeated(self, number: int, seed: int, value: float | None, outcome: str) -> None:  # noqa: D102
+        self._bar.line(f"trial {number} again with seed {seed}: {ui.loss(value) if value is not None else outcome}")
 
     def retrying(self, number: int, reason: str) -> None:  # noqa: D102
         self._bar.line(f"trial {number} is tried again: {reason}")

@@ -136,6 +136,7 @@ class RunConfig(Section):
                 self._check_swept(self.search, name, distribution.extremes)
             self._check_across(self.search)
             self._check_stages(self.search)
+            self._check_pruner(self.search)
         return self
 
     def _check_rules(self) -> None:
@@ -256,6 +257,39 @@ class RunConfig(Section):
                 ("search", "stages", index - 1, "steps"),
                 f"must be less than the last stage's, which is training.steps ({steps}), but got {before.steps}",
             )
+
+    def _check_pruner(self, search: SearchSection) -> None:
+        if search.pruner is None:
+            return
+        for name in ("schedule", "warmup"):
+            if name in search.space:
+                raise FieldProblem(
+                    ("search", "pruner"), f"is impossible where {name} is swept: at one step runs are not equally far"
+                )
+        if self.hparams.schedule != "constant":
+            raise FieldProblem(
+                ("search", "pruner"),
+                f"needs hparams.schedule constant, but this is {self.hparams.schedule}: the unfinished curve of a "
+                "decaying schedule says nothing of where it ends; search.stages ranks finished runs of a short horizon",
+            )
+        if self.pruning_from > self.training.steps - 1:
+            raise FieldProblem(
+                ("search", "pruner", "min_steps"),
+                f"must be less than training.steps ({self.training.steps}), but got {self.pruning_from}",
+            )
+
+    @property
+    def pruning_every(self) -> int:
+        """Steps between two looks of a pruner."""
+        return self.training.eval_every or self.training.log_every
+
+    @property
+    def pruning_from(self) -> int:
+        """Steps before which a pruner ends no trial; 0 without one."""
+        pruner, steps = self.require_search().pruner, self.training.steps
+        if pruner is None:
+            return 0
+        return pruner.min_steps or max(1, steps // 10, round(self.hparams.warmup * steps))
 
     def require_search(self) -> SearchSection:
         """The search section.

@@ -9,9 +9,18 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from mutransfer.config.base import FieldProblem, Section, Seed
+from mutransfer.config.pruner import GIVEN, PrunerSection, named_pruner
 
 Value = float | str | None
 Setting = int | float | str
@@ -55,6 +64,10 @@ def _plain_settings(given: Any) -> Any:
     if len(set(given)) < len(given):
         raise ValueError(f"has a value twice: {list(given)}")
     return given
+
+
+def _never(given: Any) -> Any:
+    return 0.0 if given is None else given
 
 
 def _no_password(given: Any) -> Any:
@@ -194,8 +207,15 @@ class SearchSection(Section):
     confirm: Confirm = Confirm()
     """`{top, seeds}`: the best trials are trained again with further seeds, and the best mean wins. Trials
     that the spread over seeds cannot tell from the best are called ties."""
+    pruner: Annotated[PrunerSection | None, BeforeValidator(named_pruner, json_schema_input_type=GIVEN)] = None
+    """`median`, `percentile`, `successive-halving`, `hyperband`, or a section with one as its `kind`, ends trials
+    that fall behind. Needs `hparams.schedule: constant`: the unfinished curve of a decaying schedule says nothing."""
     retries: NonNegativeInt = 2
-    """How often a crashed trial is tried again."""
+    """How often a trial that crashed, or ran out of memory by itself, is tried again."""
+    hang_after: Annotated[NonNegativeFloat, BeforeValidator(_never)] = 600.0
+    """A worker that ends no step for so many seconds is taken for hung: it is ended, and what it trained counts as
+    crashed. Before a trial's first step (imports, data, compilation) three times as long, and at least 60 s for a
+    worker's first one. 0 waits for ever."""
     threads: PositiveInt = 1
     """CPU threads per worker; on a machine without a GPU there is one worker per so many cores."""
     storage: Annotated[str, BeforeValidator(_no_password)] | None = None
@@ -259,6 +279,13 @@ class SearchSection(Section):
                 raise FieldProblem(
                     ("stages", index, "steps"), f"must be more than the stage before's {before}, but got {stage.steps}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _pruner_fits(self) -> Self:
+        for name in ("stages", "across"):
+            if self.pruner is not None and getattr(self, name) is not None:
+                raise FieldProblem(("pruner",), f"is impossible with {name}, where every run has to come to its end")
         return self
 
     @model_validator(mode="after")

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mutransfer.executors.devices import Device
 
+START_FACTOR = 3.0
+START_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class Job:
-    """A function by name and plain data for it: nothing but this travels to a worker."""
+    """A function by name and plain data for it: nothing but this travels to a worker.
+
+    While it runs, the function may say that it goes on, and ask: `executors.line`.
+    """
 
     target: str
     """`package.module:function`, called as `function(device, **arguments)`."""
     arguments: dict[str, Any]
+    hang_after: float = 0.0
+    """Seconds without a beat after which the worker is ended; 0: never. `start_limit` is for the first beat."""
+    answer: Callable[[Any], Any] | None = None
+    """Answers the job's questions, called in the coordinator's process, in any thread; not to wait for anything."""
+
+    def start_limit(self, *, fresh: bool) -> float:
+        """Seconds until the first beat, 0 without a limit: reading data and compiling come before the first step.
+
+        Args:
+            fresh: the worker has ended no job yet, and has to import everything.
+        """
+        limit = START_FACTOR * self.hang_after
+        return max(limit, START_SECONDS) if self.hang_after and fresh else limit
 
     def run(self, device: Device) -> Any:
         """Import the function and call it, in the process this is called in."""
@@ -39,6 +59,10 @@ class WorkerDied(Exception):
     """The worker's process ended in the middle of the job (killed, out of memory, segmentation fault)."""
 
 
+class WorkerHung(WorkerDied):
+    """The worker was ended because its job gave no sign of going on for as long as `Job.hang_after` says."""
+
+
 class Executor(Protocol):
     """Runs jobs, at most `capacity` at a time."""
 
@@ -49,7 +73,7 @@ class Executor(Protocol):
     def submit(self, job: Job) -> Future[Any]:
         """Start a job. Its future ends with the function's value, or with the `MutransferError` that it raised,
         or with `JobFailed` for any other exception, or with `WorkerDied`; after a death the executor is whole
-        again."""
+        again. An executor that cannot end a job may ignore `hang_after`."""
 
     def close(self) -> None:
         """End every worker at once, with the jobs it has; no process is left."""

@@ -9,10 +9,11 @@ from typing import Any
 from mutransfer.errors import MutransferError
 from mutransfer.executors.base import Job, JobFailed
 from mutransfer.executors.devices import Device
+from mutransfer.executors.line import InlineLine, connected
 
 
 class InlineExecutor:
-    """See `base.Executor`; `submit` returns when the job is done."""
+    """See `base.Executor`; `submit` returns when the job is done, and a job that hangs hangs all."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -26,7 +27,8 @@ class InlineExecutor:
         """See `base.Executor`."""
         future: Future[Any] = Future()
         try:
-            future.set_result(job.run(self._device))
+            with connected(InlineLine(job.answer)):
+                future.set_result(job.run(self._device))
         except (MutransferError, JobFailed) as error:
             future.set_exception(error)
         except Exception as error:

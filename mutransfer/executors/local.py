@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
 from typing import Any
 
-from mutransfer.executors.base import Job, WorkerDied
+from mutransfer.executors.base import Job, WorkerDied, WorkerHung
 from mutransfer.executors.devices import Device
 from mutransfer.executors.worker import serve
 
 # fork would share torch's threads and CUDA context with the coordinator; spawn starts clean.
 _SPAWN = multiprocessing.get_context("spawn")
+_TICK_SECONDS = 0.2
 
 
 class LocalExecutor:
@@ -34,6 +37,8 @@ class LocalExecutor:
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(max_workers=len(devices), thread_name_prefix="worker")
+        self._closing = threading.Event()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         for worker in self._workers if warm_up is not None else ():
             worker.start()
 
@@ -48,6 +53,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         """See `base.Executor`."""
+        self._closing.set()
         for worker in self._workers:
             worker.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -59,6 +65,27 @@ class LocalExecutor:
         finally:
             self._idle.put(worker)
 
+    def _watch(self) -> None:
+        """End workers that hang. No clock is compared with another process's, nor with the time of day."""
+        before = time.monotonic()
+        while not self._closing.wait(_TICK_SECONDS):
+            now = time.monotonic()
+            # What is longer than a tick this process has slept through itself (Ctrl-Z, a suspended machine, no
+            # processor to be had), and cannot have heard anything.
+            passed, before = min(now - before, 2 * _TICK_SECONDS), now
+            for worker in self._workers:
+                worker.watch(passed)
+
+
+@dataclass
+class _Silence:
+    """For how long a job has said nothing."""
+
+    limit: float
+    seconds: float = 0.0
+    ended: bool = False
+    """That was too long: the worker was ended."""
+
 
 class _Worker:
     """A process bound to one device, replaced when it dies."""
@@ -68,6 +95,8 @@ class _Worker:
         self._process: SpawnProcess | None = None
         self._connection: Connection[Any, Any] | None = None
         self._closed = False
+        self._fresh = True
+        self._silence: _Silence | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -77,16 +106,53 @@ class _Worker:
     def run(self, job: Job) -> Any:
         """Send one job and wait for its answer."""
         process, connection = self._alive()
+        silence = _Silence(job.start_limit(fresh=self._fresh))
+        self._listen(silence)
         try:
-            connection.send(job)
-            wait([connection, process.sentinel])
-            kind, answer = connection.recv()
+            connection.send(replace(job, answer=None))
+            while True:
+                wait([connection, process.sentinel])
+                kind, answer = connection.recv()
+                if kind not in ("beat", "question"):
+                    break
+                with self._lock:
+                    silence.limit, silence.seconds = job.hang_after, 0.0
+                if kind == "question":
+                    connection.send(None if job.answer is None else job.answer(answer))
         except (EOFError, OSError):
             process.join()
+            if silence.ended:
+                raise WorkerHung(
+                    f"worker on {self._device.name} made no progress for {silence.limit:g} s (search.hang_after) and "
+                    "was ended"
+                ) from None
             raise WorkerDied(f"worker on {self._device.name} died with exit code {process.exitcode}") from None
+        except BaseException:
+            process.kill()  # it waits for an answer that could not be given
+            process.join()
+            raise
+        finally:
+            self._listen(None)
+        self._fresh = False
         if kind == "error":
             raise answer
         return answer
+
+    def watch(self, passed: float) -> None:
+        """Count time in which nothing was heard, and end the process when that is too much."""
+        with self._lock:
+            silence = self._silence
+            if silence is None or not silence.limit or self._process is None:
+                return
+            silence.seconds += passed
+            if silence.seconds > silence.limit:
+                silence.ended = True
+                self._process.kill()
+                self._process.join(_TICK_SECONDS)
+
+    def _listen(self, silence: _Silence | None) -> None:
+        with self._lock:
+            self._silence = silence
 
     def close(self) -> None:
         """End the process, whatever it is doing, for good."""
@@ -104,5 +170,6 @@ class _Worker:
                 self._connection, theirs = _SPAWN.Pipe()
                 self._process = _SPAWN.Process(target=serve, args=(theirs, self._device, self._warm_up), daemon=True)
                 self._process.start()
+                self._fresh = True
                 theirs.close()  # so that reading ends when the worker does
             return self._process, self._connection

@@ -16,15 +16,16 @@ from typing import Any
 from mutransfer.errors import MutransferError
 from mutransfer.executors.base import Job, JobFailed
 from mutransfer.executors.devices import Device
+from mutransfer.executors.line import PARENT_LOST, PipeLine, connected
 
-PARENT_LOST = 70
 # mallopt's names for them in glibc, and the largest values it takes.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_TRIM, _LARGEST_MMAP = 2**31 - 1, 2**25
 
 
 def serve(connection: Connection[Any, Any], device: Device, warm_up: Job | None = None) -> None:
-    """Answer jobs with ("value", …) or ("error", exception) until the connection closes; first do `warm_up`."""
+    """Answer jobs with ("value", …) or ("error", exception) until the connection closes, `warm_up` first and without
+    an answer; `PipeLine` says more."""
     # Ctrl-C reaches the whole process group; stopping is the coordinator's to order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(device.environment)
@@ -37,7 +38,9 @@ def serve(connection: Connection[Any, Any], device: Device, warm_up: Job | None 
             job = connection.recv()
         except EOFError:
             return
-        connection.send(_answer(job, device))
+        with connected(PipeLine(connection, job.hang_after)):
+            answer = _answer(job, device)
+        connection.send(answer)
 
 
 def _keep_freed_memory() -> None:

@@ -6,13 +6,30 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from mutransfer.config.base import SEEDS
 from mutransfer.config.schema import RunConfig
 from mutransfer.sweep.study import TrialRecord
 
-Repeats = Mapping[str, Mapping[str, float | None]]
-"""`{trial number: {seed: objective}}` of trials trained again, None where that gave no result."""
+Repeat = float | Mapping[str, Any] | None
+"""The objective of a trial trained again; what `Failure` says of one that gave none (studies of before: None)."""
+Repeats = Mapping[str, Mapping[str, Repeat]]
+"""`{trial number: {seed: …}}`."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run with a further seed that gave no result."""
+
+    seed: str
+    outcome: str
+    error: str | None = None
+
+    @property
+    def crashed(self) -> bool:
+        """It says nothing about the trial; any other outcome speaks against it."""
+        return self.outcome == "crashed"
 
 
 @dataclass(frozen=True)
@@ -21,8 +38,8 @@ class Confirmation:
 
     values: dict[int, list[float]] = field(default_factory=dict)
     """Objectives of each trial that none of its runs speaks against, its own run first."""
-    failed: dict[int, list[str]] = field(default_factory=dict)
-    """Trials that gave no result with these seeds: they cannot win."""
+    failed: dict[int, list[Failure]] = field(default_factory=dict)
+    """Trials that gave no result with these seeds: they have no mean like the others' and cannot win."""
     missing: list[tuple[TrialRecord, int]] = field(default_factory=list)
     """(trial, repeat) of every run still to be made; those that failures make necessary come later."""
 
@@ -92,12 +109,32 @@ def confirmation(config: RunConfig, ranking: Sequence[TrialRecord], repeats: Rep
         seeds = {repeat: str(repeat_seed(config, repeat)) for repeat in wanted}
         found.missing.extend((record, repeat) for repeat, seed in seeds.items() if seed not in have)
         there = {seed: have[seed] for seed in seeds.values() if seed in have}
-        failed = [seed for seed, value in there.items() if value is None]
+        failed = [_failure(seed, value) for seed, value in there.items() if not isinstance(value, float | int)]
         if failed:
             found.failed[record.number] = failed
         else:
-            found.values[record.number] = [record.score, *(value for value in there.values() if value is not None)]
+            found.values[record.number] = [
+                record.score,
+                *(value for value in there.values() if isinstance(value, float | int)),
+            ]
     return found
+
+
+def without_crashes(repeats: Repeats) -> dict[str, dict[str, Repeat]]:
+    """What a further call of the sweep begins with: runs that crashed are made again."""
+    return {
+        number: {seed: value for seed, value in own.items() if not _crashed(value)} for number, own in repeats.items()
+    }
+
+
+def _crashed(value: Repeat) -> bool:
+    return isinstance(value, Mapping) and value["outcome"] == "crashed"
+
+
+def _failure(seed: str, value: Repeat) -> Failure:
+    if isinstance(value, Mapping):
+        return Failure(seed, str(value["outcome"]), value.get("error"))
+    return Failure(seed, "no result")
 
 
 def repeat_seed(config: RunConfig, repeat: int) -> int:

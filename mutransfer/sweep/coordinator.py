@@ -13,17 +13,20 @@ from mutransfer.data import load_data
 from mutransfer.data.dataset import notes_of
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.executors.base import Executor
+from mutransfer.sweep.confirmation import Repeats, confirmation
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.shape import Packing, measure_packing
-from mutransfer.sweep.stages import entrants, standing
-from mutransfer.sweep.study import Study, TrialRecord
+from mutransfer.sweep.stages import entrants, finalists, standing
+from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.sweep.trial import local_executor
 
 # May differ when a sweep is continued: none of them changes what trial k is.
-CHANGEABLE = ("search.trials", "search.retries", "search.confirm.top", "search.confirm.seeds", "provenance")
+CHANGEABLE = (
+    "search.trials", "search.retries", "search.hang_after", "search.confirm.top", "search.confirm.seeds", "provenance",
+)  # fmt: skip
 _UNCHECKED = "skipped"
 
 
@@ -49,8 +52,7 @@ def run_sweep(
     """Run or continue the sweep of `config` in `runs/<name>`.
 
     Args:
-        executor: makes the executor, once the data can be used and the folder is ours; by default a worker process
-            per device of this machine.
+        executor: makes the executor; by default a worker process per device of this machine.
         should_stop: asked several times a second; when true the workers are ended.
         check: called with the run folder before the first trial, unless an earlier call has passed it; what it
             returns goes into the study's records, what it raises ends the sweep before it begins.
@@ -72,9 +74,9 @@ def run_sweep(
     if config.model.external and pack is not None and pack > 1:
         raise UsageError(f"--pack {pack}: a command trains one trial at a time")
     folder = SweepFolder(runs / config.name)
-    records, selection = _run(config, folder, executor, observer, should_stop, check, pack)
+    records, selection, repeats = _run(config, folder, executor, observer, should_stop, check, pack)
     if selection is None:
-        raise NothingUsable(_why_nothing(config, folder, records))
+        raise NothingUsable(_why_nothing(config, folder, records, repeats))
     return SweepResult(folder, tuple(records), selection)
 
 
@@ -105,20 +107,20 @@ def _run(
     should_stop: Callable[[], bool],
     check: Callable[[Path], str] | None = None,
     pack: int | None = 1,
-) -> tuple[list[TrialRecord], Selection | None]:
+) -> tuple[list[TrialRecord], Selection | None, Repeats]:
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     load_data.cache_clear()  # what this process has read before may have changed since
     watching, data = observer or Observer(), ""
-    if not config.model.external:
-        opened = load_data(config.data)
-        data = opened.fingerprint
-        for note in notes_of(opened):
-            watching.noted(note)
     with ExitStack() as stack:
-        stack.enter_context(folder.sole_coordinator())
         make_crew = executor or (lambda: local_executor(config))
-        # First, so that workers import torch while the config is checked and the study is made.
+        # First, so that workers import torch while the data is read, the config checked and the study made.
         crew = None if folder.exists else stack.enter_context(closing(make_crew()))
+        if not config.model.external:
+            opened = load_data(config.data)
+            data = opened.fingerprint
+            for note in notes_of(opened):
+                watching.noted(note)
+        stack.enter_context(folder.sole_coordinator())
         # Before the study exists: a config that fails can be mended and swept under the same name.
         checked = check(folder.root) if check is not None and not folder.exists else None
         study = stack.enter_context(closing(_open_study(folder, config, data, should_stop)))
@@ -138,15 +140,13 @@ def _run(
 
 def _finish(
     config: RunConfig, folder: SweepFolder, study: Study, crew: Executor
-) -> tuple[list[TrialRecord], Selection | None]:
+) -> tuple[list[TrialRecord], Selection | None, Repeats]:
     """End the workers and write the results of the trials there are."""
     crew.close()
-    records = study.records()
-    selection = None
-    if not config.require_search().across:
-        selection = select(config, records, study.attributes.get("repeats", {}))
+    records, repeats = study.records(), study.attributes.get("repeats", {})
+    selection = None if config.require_search().across else select(config, records, repeats)
     write_results(folder, config, records, selection)
-    return records, selection
+    return records, selection, repeats
 
 
 def _packing(
@@ -206,7 +206,8 @@ def _require_same(study: Study, folder: SweepFolder, config: RunConfig, data: st
         )
 
 
-def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialRecord]) -> str:
+def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialRecord], repeats: Repeats) -> str:
+    failed = confirmation(config, completed(finalists(config, records)), repeats).failed
     reached = max((record.furthest.stage for record in records), default=1)
     counts: dict[str, int] = {}
     for record in entrants(config, records, reached):
@@ -216,5 +217,8 @@ def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialReco
     errors = [record.error for record in records if record.error]
     detail = f"; the last error was: {errors[-1]}" if errors else "; try lower learning rates"
     if "completed" in counts:
+        crashes = [one for own in failed.values() for one in own if one.crashed]
+        if crashes:
+            detail = f"; confirmations crashed, the last with: {crashes[-1].error}. The same command tries those again"
         return f"{folder.root}: no trial gave a result with every seed of search.confirm ({listed}){detail}"
     return f"{folder.root}: no trial completed{standing(config, records).where} ({listed}){detail}"

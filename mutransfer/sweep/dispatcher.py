@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import Interrupted, NothingUsable
 from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
 from mutransfer.files import make_folder, write_atomic
-from mutransfer.sweep.confirmation import confirmation, repeat_seed
+from mutransfer.sweep.confirmation import Repeat, confirmation, repeat_seed, without_crashes
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.shape import Packing
 from mutransfer.sweep.stages import entrants, finalists, horizons
 from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.training.folder import TrainResult
+
+if TYPE_CHECKING:
+    from mutransfer.sweep.pruning import Pruning
 
 _POLL_SECONDS = 0.2
 # So many trials crashing before any has worked are one problem, not so many.
@@ -43,11 +46,11 @@ class Observer:
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:
         """Called when a trial has ended and is saved."""
 
-    def repeated(self, number: int, seed: int, value: float | None) -> None:
-        """Called when a top trial has been trained with a further seed."""
+    def repeated(self, number: int, seed: int, value: float | None, outcome: str) -> None:
+        """Called when a top trial has been trained with a further seed; without a value the outcome says why."""
 
     def retrying(self, number: int, reason: str) -> None:
-        """Called when a crashed trial is tried again."""
+        """Called when a trial that crashed, or ran out of memory by itself, is tried again."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class Dispatcher:
         self._waiting: deque[_Task] = deque()
         self._doubtful: list[TrialRecord] = []
         self._ended: list[TrialRecord] = []
+        self._pruning = _pruning(config, study)
 
     def run(self) -> None:
         """Every trial in every stage that it reaches, then the best ones with further seeds.
@@ -95,8 +99,11 @@ class Dispatcher:
                 self._observer.staged(stage, len(self._horizons), steps, self._done, self._total)
             self._work(self._next_trials if stage == 1 else lambda count: [])
             self._give_up_if_nothing_works(at_least=1)
-        while repeats := self._missing_repeats():  # again where a failure puts the next best in line
-            self._waiting.extend(repeats)
+        repeats = self._study.attributes.get("repeats", {})
+        if repeats != without_crashes(repeats):
+            self._study.set_attribute("repeats", without_crashes(repeats))
+        while missing := self._missing_repeats():  # again where a failure puts the next best in line
+            self._waiting.extend(missing)
             self._work(lambda count: [])
 
     def _begin(self, stage: int) -> None:
@@ -150,8 +157,13 @@ class Dispatcher:
         """What one worker takes: a pack, or less where that leaves the free workers equal shares."""
         tasks = [self._waiting.popleft()]
         size = min(self._pack.size, -(-(1 + len(self._waiting)) // free))
+        if self._pruning is not None:
+            size = min(size, self._pruning.largest_pack(self._executor.capacity))
         # What has crashed its worker before goes alone: it may do so again.
         while len(tasks) < size and not tasks[0].attempt and not self._waiting[0].attempt:
+            first, last = tasks[0].record.number, self._waiting[0].record.number
+            if self._pruning is not None and self._pruning.apart(first, last):
+                break
             tasks.append(self._waiting.popleft())
         return tasks
 
@@ -164,8 +176,13 @@ class Dispatcher:
             configs.append(trial.model_copy(update={"training": training}).resolved())
             folders.append(str(self._task_folder(task).resolve()))
         arguments = {"configs": configs, "folders": folders, "packed": self._pack.packed}
-        run = "run_commands" if self._config.model.external else "run_trials"
-        return Job(f"mutransfer.sweep.trial:{run}", arguments)
+        if self._config.model.external:  # it has a time limit of its own, and tells no one of its steps
+            return Job("mutransfer.sweep.trial:run_commands", arguments)
+        answer = None
+        if self._pruning is not None and not tasks[0].repeat:
+            arguments["prune_every"] = self._config.pruning_every
+            answer = self._pruning.answer([task.record.number for task in tasks])
+        return Job("mutransfer.sweep.trial:run_trials", arguments, self._search.hang_after, answer)
 
     def _task_folder(self, task: _Task) -> Path:
         return self._folder.trial(task.record.number, task.repeat, task.record.stage)
@@ -187,30 +204,47 @@ class Dispatcher:
             self._study.set_attribute("packing", asdict(self._pack))
             self._observer.shaped(self._pack.size, f"a pack of {len(tasks)} ran out of memory")
             self._waiting.extendleft(reversed(tasks))
+            self._in_order()
             return
         for task, result in zip(tasks, results, strict=True):
-            self._land_result(task, result)
+            # Another program may have had the memory.
+            if result.outcome != "out_of_memory" or not self._tried_again(task, "it ran out of memory"):
+                self._land_result(task, result)
 
     def _land_crash(self, task: _Task, error: JobFailed | WorkerDied) -> None:
         """Try again, alone; or give up on this trial."""
-        number = task.record.number
         if isinstance(error, JobFailed):
             root = make_folder(self._task_folder(task))
             write_atomic(root / "error.txt", error.traceback)
-        if task.attempt < self._search.retries:
-            self._observer.retrying(number, str(error))
-            self._waiting.append(replace(task, attempt=task.attempt + 1))
+        if self._tried_again(task, str(error)):
             return
         task = replace(task, record=replace(task.record, error=str(error)))
         self._land_result(task, TrainResult("crashed", 0, None, None, 0.0, 0))
+
+    def _tried_again(self, task: _Task, reason: str) -> bool:
+        """Put a trial in line once more, unless that was done often enough."""
+        if task.attempt == self._search.retries:
+            return False
+        self._observer.retrying(task.record.number, reason)
+        self._waiting.append(replace(task, attempt=task.attempt + 1))
+        self._in_order()
+        return True
+
+    def _in_order(self) -> None:
+        """Where a pruner waits for trials with lower numbers, these have to come first."""
+        if self._pruning is not None:
+            self._waiting = deque(sorted(self._waiting, key=lambda one: one.record.number))
 
     def _land_result(self, task: _Task, result: TrainResult) -> None:
         if result.outcome != "crashed":
             self._works = True
         value = result.objective(self._search.objective) if result.outcome == "completed" else None
         if task.repeat:
-            self._save_repeat(task.record.number, repeat_seed(self._config, task.repeat), value)
+            failure = {"outcome": result.outcome, "error": task.record.error}
+            self._save_repeat(task, failure if value is None else value)
             return
+        if self._pruning is not None:
+            self._pruning.settle(task.record.number, result.outcome, value)
         record = replace(
             task.record,
             outcome=result.outcome,
@@ -242,7 +276,8 @@ class Dispatcher:
     def _save(self) -> None:
         """Write what has landed, in one transaction."""
         ended, self._ended = self._ended, []
-        self._study.tell(ended)
+        curves = {record.number: self._pruning.curve(record.number) for record in ended} if self._pruning else None
+        self._study.tell(ended, curves)
         self._study.beat()
         for record in ended:
             self._done += 1
@@ -253,8 +288,21 @@ class Dispatcher:
             )
             self._observer.ended(record, self._done, self._total, self._best)
 
-    def _save_repeat(self, number: int, seed: int, value: float | None) -> None:
+    def _save_repeat(self, task: _Task, value: Repeat) -> None:
+        number, seed = task.record.number, repeat_seed(self._config, task.repeat)
         repeats = self._study.attributes.get("repeats", {})
         of_trial = {**repeats.get(str(number), {}), str(seed): value}
         self._study.set_attribute("repeats", {**repeats, str(number): of_trial})
-        self._observer.repeated(number, seed, value)
+        if isinstance(value, Mapping):
+            self._observer.repeated(number, seed, None, str(value["outcome"]))
+        else:
+            self._observer.repeated(number, seed, value, "completed")
+
+
+def _pruning(config: RunConfig, study: Study) -> Pruning | None:
+    if config.require_search().pruner is None:
+        return None
+    from mutransfer.sweep.pruning import Pruning
+
+    ended = {one.number: (one.outcome, one.value) for one in study.records() if one.outcome is not None}
+    return Pruning(config, ended, study.curves())

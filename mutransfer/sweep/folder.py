@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mutransfer.errors import UsageError
@@ -71,7 +71,8 @@ class SweepFolder:
             try:
                 yield
             finally:
-                self._holder.unlink(missing_ok=True)
+                with suppress(OSError):  # the folder may have become read-only; the lock is what counts
+                    self._holder.unlink(missing_ok=True)
 
     @property
     def is_running(self) -> bool:

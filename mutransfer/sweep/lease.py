@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -42,7 +43,7 @@ class Lease:
         self._me = {
             "who": f"process {os.getpid()} on {socket.gethostname()}, in {folder}",
             "home": f"{socket.gethostname()}:{folder}:{folder.stat().st_ino}",
-            "born": time.time_ns(),
+            "born": secrets.token_hex(8),  # not the time, which may come twice
         }
         self._count = 0
         self._renewed = 0.0

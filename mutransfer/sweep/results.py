@@ -62,6 +62,10 @@ def best(config: RunConfig, selection: Selection) -> dict[str, Any]:
             for record in selection.ranking
             if record.number in selection.means
         ],
+        "passed_over": [
+            {"trial": record.number, "seed": int(one.seed), "outcome": one.outcome, "error": one.error}
+            for record, one in selection.passed_over
+        ],
         "seed_noise": selection.seed_noise,
         "difference_noise": selection.difference_noise,
         "ties": list(selection.ties),

@@ -17,9 +17,15 @@ from mutransfer.training.folder import Outcome
 STATES: dict[Outcome, TrialState] = {
     "completed": TrialState.COMPLETE,
     "diverged": TrialState.PRUNED,  # a bad point, which TPE should learn from
+    "pruned": TrialState.PRUNED,
     "out_of_memory": TrialState.FAIL,
     "crashed": TrialState.FAIL,
 }
+
+Looks = Mapping[int, float]
+"""`{steps done: loss}`."""
+Told = tuple[Mapping[str, Any], Outcome | None, float | None, Looks]
+"""Params, outcome, objective of a trial, and what a pruner saw of it."""
 
 
 class Sampler(Protocol):
@@ -31,8 +37,8 @@ class Sampler(Protocol):
     def complete(self, number: int, params: Mapping[str, Any]) -> dict[str, Any]:
         """All params of an earlier trial that has `params` only, as a kill may have left it."""
 
-    def learn(self, number: int, outcome: Outcome, value: float | None) -> None:
-        """Trial `number` has ended so."""
+    def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:
+        """Trial `number` has ended so; `looks` are the losses that a pruner saw."""
 
 
 class PointSampler:
@@ -47,7 +53,7 @@ class PointSampler:
     def complete(self, number: int, params: Mapping[str, Any]) -> dict[str, Any]:  # noqa: D102
         return {**point(self._search, number), **params}
 
-    def learn(self, number: int, outcome: Outcome, value: float | None) -> None:  # noqa: D102
+    def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:  # noqa: D102
         pass
 
 
@@ -58,18 +64,19 @@ class TPESampler:
         self,
         search: SearchSection,
         distributions: Mapping[str, BaseDistribution],
-        trials: Sequence[tuple[Mapping[str, Any], Outcome | None, float | None]],
+        trials: Sequence[Told],
     ) -> None:
-        """`trials`: params, outcome and objective of trials 0, 1, … so far."""
+        """`trials`: trials 0, 1, … so far."""
         # Its random state is not saved: the same seed again would draw the first trials again.
         seed = (search.seed + len(trials)) % SEEDS
         self._distributions = dict(distributions)
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True))
-        for params, outcome, value in trials:
+        for params, outcome, value, looks in trials:
             self._study.add_trial(
                 optuna.trial.create_trial(
                     state=TrialState.RUNNING if outcome is None else STATES[outcome],
                     value=value,
+                    intermediate_values=dict(looks),
                     params=dict(params),
                     distributions={name: self._distributions[name] for name in params},
                 )
@@ -87,7 +94,10 @@ class TPESampler:
         trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
         return self._suggest(optuna.trial.Trial(self._study, trial_id))
 
-    def learn(self, number: int, outcome: Outcome, value: float | None) -> None:  # noqa: D102
+    def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:  # noqa: D102
+        trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        for step, loss in looks.items():
+            self._study._storage.set_trial_intermediate_value(trial_id, step, loss)
         self._study.tell(number, value, state=STATES[outcome])
 
     def _suggest(self, trial: optuna.trial.Trial) -> dict[str, Any]:
@@ -103,7 +113,7 @@ class TPESampler:
 def make_sampler(
     search: SearchSection,
     distributions: Mapping[str, BaseDistribution],
-    trials: Sequence[tuple[Mapping[str, Any], Outcome | None, float | None]],
+    trials: Sequence[Told],
 ) -> Sampler:
     """The sampler that goes on after `trials`."""
     return TPESampler(search, distributions, trials) if search.sampler == "tpe" else PointSampler(search)

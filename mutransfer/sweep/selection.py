@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.sweep.confirmation import Confirmation, Repeats, confirmation
+from mutransfer.sweep.confirmation import Confirmation, Failure, Repeats, confirmation
 from mutransfer.sweep.space import EDGE, edge
 from mutransfer.sweep.stages import finalists
 from mutransfer.sweep.study import TrialRecord, completed
@@ -22,6 +22,8 @@ class Selection:
     ranking: tuple[TrialRecord, ...]
     """Trials that completed the last stage, best first: the confirmed ones by their mean, then the others by their only
     run, last those that gave no result with a further seed."""
+    passed_over: tuple[tuple[TrialRecord, Failure], ...]
+    """Trials that were in line for the win, and the runs with a further seed for want of which they cannot win."""
     means: dict[int, float]
     """Mean objective over seeds of the confirmed trials, by number; empty until all of them are."""
     runs: int
@@ -57,14 +59,13 @@ def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) 
         return None
     best = ranking[0]
     warnings = _warnings(config, best, records)
-    for number, seeds in confirmed.failed.items():
-        warnings.append(
-            f"trial {number} was among the best, but gave no result with seed {' and '.join(seeds)}: it may be on the "
-            "edge of stability and cannot win"
-        )
+    failed = [record for record in ranking if record.number in confirmed.failed]
+    for record in failed:
+        warnings += _passed_over(record, confirmed.failed[record.number])
     return Selection(
         best=best,
         ranking=tuple(ranking),
+        passed_over=tuple((record, one) for record in failed for one in confirmed.failed[record.number]),
         means=confirmed.means,
         runs=confirmed.runs,
         seed_noise=confirmed.noise,
@@ -72,6 +73,26 @@ def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) 
         ties=_ties(ranking, confirmed),
         warnings=tuple(warnings),
     )
+
+
+def _passed_over(record: TrialRecord, failures: Sequence[Failure]) -> list[str]:
+    """What is to be said of a trial that could not be confirmed: a crash is no verdict on it."""
+    found = []
+    unstable = [one.seed for one in failures if not one.crashed]
+    if unstable:
+        found.append(
+            f"trial {record.number} was among the best, but gave no result with seed {' and '.join(unstable)}: it may "
+            "be on the edge of stability and cannot win"
+        )
+    crashed = [one for one in failures if one.crashed]
+    if crashed:
+        seeds = " and ".join(one.seed for one in crashed)
+        found.append(
+            f"trial {record.number} ({_short(record.value)}) was among the best, but its run with seed {seeds} "
+            f"crashed every time ({crashed[-1].error}): that says nothing about the trial, which was passed over for "
+            "want of a mean; mend the cause, and mutransfer sweep tries it again"
+        )
+    return found
 
 
 def _place(record: TrialRecord, confirmed: Confirmation) -> tuple[bool, bool, float, int]:

@@ -15,6 +15,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.errors import Interrupted
 from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
 from mutransfer.executors.devices import Device
+from mutransfer.executors.line import line
 
 SIZES = (1, 8, 16, 32, 64, 128)
 # A larger pack has to be so much faster per trial than the best smaller one: packs cost memory and end together.
@@ -64,7 +65,24 @@ def measure_packing(
     sizes = [size for size in SIZES if size <= max(1, largest)]
     if len(sizes) == 1:
         return ALONE, ""
-    job = Job("mutransfer.sweep.shape:time_steps", {"config": config.resolved(), "sizes": sizes})
+    arguments = {"config": config.resolved(), "sizes": sizes}
+    job = Job("mutransfer.sweep.shape:time_steps", arguments, config.require_search().hang_after)
+    try:
+        found = _from_every_worker(executor, job, should_stop)
+    except WorkerDied:  # once is no reason to train the whole sweep in another way
+        try:
+            found = _from_every_worker(executor, job, should_stop)
+        except (JobFailed, WorkerDied) as error:
+            return ALONE, f"packs could not be tried: {error}"
+    except JobFailed as error:
+        return ALONE, f"packs could not be tried: {error}"
+    measured = [{int(size): seconds for size, seconds in one["seconds"].items()} for one in found]
+    stopped = next((one["stop"] for one in found if one["stop"]), "")
+    return choose(measured, stopped, at_least=any(one["bounded"] for one in found))
+
+
+def _from_every_worker(executor: Executor, job: Job, should_stop: Callable[[], bool]) -> list[dict[str, Any]]:
+    """What the same job gave on each worker, all at once."""
     waiting = {executor.submit(job) for _ in range(executor.capacity)}
     landed: set[futures.Future[Any]] = set()
     while waiting:
@@ -72,13 +90,7 @@ def measure_packing(
             raise Interrupted("stopped before the first trial; the same command continues")
         done, waiting = futures.wait(waiting, timeout=_POLL_SECONDS)
         landed |= done
-    try:
-        found = [future.result() for future in landed]
-    except (JobFailed, WorkerDied) as error:
-        return ALONE, f"packs could not be tried: {error}"
-    measured = [{int(size): seconds for size, seconds in one["seconds"].items()} for one in found]
-    stopped = next((one["stop"] for one in found if one["stop"]), "")
-    return choose(measured, stopped, at_least=any(one["bounded"] for one in found))
+    return [future.result() for future in landed]
 
 
 def choose(measured: Sequence[Mapping[int, float]], stopped: str, *, at_least: bool = False) -> tuple[Packing, str]:
@@ -195,6 +207,7 @@ def _fastest(step: Callable[[int], Any], place: Any) -> float:
         began = time.perf_counter()
         step(len(times) + 1)
         _wait(place)
+        line().beat()
         times.append(time.perf_counter() - began)
     return min(times)
 

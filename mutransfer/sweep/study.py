@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from mutransfer.config.search import SearchSection
 from mutransfer.errors import MutransferError, UsageError
 from mutransfer.files import disk_errors
 from mutransfer.sweep import tables
+from mutransfer.sweep.curves import Curve
 from mutransfer.sweep.database import Database, cannot_be, optuna_storage
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.lease import FREE, KEY, Lease
@@ -182,11 +183,19 @@ class Study:
             writer.records.extend(asked)
         return asked
 
-    def tell(self, records: Sequence[TrialRecord]) -> None:
+    def curves(self) -> dict[int, Curve]:
+        """What the pruner saw of each trial that has ended."""
+        found = self._read(lambda connection: tables.read_curves(connection, self._id))
+        return {number: Curve(looks, rungs) for number, (looks, rungs) in found.items()}
+
+    def tell(self, records: Sequence[TrialRecord], curves: Mapping[int, Curve] | None = None) -> None:
         """Save how trials ended, in their first stage or a later one, all of them in one transaction or none.
 
         Optuna's trial has the objective of the first stage, in which all trials compare; those of later stages are
         attributes of it.
+
+        Args:
+            curves: what the pruner saw of them, by number.
 
         Raises:
             UsageError: one of them has been ended before, by another program, or the study cannot be written.
@@ -202,7 +211,11 @@ class Study:
                 result = {"value": record.value, **_result(record)}
                 later.setdefault(f"{_STAGE}{record.stage}", {})[writer.ids[record.number]] = (None, result)
         states = {trial_id: STATES[record.outcome].name for trial_id, record in ended.items() if record.outcome}
-        results = {trial_id: (record.value, _result(record)) for trial_id, record in ended.items()}
+        seen = {trial_id: (curves or {}).get(record.number, Curve()) for trial_id, record in ended.items()}
+        results = {
+            trial_id: (seen[trial_id].last if record.outcome == "pruned" else record.value, _result(record))
+            for trial_id, record in ended.items()
+        }
 
         def work(connection: Connection) -> None:
             if tables.end_trials(connection, states) != len(states):
@@ -210,6 +223,8 @@ class Study:
                 raise UsageError(f"{self._place}: another program has ended or removed trial {numbers}")
             if results:
                 tables.insert_results(connection, _RESULT, results)
+                looks = {trial_id: curve.looks for trial_id, curve in seen.items()}
+                tables.insert_curves(connection, looks, {trial_id: curve.rungs for trial_id, curve in seen.items()})
             for key, further in later.items():
                 tables.insert_results(connection, key, further)
 
@@ -223,7 +238,8 @@ class Study:
                 continue
             writer.records[record.number] = record
             if record.outcome is not None:
-                writer.sampler.learn(record.number, record.outcome, record.value)
+                looks = (curves or {}).get(record.number, Curve()).looks
+                writer.sampler.learn(record.number, record.outcome, record.value, looks)
 
     def beat(self) -> None:
         """To be called several times a minute: shows other coordinators that this one lives."""
@@ -244,7 +260,8 @@ class Study:
             lease = Lease(self._place, self._database, self._id)
             lease.claim(should_stop)
             self._lease = lease
-        self._writer = _Writer(search, self._rows(), self._read_attributes())
+        curves = self.curves() if search.pruner is not None else {}
+        self._writer = _Writer(search, self._rows(), self._read_attributes(), curves)
 
     def _read_attributes(self) -> dict[str, Any]:
         return self._read(lambda connection: tables.read_attributes(connection, self._id))
@@ -278,7 +295,13 @@ class Study:
 class _Writer:
     """What the coordinator knows of the study without asking the database again."""
 
-    def __init__(self, search: SearchSection, rows: Sequence[tables.TrialRow], attributes: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        search: SearchSection,
+        rows: Sequence[tables.TrialRow],
+        attributes: dict[str, Any],
+        curves: Mapping[int, Curve],
+    ) -> None:
         from optuna.distributions import distribution_to_json
 
         from mutransfer.sweep.sampling import make_sampler
@@ -289,7 +312,10 @@ class _Writer:
         self.ids = {row.number: row.trial_id for row in rows}
         self._distributions: dict[str, BaseDistribution] = optuna_distributions(search)
         self._json = {name: distribution_to_json(one) for name, one in self._distributions.items()}
-        so_far = [(record.params, record.outcome, record.value) for record in self.records]
+        so_far = [
+            (record.params, record.outcome, record.value, curves.get(record.number, Curve()).looks)
+            for record in self.records
+        ]
         self.sampler: Sampler = make_sampler(search, self._distributions, so_far)
 
     def in_order(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, DateTime, Enum, Float, Integer, Text, column,
 # The enums are types of their own in PostgreSQL, under these names.
 _STATE = Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
 _KIND = Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")
+_LOOK_KIND = Enum("FINITE", "INF_POS", "INF_NEG", "NAN", name="trialintermediatevaluetype")
 _STUDIES = table("studies", column("study_id", Integer), column("study_name", Text))
 _STUDY_ATTRIBUTES = table(
     "study_user_attributes", column("study_id", Integer), column("key", Text), column("value_json", Text)
@@ -38,6 +39,13 @@ _VALUES = table(
 _ATTRIBUTES = table(
     "trial_user_attributes", column("trial_id", Integer), column("key", Text), column("value_json", Text)
 )
+_SYSTEM_ATTRIBUTES = table(
+    "trial_system_attributes", column("trial_id", Integer), column("key", Text), column("value_json", Text)
+)
+_LOOKS = table(
+    "trial_intermediate_values", column("trial_id", Integer), column("step", Integer),
+    column("intermediate_value", Float(53)), column("intermediate_value_type", _LOOK_KIND),
+)  # fmt: skip
 # Databases limit how many values one statement may have.
 _CHUNK = 500
 
@@ -143,7 +151,7 @@ def insert_results(
     rows = []
     for trial_id, (value, _) in results.items():
         if value is not None:
-            kind = "FINITE" if math.isfinite(value) else "INF_POS" if value > 0 else "INF_NEG"
+            kind = _kind(value)
             stored = value if kind == "FINITE" else None
             rows.append({"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind})
     if rows:
@@ -154,6 +162,46 @@ def insert_results(
         insert(_ATTRIBUTES),
         [{"trial_id": i, "key": key, "value_json": json.dumps(data)} for i, (_, data) in results.items()],
     )
+
+
+def insert_curves(
+    connection: Connection, looks: Mapping[int, Mapping[int, float]], rungs: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Add what a pruner saw to trials, by trial id: losses by step, and what it keeps with a trial."""
+    rows = []
+    for trial_id, of_trial in looks.items():
+        for step, value in of_trial.items():
+            kind = "NAN" if math.isnan(value) else _kind(value)
+            stored = value if kind == "FINITE" else None
+            rows.append(
+                {"trial_id": trial_id, "step": step, "intermediate_value": stored, "intermediate_value_type": kind}
+            )
+    if rows:
+        connection.execute(insert(_LOOKS), rows)
+    kept = [
+        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+        for trial_id, of_trial in rungs.items()
+        for key, value in of_trial.items()
+    ]
+    if kept:
+        connection.execute(insert(_SYSTEM_ATTRIBUTES), kept)
+
+
+def read_curves(connection: Connection, study: int) -> dict[int, tuple[dict[int, float], dict[str, Any]]]:
+    """What `insert_curves` added, by trial number; of trials that have none, nothing."""
+    found: dict[int, tuple[dict[int, float], dict[str, Any]]] = {}
+    trials = _TRIALS.c
+    looks, kept = _LOOKS.c, _SYSTEM_ATTRIBUTES.c
+    query = select(trials.number, looks.step, looks.intermediate_value, looks.intermediate_value_type)
+    query = query.join_from(_LOOKS, _TRIALS, looks.trial_id == trials.trial_id)
+    special = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
+    for number, step, value, kind in connection.execute(query.where(trials.study_id == study).order_by(looks.step)):
+        found.setdefault(number, ({}, {}))[0][step] = special.get(kind, value)
+    others = select(trials.number, kept.key, kept.value_json)
+    others = others.join_from(_SYSTEM_ATTRIBUTES, _TRIALS, kept.trial_id == trials.trial_id)
+    for number, key, text in connection.execute(others.where(trials.study_id == study)):
+        found.setdefault(number, ({}, {}))[1][key] = json.loads(text)
+    return found
 
 
 def read_trials(connection: Connection, study: int) -> list[TrialRow]:
@@ -183,6 +231,10 @@ def read_trials(connection: Connection, study: int) -> list[TrialRow]:
     for trial, key, text in of(_ATTRIBUTES, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json):
         trial.attributes[key] = json.loads(text)
     return list(found.values())
+
+
+def _kind(value: float) -> str:
+    return "FINITE" if math.isfinite(value) else "INF_POS" if value > 0 else "INF_NEG"
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:

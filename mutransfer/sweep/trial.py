@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,31 @@ from typing import Any
 from mutransfer.config.schema import RunConfig
 from mutransfer.executors.base import Job, JobFailed
 from mutransfer.executors.devices import Device, worker_devices
+from mutransfer.executors.line import line
 from mutransfer.executors.local import LocalExecutor
 from mutransfer.files import make_folder
 from mutransfer.training.command import CommandFailed, run_command
 from mutransfer.training.folder import TrainResult
 
+# Between two questions, where the answer depends on trials that have not ended.
+_ASK_SECONDS = 0.05
+
 
 def run_trials(
-    device: Device, *, configs: Sequence[dict[str, Any]], folders: Sequence[str], packed: bool
+    device: Device,
+    *,
+    configs: Sequence[dict[str, Any]],
+    folders: Sequence[str],
+    packed: bool,
+    prune_every: int = 0,
 ) -> list[dict[str, Any]]:
     """Train `configs` (resolved ones) and return the fields of their `TrainResult`s.
 
     Args:
         packed: as one program. A trial's losses are the same bits in a pack of any size, one included; without
             packing they may differ in the last one.
+        prune_every: steps between two looks of the coordinator's pruner, by the job's line; 0 without one. A trial by
+            itself only, where they are not packed.
 
     Running out of memory is an outcome, of all of them; any other exception is the executor's to report.
     """
@@ -32,11 +44,25 @@ def run_trials(
     from mutransfer.training.loop import Hooks, fit_pack
     from mutransfer.training.metrics import MetricsFile
 
+    class OnLine(Hooks):
+        """The job's line: progress, and what the pruner says."""
+
+        def alive(self) -> None:
+            line().beat()
+
+        def prunes(self, step: int, losses: Mapping[int, float]) -> Collection[int]:
+            while (pruned := line().ask((step, dict(losses)))) is None:
+                time.sleep(_ASK_SECONDS)
+            found: list[int] = pruned
+            return found
+
+    hooks = OnLine()
+    hooks.prune_every = prune_every
     torch.set_num_threads(device.threads)
     parsed = [RunConfig.model_validate(config) for config in configs]
     metrics = [MetricsFile(make_folder(Path(folder)) / "metrics.jsonl") for folder in folders]
     try:
-        results = fit_pack(parsed, metrics, Hooks(), device=device.torch_name, packed=packed)
+        results = fit_pack(parsed, metrics, hooks, device=device.torch_name, packed=packed)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mutransfer.errors import UsageError
 from mutransfer.files import write_json
 
-Outcome = Literal["completed", "diverged", "out_of_memory", "crashed", "interrupted"]
+Outcome = Literal["completed", "diverged", "pruned", "out_of_memory", "crashed", "interrupted"]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,9 @@ class Progress:
 class Hooks:
     """What a caller may add to the loop; does nothing by itself."""
 
+    prune_every: int = 0
+    """Steps between two questions of `prunes`; 0 asks none."""
+
     def start(self, learner: Learner, data: Dataset) -> int:
         """Bring the learner to where the run starts; the number of steps already done."""
         del learner, data
@@ -58,6 +62,19 @@ class Hooks:
     def should_stop(self) -> bool:
         """Asked after every step."""
         return False
+
+    def prunes(self, step: int, losses: Mapping[int, float]) -> Collection[int]:
+        """Which members are not worth going on with after `step` steps: positions in the pack as it began.
+
+        Args:
+            losses: by position, of those still training: the validation loss where there was a validation at this
+                step, else the mean training loss of the last `prune_every` steps.
+        """
+        del step, losses
+        return ()
+
+    def alive(self) -> None:
+        """Called after every step and every batch of a validation."""
 
 
 def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = "cpu") -> TrainResult:
@@ -177,15 +194,20 @@ class _Fit:
         while done < training.steps and self._alive:
             self._pending.add(self._step(done))
             done += 1
+            hooks.alive()
             saving, stopping = done % training.checkpoint_every == 0, hooks.should_stop()
+            looking = hooks.prune_every > 0 and done % hooks.prune_every == 0 and done < training.steps
             validating = training.eval_every > 0 and done % training.eval_every == 0 and done < training.steps
-            if self._pending.due or saving or stopping or validating or done == training.steps:
+            if self._pending.due or saving or stopping or validating or looking or done == training.steps:
                 self._fetch()
             if not self._alive:
                 break
-            if validating:
-                for member, loss in zip(self._alive, self._evaluate(), strict=True):
+            validated = self._evaluate() if validating else None
+            if validated is not None:
+                for member, loss in zip(self._alive, validated, strict=True):
                     member.metrics.add({"step": done - 1, "validation_loss": loss})
+            if looking and not stopping:
+                self._prune(done, validated)
             if saving or stopping or (done % training.log_every == 0 and self._flush_is_due()):
                 for member in self._alive:
                     member.metrics.flush()
@@ -230,8 +252,12 @@ class _Fit:
     def _evaluate(self) -> list[float]:
         training = self._training
         batches = self._data.validation(batch_size=training.batch_size, batches=training.eval_batches)
-        found = self._learner.evaluate(batches)
+        found = self._learner.evaluate(map(self._alive_at, batches))
         return found if isinstance(found, list) else [found]
+
+    def _alive_at(self, batch: Batch) -> Batch:
+        self._hooks.alive()
+        return batch
 
     def _fetch(self) -> None:
         """Bring pending losses to the host, and drop the members that they show to have diverged."""
@@ -240,6 +266,14 @@ class _Fit:
             for step, loss in member.take(losses):
                 self._hooks.progress(Progress(step + 1, self._training.steps, loss))
         self._end([member for member in self._alive if member.monitor.diverged], "diverged")
+
+    def _prune(self, done: int, validated: Sequence[float] | None) -> None:
+        """Drop the members that the caller gives up."""
+        every = self._hooks.prune_every
+        found = validated or [statistics.fmean(member.monitor.losses[-every:]) for member in self._alive]
+        places = [self._members.index(member) for member in self._alive]
+        pruned = self._hooks.prunes(done, dict(zip(places, found, strict=True)))
+        self._end([self._members[place] for place in pruned], "pruned")
 
     def _complete(self, done: int) -> None:
         """Validate the members that have come to the end of their steps."""

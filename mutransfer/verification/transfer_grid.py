@@ -87,7 +87,9 @@ class TransferGrid:
             ConfigError: they make no possible run.
         """
         given = self.config.search
-        kept = {} if given is None else given.model_dump(include={"objective", "retries", "threads", "seed"})
+        kept = (
+            {} if given is None else given.model_dump(include={"objective", "retries", "hang_after", "threads", "seed"})
+        )
         search = {
             **kept,
             "sampler": "grid",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import pytest
 
 from mutransfer.errors import DataError
-from mutransfer.executors.base import Job, JobFailed
+from mutransfer.executors import base
+from mutransfer.executors.base import Job, JobFailed, WorkerHung
 from mutransfer.executors.devices import Device
+from mutransfer.executors.line import line
 
 HERE = "tests.contracts.executors"
 
@@ -27,6 +30,48 @@ def refuse(device: Device, message: str) -> None:
 
 
 class ExecutorContract:
+    ends_hung_jobs = True
+    """Whether it can end a job; one that runs in the coordinator's own process cannot."""
+
+    def test_a_job_that_says_nothing_is_ended(self, executor):
+        if not self.ends_hung_jobs:
+            pytest.skip("cannot end a job")
+        for job in [executor.submit(Job(f"{HERE}:echo", {"value": k})) for k in range(executor.capacity)]:
+            job.result(timeout=60)
+        began = time.monotonic()
+        with pytest.raises(WorkerHung, match=r"made no progress for 1\.5 s \(search\.hang_after\) and was ended"):
+            executor.submit(Job(f"{HERE}:silent", {"seconds": 60}, hang_after=0.5)).result(timeout=30)
+        assert 1.4 < time.monotonic() - began < 6
+        assert executor.submit(Job(f"{HERE}:echo", {"value": 1})).result(timeout=60)[0] == 1
+
+    def test_a_slow_job_that_goes_on_is_left_alone(self, executor):
+        assert executor.submit(Job(f"{HERE}:busy", {"seconds": 2.5}, hang_after=0.8)).result(timeout=60) == "done"
+
+    def test_the_start_has_limits_of_its_own(self, executor):
+        """Three times as long for reading data and compiling, and a minute for importing everything."""
+        job = Job(f"{HERE}:silent", {"seconds": 1.0}, hang_after=0.1)
+        assert executor.submit(job).result(timeout=60) is None
+        job = Job(f"{HERE}:silent", {"seconds": 1.5}, hang_after=1.0)
+        assert executor.submit(job).result(timeout=60) is None
+
+    def test_a_worker_that_never_begins_is_ended(self, executor, monkeypatch):
+        if not self.ends_hung_jobs:
+            pytest.skip("cannot end a job")
+        monkeypatch.setattr(base, "START_SECONDS", 1.0)
+        with pytest.raises(WorkerHung, match=r"made no progress for 1 s"):
+            executor.submit(Job(f"{HERE}:silent", {"seconds": 60}, hang_after=0.1)).result(timeout=30)
+
+    def test_questions_are_answered(self, executor):
+        job = Job(f"{HERE}:curious", {}, answer=lambda question: question["number"] ** 2)
+        assert executor.submit(job).result(timeout=60) == [0, 1, 4]
+        assert executor.submit(Job(f"{HERE}:curious", {})).result(timeout=60) == [None] * 3
+
+    def test_an_answer_that_fails_ends_the_job_and_not_the_executor(self, executor):
+        job = Job(f"{HERE}:curious", {}, answer=lambda question: 1 // 0)
+        with pytest.raises((ZeroDivisionError, JobFailed)):
+            executor.submit(job).result(timeout=60)
+        assert executor.submit(Job(f"{HERE}:curious", {})).result(timeout=60) == [None] * 3
+
     def test_value_comes_back(self, executor):
         future = executor.submit(Job(f"{HERE}:echo", {"value": {"a": [1.5, None]}}))
         value, _, device = future.result(timeout=60)
@@ -52,3 +97,19 @@ class ExecutorContract:
     def test_capacity_jobs_end(self, executor):
         futures = [executor.submit(Job(f"{HERE}:echo", {"value": k})) for k in range(executor.capacity)]
         assert sorted(future.result(timeout=60)[0] for future in futures) == list(range(executor.capacity))
+
+
+def silent(device: Device, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def busy(device: Device, seconds: float) -> str:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        line().beat()
+        time.sleep(0.02)
+    return "done"
+
+
+def curious(device: Device) -> list[Any]:
+    return [line().ask({"number": number}) for number in range(3)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from concurrent.futures import wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
 import pytest
 
-from mutransfer.executors.base import Job, WorkerDied
+from mutransfer.executors.base import Job, WorkerDied, WorkerHung
 from mutransfer.executors.devices import Device
 from mutransfer.executors.inline import InlineExecutor
 from mutransfer.executors.local import LocalExecutor
@@ -45,6 +47,8 @@ def alive(pid: int) -> bool:
 
 
 class TestInline(ExecutorContract):
+    ends_hung_jobs = False
+
     @pytest.fixture
     def executor(self):
         return InlineExecutor(CPU)
@@ -73,6 +77,40 @@ class TestLocal(ExecutorContract):
         with pytest.raises(WorkerDied, match="exit code -9"):
             executor.submit(Job(f"{THIS}:die", {})).result(timeout=60)
         assert executor.submit(Job(f"{HERE}:echo", {"value": 2})).result(timeout=60)[0] == 2
+
+    def test_a_stopped_worker_is_found_and_replaced(self, executor):
+        """SIGSTOP in the middle of a job that had been going on."""
+        pid = executor.submit(Job(f"{HERE}:echo", {"value": 0})).result(timeout=60)[1]
+        other = executor.submit(Job(f"{THIS}:sleep", {"seconds": 0.3}))  # so that the first takes the next job
+        other.result(timeout=60)
+        jobs = [executor.submit(Job(f"{HERE}:busy", {"seconds": 30.0}, hang_after=1.0)) for _ in range(2)]
+        time.sleep(1.0)
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        done, _ = wait(jobs, timeout=20, return_when=FIRST_COMPLETED)
+        assert 0.5 < time.monotonic() - began < 5
+        (hung,) = done
+        assert isinstance(hung.exception(), WorkerHung)
+        assert not alive(pid)
+
+    def test_time_that_the_coordinator_slept_through_is_not_counted(self):
+        """Ctrl-Z stops it as well: it cannot have heard anything."""
+        job = "Job('tests.contracts.executors:busy', {'seconds': 6.0}, hang_after=1.5)"
+        code = (
+            "from mutransfer.executors.base import Job\nfrom mutransfer.executors.devices import Device\n"
+            "from mutransfer.executors.local import LocalExecutor\n"
+            "if __name__ == '__main__':\n"
+            "    executor = LocalExecutor([Device('cpu', 'cpu', 1)])\n"
+            f"    future = executor.submit({job})\n"
+            "    print('begun', flush=True)\n    print(future.result())\n    executor.close()\n"
+        )
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(1.5)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(3)
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.read() == "done\n"
 
     def test_jobs_overlap(self, executor):
         wait([executor.submit(Job(f"{HERE}:echo", {"value": k})) for k in range(2)])  # both workers are up

@@ -7,7 +7,11 @@ import pytest
 import yaml
 
 from mutransfer.errors import Interrupted, NothingUsable
+from mutransfer.executors.base import JobFailed
+from mutransfer.sweep.confirmation import Failure, confirmation
+from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.status import status
+from mutransfer.sweep.study import TrialRecord
 from mutransfer.transfer.target import Overrides, make_target
 from tests.conftest import build
 from tests.sweep.test_coordinator import Scripted, fake, losses, result, sweep
@@ -107,3 +111,89 @@ def test_more_of_them_train_only_what_is_missing(gpt, tmp_path):
     assert jobs == []
     assert len(fewer.selection.means) == 1
     assert fewer.selection.runs == 2
+
+
+def crashing(confirmed, tmp_path):
+    """The trial that is best by its own run crashes with seed 1, every time."""
+    first = sweep(build(confirmed.resolved(), search__confirm={"top": 0}), tmp_path / "first", Scripted(fake))
+    order = [record.number for record in first.selection.ranking]
+    lr = first.selection.best.params["lr"]
+
+    def answer(config, attempt):
+        if config["hparams"]["lr"] == lr and config["training"]["seed"] == 1:
+            raise JobFailed("OSError: the disk of seed 1", "the traceback")
+        return fake(config, attempt)
+
+    return order, answer
+
+
+def test_a_crash_is_no_verdict_and_is_said_plainly(confirmed, tmp_path):
+    """It is retried, the next best takes the place, and everything says that the best was passed over and why."""
+    order, answer = crashing(confirmed, tmp_path)
+    executor, seen = Scripted(answer), []
+
+    class Watch(Observer):
+        def repeated(self, number, seed, value, outcome):
+            seen.append((number, seed, value is None, outcome))
+
+    found = sweep(confirmed, tmp_path, executor, observer=Watch())
+    assert len(executor.jobs) == 6 + 4 * 2 + confirmed.search.retries
+    assert (order[0], 1, True, "crashed") in seen
+    assert (order[0], 2, False, "completed") in seen
+    assert found.selection.best.number == order[1]
+    (warning,) = [one for one in found.selection.warnings if "crashed every time" in one]
+    assert f"trial {order[0]} (" in warning
+    assert "OSError: the disk of seed 1" in warning
+    assert "edge of stability" not in warning
+    best = yaml.safe_load(found.folder.best.read_text())
+    passed = {"trial": order[0], "seed": 1, "outcome": "crashed", "error": "OSError: the disk of seed 1"}
+    assert best["passed_over"] == [passed]
+    assert (found.folder.trial(order[0], repeat=1) / "error.txt").read_text() == "the traceback"
+    assert status(found.folder).state == "finished"
+    assert warning in make_target(found.folder, Overrides(width=64)).warnings
+
+
+def test_the_same_command_tries_a_crashed_confirmation_again(confirmed, tmp_path):
+    order, answer = crashing(confirmed, tmp_path)
+    sweep(confirmed, tmp_path, Scripted(answer))
+    executor = Scripted(fake)
+    found = sweep(confirmed, tmp_path, executor)
+    assert [seed for _, seed in executor.jobs] == [1]
+    assert found.selection.best.number == order[0]
+    assert found.selection.passed_over == ()
+    whole = sweep(confirmed, tmp_path / "whole", Scripted(fake))
+    assert found.folder.best.read_text() == whole.folder.best.read_text()
+
+
+def test_divergence_is_told_from_a_crash(confirmed, tmp_path):
+    order, _ = crashing(confirmed, tmp_path)
+    lr = sweep(build(confirmed.resolved(), search__confirm={"top": 0}), tmp_path / "x", Scripted(fake)).selection.best
+
+    def answer(config, attempt):
+        diverges = config["hparams"]["lr"] == lr.params["lr"] and config["training"]["seed"] == 1
+        return result(None, "diverged") if diverges else fake(config, attempt)
+
+    found = sweep(confirmed, tmp_path, Scripted(answer))
+    best = yaml.safe_load(found.folder.best.read_text())
+    assert best["passed_over"] == [{"trial": order[0], "seed": 1, "outcome": "diverged", "error": None}]
+    again = Scripted(answer)
+    sweep(confirmed, tmp_path, again)
+    assert again.jobs == []
+
+
+def test_when_every_confirmation_crashes_that_is_what_is_said(gpt, tmp_path):
+    def answer(config, attempt):
+        if config["training"]["seed"]:
+            raise JobFailed("MemoryError: no", "the traceback")
+        return fake(config, attempt)
+
+    config = build(gpt, search__confirm={"top": 1, "seeds": 1}, search__retries=0)
+    with pytest.raises(NothingUsable, match=r"confirmations crashed, the last with: MemoryError: no. The same command"):
+        sweep(config, tmp_path, Scripted(answer))
+    assert sweep(config, tmp_path, Scripted(fake)).selection.means
+
+
+def test_studies_of_before_that_only_say_no_result_are_read(confirmed):
+    record = TrialRecord(0, {"lr": 0.01}, "completed", 1.0)
+    found = confirmation(confirmed, [record], {"0": {"1": None, "2": 1.5}})
+    assert found.failed == {0: [Failure("1", "no result")]}

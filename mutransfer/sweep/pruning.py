@@ -1,0 +1,157 @@
+"""Pruning: Optuna's pruners end trials that fall behind, and which ones is a function of the study alone.
+
+Trial k is judged as if the study held the trials up to k - lag and nothing else, all of them ended. A look at a trial
+that comes before those have ended waits; the trials with lower numbers wait for none with higher ones, and are always
+trained first, so somebody always goes on. What is pruned then depends neither on the number of workers, nor on their
+speed, nor on interruptions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from mutransfer.config.pruner import PrunerSection
+from mutransfer.config.schema import RunConfig
+from mutransfer.sweep.curves import Curve
+from mutransfer.sweep.sampling import STATES
+from mutransfer.training.folder import Outcome
+
+# Hyperband deals trials to brackets by this name and their numbers.
+_NAME = "mutransfer"
+
+
+class Pruning:
+    """Judges the trials of one sweep. The workers' looks come in from any thread."""
+
+    def __init__(
+        self, config: RunConfig, ended: Mapping[int, tuple[Outcome, float | None]], curves: Mapping[int, Curve]
+    ) -> None:
+        """Go on where a study stands.
+
+        Args:
+            ended: outcome and objective of the trials that have ended, by number.
+            curves: what the pruner saw of them.
+
+        Raises:
+            ConfigError: the search has no pruner.
+        """
+        pruner = config.require_search().pruner
+        if pruner is None:
+            raise ValueError("the search has no pruner")
+        self._lag = pruner.lag
+        self._pruner = optuna_pruner(pruner, config.pruning_from, config.training.steps)
+        self._window = _Window()
+        self._study = optuna.create_study(study_name=_NAME, storage=self._window)
+        self._curves: dict[int, Curve] = {}
+        self._settled = 0
+        self._lock = threading.Lock()
+        for number, (outcome, value) in sorted(ended.items()):
+            self._curves[number] = curves.get(number, Curve())
+            self._settle(number, outcome, value)
+
+    def answer(self, numbers: Sequence[int]) -> Callable[[Any], list[int] | None]:
+        """What a job with these trials calls with `(steps done, {position: loss})`.
+
+        The answer is the positions that are pruned; None when it is too early to say.
+        """
+        with self._lock:
+            for number in numbers:  # an earlier attempt's looks count no more
+                self._curves[number] = Curve()
+
+        def judge(question: Any) -> list[int] | None:
+            step, losses = question
+            with self._lock:
+                latest = max(numbers[position] for position in losses) - self._lag
+                if latest >= self._settled:
+                    return None
+                return [position for position, loss in losses.items() if self._prunes(numbers[position], step, loss)]
+
+        return judge
+
+    def settle(self, number: int, outcome: Outcome, value: float | None) -> None:
+        """Trial `number` has ended so; later ones are judged by it."""
+        with self._lock:
+            self._settle(number, outcome, value)
+
+    def curve(self, number: int) -> Curve:
+        """What the pruner saw of a trial; nothing of one that gave no result, which ended anywhere."""
+        with self._lock:
+            return self._curves.get(number, Curve())
+
+    def apart(self, first: int, second: int) -> bool:
+        """Whether the second of two trials cannot be judged before the first has ended."""
+        return second - first >= self._lag
+
+    def largest_pack(self, workers: int) -> int:
+        """Trials that each of so many workers may train at once without the workers waiting for each other."""
+        return max(1, self._lag // workers)
+
+    def _settle(self, number: int, outcome: Outcome, value: float | None) -> None:
+        if outcome in ("crashed", "out_of_memory"):
+            self._curves[number] = Curve()
+        curve = self._curves.get(number, Curve())
+        self._window.ended[number] = _frozen(number, STATES[outcome], curve, value)
+        while self._settled in self._window.ended:
+            self._settled += 1
+
+    def _prunes(self, number: int, step: int, loss: float) -> bool:
+        curve = self._curves[number]
+        curve.looks[step] = loss
+        self._window.last = number - self._lag
+        self._window.judged = _frozen(number, TrialState.RUNNING, curve, None)
+        verdict = bool(self._pruner.prune(self._study, self._window.judged))
+        curve.rungs = self._window.judged.system_attrs
+        return verdict
+
+
+class _Window(InMemoryStorage):
+    """The part of the study that the pruner sees while it judges one trial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: dict[int, FrozenTrial] = {}
+        self.last = -1
+        """Number of the last trial in sight."""
+        self.judged: FrozenTrial | None = None
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        del study_id, deepcopy
+        seen = [self.ended[number] for number in range(self.last + 1)]
+        return [trial for trial in seen if states is None or trial.state in states]
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if self.judged is not None and self.judged._trial_id == trial_id:
+            self.judged.system_attrs[key] = value
+
+
+def optuna_pruner(pruner: PrunerSection, first: int, steps: int) -> optuna.pruners.BasePruner:
+    """Optuna's object for a section.
+
+    Args:
+        first: steps before which no trial is pruned.
+        steps: training steps of a trial.
+    """
+    startup, reduction = pruner.resolved("startup"), pruner.resolved("reduction")
+    if pruner.kind == "median":
+        return optuna.pruners.MedianPruner(startup, first)
+    if pruner.kind == "percentile":
+        return optuna.pruners.PercentilePruner(pruner.resolved("percentile"), startup, first)
+    if pruner.kind == "successive-halving":
+        return optuna.pruners.SuccessiveHalvingPruner(first, reduction)
+    return optuna.pruners.HyperbandPruner(first, steps, reduction)
+
+
+def _frozen(number: int, state: TrialState, curve: Curve, value: float | None) -> FrozenTrial:
+    return FrozenTrial(
+        number=number, trial_id=number, state=state, value=value, datetime_start=None, datetime_complete=None,
+        params={}, distributions={}, user_attrs={}, system_attrs=dict(curve.rungs),
+        intermediate_values=dict(curve.looks),
+    )  # fmt: skip
