@@ -54,9 +54,10 @@ def run(
             answer["launched"] = launch(target.folder.config, resume=target.folder.started)
             if not as_json:
                 trained = answer["launched"]
+                measured = "".join(f"{name} {value:.2f}, " for name, value in trained["metrics"].items())
                 ui.say(
-                    f"{target.config.name}: validation loss {ui.loss(trained['validation_loss'])}, training loss "
-                    f"{ui.loss(trained['training_loss'])} after {trained['steps']} steps; weights: "
+                    f"{target.config.name}: {measured}validation loss {ui.loss(trained['validation_loss'])}, training "
+                    f"loss {ui.loss(trained['training_loss'])} after {trained['steps']} steps; weights: "
                     f"{target.folder.weights}"
                 )
         if as_json:
