@@ -55,9 +55,10 @@ def run(
             if not as_json:
                 trained = answer["launched"]
                 weights = f"; weights: {target.folder.weights}" if target.cost is not None else ""
+                measured = "".join(f"{name} {value:.2f}, " for name, value in trained["metrics"].items())
                 ui.say(
-                    f"{target.config.name}: validation loss {ui.loss(trained['validation_loss'])}, training loss "
-                    f"{ui.loss(trained['training_loss'])} after {trained['steps']} steps{weights}"
+                    f"{target.config.name}: {measured}validation loss {ui.loss(trained['validation_loss'])}, training "
+                    f"loss {ui.loss(trained['training_loss'])} after {trained['steps']} steps{weights}"
                 )
         if as_json:
             ui.print_json(answer)

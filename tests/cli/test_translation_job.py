@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,13 @@ def test_a_swept_proxy_becomes_a_target_that_ends_with_bleu(
     (config,) = tmp_path.glob("runs/*/targets/*/config.yaml")
     code, stdout, stderr = invoke("train", str(config))
     assert code == 0
-    assert "bleu " in stdout
+    assert re.search(r"bleu \d+\.\d\d on", stdout)
     assert "on the validation data" in stdout
     assert "truncated" not in stderr
     result = json.loads((config.parent / "result.json").read_text())
+    code, stdout, _ = invoke("transfer", "--width", "32", "--seq-len", "12", "--launch")
+    assert code == 0
+    assert re.search(r": bleu \d+\.\d\d, validation loss", stdout)
     code, stdout, _ = invoke("train", str(config), "--resume", "--json")
     assert code == 0
     assert json.loads(stdout)["metrics"] == result["metrics"] == {"bleu": pytest.approx(result["metrics"]["bleu"])}
