@@ -61,7 +61,7 @@ MODERN = {
 }  # fmt: skip
 # The least width of a gpt's check is 32, so that heads have to fit it; or 64, where heads widen.
 WIDE_HEADS = {"head_dim": 16}
-WIDER: dict[str, Any] = {"check_at": {"width": 64, "base_width": 64}, "check": {"sizes": [64, 128, 256]}}
+WIDER: dict[str, Any] = {"check_at": {"width": 64, "base_width": 64}}
 
 CASES: dict[str, ModelCase] = {
     "mlp": ModelCase(
@@ -230,7 +230,6 @@ CASES: dict[str, ModelCase] = {
             ({"relative_distance": 4}, "4 must be more than half of relative_buckets, which is 8"),
         ),
         check_at={**WIDER["check_at"], **WIDE_HEADS},
-        check=WIDER["check"],
     ),
     "gpt-relative-in-fixed-heads": ModelCase(
         model={**RELATIVE, **FIXED},
