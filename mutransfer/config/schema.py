@@ -96,11 +96,12 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.model.consumes != self.data.spec.consumed_as:
+        takes, gives = self.model.consumes, self.data.spec.consumed_as
+        if takes not in ("any", gives):
             raise FieldProblem(
                 ("data", "kind"),
-                f"{self.data.kind} gives {self.data.spec.consumed_as}, but model kind {self.model.kind} "
-                f"takes {self.model.consumes}",
+                f"{self.data.kind} gives {'what its factory returns' if gives == 'any' else gives}, but model kind "
+                f"{self.model.kind} takes {takes}",
             )
         if self.reverse and (self.parametrization != "mup" or self.search is not None):
             raise FieldProblem(("reverse",), "is for a mup model to be trained, not for a control or a sweep")
@@ -129,7 +130,7 @@ class RunConfig(Section):
                 ("model", "tied_embeddings"),
                 "is impossible with parametrization interpolated: a tied readout's multiplier cannot become its init",
             )
-        if self.rules.embedding_lr_exponent and (self.hparams.optimizer == "sgd" or self.model.consumes != "tokens"):
+        if self.rules.embedding_lr_exponent and (self.hparams.optimizer == "sgd" or self.model.consumes == "classes"):
             raise FieldProblem(
                 ("rules", "embedding_lr_exponent"),
                 "has no effect: it is for lookup tables under Adam (adamw, adam, muon)",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
-from mutransfer.config.data import DataSpec, TokenSpec
+from mutransfer.config.data import DataSpec
 from mutransfer.parametrization.options import options_of
 from mutransfer.parametrization.roles import plan_for
 
@@ -26,7 +26,6 @@ def build_model(section: ModelSection, spec: DataSpec) -> nn.Module:
 def plan_of(config: RunConfig) -> Plan:
     """The plan of a config's model, made without allocating its weights."""
     section, spec = config.model, config.data.spec
-    finite = {spec.vocab_size, spec.seq_len} if isinstance(spec, TokenSpec) else {spec.features, spec.classes}
     return plan_for(
         lambda width: build_model(section.at_width(width), spec),
         width=section.width,
@@ -34,6 +33,8 @@ def plan_of(config: RunConfig) -> Plan:
         optimizer=config.hparams.optimizer,
         parametrization=config.parametrization,
         zero_readout=section.zero_readout is not False,
-        finite_sizes=finite,
+        roles=getattr(section, "roles", None),
+        init_std=getattr(section, "init_std", None),
+        finite_sizes=spec.finite_sizes,
         options=options_of(config),
     )

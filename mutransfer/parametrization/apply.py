@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.plan import Plan, Scaling, optimizer_settings
-from mutransfer.parametrization.roles import KNOWN_LAYERS
+from mutransfer.parametrization.roles import is_layer
 
 # Prefixed, so that they meet no attribute of the user's.
 _INPUT, _OUTPUT = "mup_input_multiplier", "mup_output_multiplier"
@@ -89,7 +89,7 @@ def set_multipliers(
             _set_buffer(modules[owner], _INPUT, scaling.forward)
         if scaling.role == "output":
             _set_buffer(modules[owner], _OUTPUT, 1.0 / temperature)
-        elif name in entries and isinstance(modules[owner], KNOWN_LAYERS):
+        elif name in entries and is_layer(modules[owner]):
             _set_buffer(modules[owner], _OUTPUT, position_scale if owner in positions else embedding_scale)
     for name, scale in plan.attention.items():
         _set_buffer(modules[name], "attention_scale", scale / attention_temperature, hook=False)
@@ -154,7 +154,7 @@ def _require_fit(model: nn.Module, plan: Plan) -> None:
 
 def _takes_input_multiplier(module: nn.Module) -> bool:
     """nn.MultiheadAttention computes with its weights by itself, where no hook of a layer is called."""
-    return isinstance(module, KNOWN_LAYERS) and not isinstance(
+    return is_layer(module) and not isinstance(
         module, nn.MultiheadAttention | nn.modules.linear.NonDynamicallyQuantizableLinear
     )
 

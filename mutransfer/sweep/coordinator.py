@@ -109,6 +109,10 @@ def _run(
     make_executor = executor or (lambda: LocalExecutor(worker_devices(threads=search.threads)))
     load_data.cache_clear()  # what this process has read before may have changed since
     data = load_data(config.data).fingerprint
+    if config.model.draws:
+        from mutransfer.training.tryout import try_out  # imports torch, which a coordinator otherwise does without
+
+        try_out(config)
     with ExitStack() as stack:
         stack.enter_context(folder.sole_coordinator())
         # Before the study exists: a config that fails can be mended and swept under the same name.

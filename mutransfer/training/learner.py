@@ -37,6 +37,8 @@ class Learner:
     def train_step(self, step: int, batch: Batch) -> Tensor:
         """One update at `step` (from 0); the loss before it, on the device and without waiting for it."""
         set_lr(self.optimizer, self.lr_factor(step))
+        if self.config.model.draws:  # what it draws is a function of seed and step, so that resuming is exact
+            torch.manual_seed(hash((self.config.training.seed, step)))
         loss = self._loss(batch, train=True)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -15,6 +15,7 @@ from mutransfer.training.folder import TrainFolder, TrainResult
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, Progress, fit
 from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.tryout import try_out
 
 
 def train(
@@ -41,6 +42,7 @@ def train(
     """
     if not folder.started:
         load_data(config.data)  # what it may refuse is refused before anything is written
+        try_out(config)
     make_folder(folder.root)
     with sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"):
         if folder.started and not resume:

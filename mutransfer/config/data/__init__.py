@@ -6,15 +6,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, TokenSpec
+from mutransfer.config.data.base import AnySpec, BaseDataSection, ClassSpec, DataSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
+from mutransfer.config.data.module import DataModuleSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
 from mutransfer.config.data.tokens import TokensSection
 
 __all__ = [
+    "AnySpec",
     "BaseDataSection",
     "ClassSpec",
+    "DataModuleSection",
     "DataSection",
     "DataSpec",
     "DigitsSection",
@@ -24,4 +27,4 @@ __all__ = [
     "TokensSection",
 ]
 
-DataSection = Annotated[TextSection | TokensSection | DigitsSection | ParquetImagesSection, Field(discriminator="kind")]
+DataSection = Annotated[TextSection | TokensSection | DigitsSection | ParquetImagesSection | DataModuleSection, Field(discriminator="kind")]

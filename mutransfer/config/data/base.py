@@ -19,6 +19,11 @@ class TokenSpec:
     seq_len: int
     consumed_as: ClassVar = "tokens"
 
+    @property
+    def finite_sizes(self) -> set[int]:
+        """Sizes that do not grow on purpose."""
+        return {self.vocab_size, self.seq_len}
+
 
 @dataclass(frozen=True)
 class ClassSpec:
@@ -36,8 +41,26 @@ class ClassSpec:
             total *= size
         return total
 
+    @property
+    def finite_sizes(self) -> set[int]:
+        """Sizes that do not grow on purpose."""
+        return {self.features, self.classes}
 
-DataSpec = TokenSpec | ClassSpec
+
+@dataclass(frozen=True)
+class AnySpec:
+    """Data of a user's own factory: nothing is known before it is opened but what the config says."""
+
+    sizes: tuple[int, ...] = ()
+    consumed_as: ClassVar = "any"
+
+    @property
+    def finite_sizes(self) -> set[int]:
+        """Sizes that do not grow on purpose."""
+        return set(self.sizes)
+
+
+DataSpec = TokenSpec | ClassSpec | AnySpec
 
 
 class BaseDataSection(Section):

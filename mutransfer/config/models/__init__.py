@@ -9,7 +9,8 @@ from pydantic import Field
 from mutransfer.config.models.base import BaseModelSection, Loss
 from mutransfer.config.models.gpt import GPTSection
 from mutransfer.config.models.mlp import MLPSection
+from mutransfer.config.models.module import ModuleSection
 
-__all__ = ["BaseModelSection", "GPTSection", "Loss", "MLPSection", "ModelSection"]
+__all__ = ["BaseModelSection", "GPTSection", "Loss", "MLPSection", "ModelSection", "ModuleSection"]
 
-ModelSection = Annotated[GPTSection | MLPSection, Field(discriminator="kind")]
+ModelSection = Annotated[GPTSection | MLPSection | ModuleSection, Field(discriminator="kind")]

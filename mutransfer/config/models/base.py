@@ -27,10 +27,12 @@ class BaseModelSection(Section):
 
     implementation: ClassVar[str]
     """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
-    consumes: ClassVar[Literal["tokens", "classes"]]
-    """What data the model takes: token sequences, or features with a class label."""
+    consumes: ClassVar[Literal["tokens", "classes", "any"]]
+    """What data the model takes: token sequences, features with a class label, or what its author says."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
+    draws: ClassVar[bool] = False
+    """Whether it is foreign code: it may draw random numbers while it trains (dropout), and fail in its own ways."""
     residual: ClassVar[bool] = False
     """Whether it is a pre-norm residual model, for which there are depth rules."""
 
