@@ -11,17 +11,27 @@ import importlib
 import inspect
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.errors import ConfigError
 
-FactoryName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_.]*$")]
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def _is_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"must be written package.file:function (dots, not slashes, and no .py), but got {value!r}")
+    return value
+
+
+FactoryName = Annotated[str, AfterValidator(_is_name)]
 """`package.file:function`."""
 
 

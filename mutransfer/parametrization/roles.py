@@ -120,6 +120,7 @@ def plan_for(
         base_width=base_width,
         given=lambda name: _match(name, given) is not None,
     )
+    warnings += getattr(model, "mup_warnings", ())
     shapes: dict[str, ParameterShape] = {}
     owners: dict[int, str] = {}
     blocks = [name for name, module in model.named_modules() if _has_buffer(module, "residual_scale")]

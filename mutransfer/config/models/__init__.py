@@ -8,9 +8,10 @@ from pydantic import Field
 
 from mutransfer.config.models.base import BaseModelSection, Loss
 from mutransfer.config.models.gpt import GPTSection
+from mutransfer.config.models.huggingface import HuggingFaceSection
 from mutransfer.config.models.mlp import MLPSection
 from mutransfer.config.models.module import ModuleSection
 
-__all__ = ["BaseModelSection", "GPTSection", "Loss", "MLPSection", "ModelSection", "ModuleSection"]
+__all__ = ["BaseModelSection", "GPTSection", "HuggingFaceSection", "Loss", "MLPSection", "ModelSection", "ModuleSection"]
 
-ModelSection = Annotated[GPTSection | MLPSection | ModuleSection, Field(discriminator="kind")]
+ModelSection = Annotated[GPTSection | MLPSection | ModuleSection | HuggingFaceSection, Field(discriminator="kind")]

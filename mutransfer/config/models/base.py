@@ -33,6 +33,9 @@ class BaseModelSection(Section):
     """Whether there are attention logits, and so an attention temperature to tune."""
     draws: ClassVar[bool] = False
     """Whether it is foreign code: it may draw random numbers while it trains (dropout), and fail in its own ways."""
+    exporter: ClassVar[str | None] = None
+    """`package.module:function` that writes a trained model in a format of its own, called as
+    `function(config, weights, folder)`."""
     residual: ClassVar[bool] = False
     """Whether it is a pre-norm residual model, for which there are depth rules."""
 
