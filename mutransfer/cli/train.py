@@ -69,6 +69,10 @@ def run(
         )
         ui.say(f"validation loss {ui.loss(result.validation_loss)}, training loss {ui.loss(result.training_loss)}")
         ui.say(f"Weights: {folder.weights}   Losses: {folder.metrics}")
+        if folder.pretrained.exists():
+            ui.say(f"For transformers: {folder.pretrained}")
+        elif folder.not_pretrained.exists():
+            ui.warn([f"no checkpoint for transformers: {folder.not_pretrained.read_text(encoding='utf-8').strip()}"])
 
 
 def _home(config: Path, parsed: RunConfig, runs: Path) -> Path:

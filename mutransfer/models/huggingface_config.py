@@ -48,6 +48,7 @@ def transformers() -> ModuleType:
             "pip install 'mutransfer[hf]'"
         ) from None
     found.logging.set_verbosity_error()
+    found.logging.disable_progress_bar()
     return found
 
 

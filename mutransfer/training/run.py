@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 from mutransfer.config.load import differences, load_config, save_config
@@ -9,7 +10,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.data.dataset import Dataset
 from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors, make_folder, sole_holder, write_json
+from mutransfer.files import disk_errors, make_folder, sole_holder, write_atomic, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from mutransfer.training.folder import TrainFolder, TrainResult
 from mutransfer.training.learner import Learner
@@ -107,6 +108,18 @@ class _FolderHooks(Hooks):
     def finish(self, learner: Learner) -> None:
         with disk_errors(self._folder.weights):
             save_weights(self._folder.weights, learner.model)
+        self._export()
+
+    def _export(self) -> None:
+        """The trained model in its own library's format too, or why not; the weights stand in either case."""
+        exporter = self._config.model.exporter
+        if exporter is None:
+            return
+        home, _, name = exporter.partition(":")
+        try:
+            getattr(importlib.import_module(home), name)(self._config, self._folder.weights, self._folder.pretrained)
+        except UsageError as error:
+            write_atomic(self._folder.not_pretrained, f"{error}\n")
 
     def progress(self, progress: Progress) -> None:
         self._on_progress(progress)
