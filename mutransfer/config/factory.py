@@ -60,7 +60,9 @@ def _require_plain(path: tuple[str | int, ...], value: Any) -> None:
         raise FieldProblem(path, f"must be finite, but got {value!r}")
 
 
-def call_factory(field: str, name: str, arguments: Mapping[str, Any], offers: Mapping[str, Any], own: Iterable[str]) -> Any:
+def call_factory(
+    field: str, name: str, arguments: Mapping[str, Any], offers: Mapping[str, Any], own: Iterable[str]
+) -> Any:
     """Import the factory and call it with keywords.
 
     Args:
@@ -75,9 +77,9 @@ def call_factory(field: str, name: str, arguments: Mapping[str, Any], offers: Ma
     """
     factory = find_factory(field, name)
     try:
-        parameters = inspect.signature(factory).parameters.values()
+        parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):
-        parameters = ()
+        parameters = []
     takes = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     takes_all = not parameters or any(one.kind is one.VAR_KEYWORD for one in parameters)
     given = {**{key: value for key, value in offers.items() if key in takes}, **arguments}

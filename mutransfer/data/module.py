@@ -42,9 +42,7 @@ def load(section: DataModuleSection) -> Dataset:
 class PairDataset(ClassDataset):
     """Inputs (N, …) and targets (N, …) as they are: in a new order each epoch, a share of them held out."""
 
-    def __init__(
-        self, inputs: tuple[Array, ...], targets: Array, *, validation_fraction: float, label: str
-    ) -> None:
+    def __init__(self, inputs: tuple[Array, ...], targets: Array, *, validation_fraction: float, label: str) -> None:
         size = len(targets)
         if any(len(one) != size for one in inputs):
             lengths = ", ".join(str(len(one)) for one in (*inputs, targets))

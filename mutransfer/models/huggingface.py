@@ -36,7 +36,7 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
     config = config_at(section, spec)  # type: ignore[arg-type]  # consumes tokens
     if getattr(config, "is_decoder", None) is False and _is_encoder(config):
         config.is_decoder = True  # next tokens are predicted, so no token may see later ones
-    devices = [] if torch.get_default_device().type != "cuda" else None
+    devices: list[int] | None = [] if torch.get_default_device().type != "cuda" else None
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
         model = make(config, ATTENTION)
@@ -83,7 +83,7 @@ def _attention(
     """transformers' own attention through torch's kernels, with queries (B, H, S, K) scaled by the plan's factor."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    scaled = query * module.attention_scale.to(query.dtype)  # type: ignore[union-attr,operator]  # a buffer
+    scaled = query * module.attention_scale.to(query.dtype)  # type: ignore[operator]  # a buffer
     found: tuple[Tensor, None] = sdpa_attention_forward(module, scaled, key, value, attention_mask, **keywords)
     return found
 

@@ -23,6 +23,7 @@ _HIDDEN = ("hidden_size", "word_embed_proj_dim", "embedding_size")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim")
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 _HEAD_DIM = ("head_dim",)
+_NOT_TAKEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -72,9 +73,8 @@ def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
         for name in given:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise ConfigError(
-                    f"model.{field}.{name}: is no field of {kind.__name__}{f'; did you mean {near[0]}?' if near else ''}"
-                )
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"model.{field}.{name}: is no field of {kind.__name__}{hint}")
     plain.update({own(name): value for name, value in section.overrides.items()})
     if section.depth is not None:
         plain[own("num_hidden_layers")] = section.depth
@@ -142,21 +142,25 @@ def _loaded(name: str) -> Mapping[str, Any]:
     try:
         return dict(transformers().AutoConfig.from_pretrained(name).to_dict())
     except Exception as error:  # the hub's client raises OSError, its own errors and those of the network below it
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
-            f"model.config: {name}: is no local file or folder, and the Hugging Face hub does not give it ({first}); "
-            "give the path of its config.json"
+            f"model.config: {name}: is no local file or folder, and the Hugging Face hub does not give it "
+            f"({_first_line(error)}); give the path of its config.json"
         ) from None
 
 
 def _made(plain: Mapping[str, Any], label: str) -> Any:
     """The config object of plain data."""
-    given = {key: value for key, value in plain.items() if key not in ("model_type", "architectures", "dtype",
-                                                                       "torch_dtype", "transformers_version")}  # fmt: skip
+    given = {key: value for key, value in plain.items() if key not in _NOT_TAKEN}
     try:
         return transformers().AutoConfig.for_model(plain["model_type"], **given)
-    except UsageError:
-        raise
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"model.config: {label}: transformers cannot make a {plain['model_type']} of it: {first}") from None
+    except Exception as error:  # ValueError, TypeError, KeyError, and what its validation libraries raise
+        if isinstance(error, UsageError):
+            raise
+        raise ConfigError(
+            f"model.config: {label}: transformers cannot make a {plain['model_type']} of it: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -80,7 +80,7 @@ def folded(trained: nn.Module) -> nn.Module:
     """
     state = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
     factors = _factors(trained)
-    config = copy.deepcopy(trained.config)
+    config: Any = copy.deepcopy(trained.config)
     groups: dict[int, list[str]] = {}
     for name, tensor in trained.state_dict(keep_vars=True).items():
         groups.setdefault(id(tensor), []).append(name)
@@ -126,8 +126,8 @@ def _fold_attention(model: nn.Module, state: dict[str, Tensor]) -> None:
             state[f"{name}.c_attn.bias"][queries] *= factor
         else:
             raise UsageError(
-                f"{name}: its attention scale differs from transformers' own by {factor:g}, and {type(module).__name__} "
-                "has no query weights of a kind known here to fold that into"
+                f"{name}: its attention scale is {factor:g} times transformers' own, and {type(module).__name__} has "
+                "no query weights of a kind known here to fold that into"
             )
 
 

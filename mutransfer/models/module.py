@@ -27,7 +27,7 @@ def build(section: ModuleSection, spec: DataSpec) -> nn.Module:
         ConfigError: there is no such factory, it does not take an argument of the section, or it raised.
         PlanError: it returned no module.
     """
-    devices = [] if torch.get_default_device().type != "cuda" else None
+    devices: list[int] | None = [] if torch.get_default_device().type != "cuda" else None
     offers = {**asdict(spec), "base_width": section.base_width}
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
@@ -39,9 +39,7 @@ def build(section: ModuleSection, spec: DataSpec) -> nn.Module:
             type(section).model_fields,
         )
     if not isinstance(model, nn.Module):
-        raise PlanError(
-            f"model.factory: {section.factory} returned {_article(model)}, and not a torch.nn.Module"
-        )
+        raise PlanError(f"model.factory: {section.factory} returned {_article(model)}, and not a torch.nn.Module")
     hand_on_logits(model, section.factory)
     return model
 

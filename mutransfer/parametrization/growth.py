@@ -7,6 +7,7 @@ lr is right for it. Sizes rounded to a multiple of something look like that at t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 from mutransfer.errors import PlanError
 
@@ -59,7 +60,7 @@ def check_growth(
                 "another does not, and one weight has one lr. Make a layer of each part, or say what it is with "
                 f"roles={{{name!r}: 'hidden'}} (or input, output, vector)"
             )
-        power = all(after * sizes[0] == before * sizes[1] for before, after in zip(sizes, sizes[1:], strict=False))
+        power = all(after * sizes[0] == before * sizes[1] for before, after in pairwise(sizes))
         if not power:
             warnings.append(
                 f"{name}: dimension {dimension} is {sizes[0]} at width {base_width} and {sizes[1]} at "

@@ -5,6 +5,8 @@ What a user's own code or a package's does wrong is then one message, and no fol
 
 from __future__ import annotations
 
+import torch
+
 from mutransfer.config.factory import said
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
@@ -12,8 +14,6 @@ from mutransfer.errors import MutransferError, UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.training.learner import start_at
 from mutransfer.training.loss import inputs_of, loss_of
-
-import torch
 
 _EXAMPLES = 2
 

@@ -27,4 +27,7 @@ __all__ = [
     "TokensSection",
 ]
 
-DataSection = Annotated[TextSection | TokensSection | DigitsSection | ParquetImagesSection | DataModuleSection, Field(discriminator="kind")]
+DataSection = Annotated[
+    TextSection | TokensSection | DigitsSection | ParquetImagesSection | DataModuleSection,
+    Field(discriminator="kind"),
+]

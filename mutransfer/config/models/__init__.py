@@ -12,6 +12,17 @@ from mutransfer.config.models.huggingface import HuggingFaceSection
 from mutransfer.config.models.mlp import MLPSection
 from mutransfer.config.models.module import ModuleSection
 
-__all__ = ["BaseModelSection", "GPTSection", "HuggingFaceSection", "Loss", "MLPSection", "ModelSection", "ModuleSection"]
+__all__ = [
+    "BaseModelSection",
+    "GPTSection",
+    "HuggingFaceSection",
+    "Loss",
+    "MLPSection",
+    "ModelSection",
+    "ModuleSection",
+]
 
-ModelSection = Annotated[GPTSection | MLPSection | ModuleSection | HuggingFaceSection, Field(discriminator="kind")]
+ModelSection = Annotated[
+    GPTSection | MLPSection | ModuleSection | HuggingFaceSection,
+    Field(discriminator="kind"),
+]

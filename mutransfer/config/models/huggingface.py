@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.factory import require_plain
@@ -36,10 +36,10 @@ class HuggingFaceSection(BaseModelSection):
     grow: Literal["heads", "head_dim"] = "heads"
     """What grows in attention: the number of heads (and of key-value heads) with heads of the config's size, or the
     size of the config's number of heads."""
-    width_fields: dict[str, int | float | str] = {}
+    width_fields: dict[str, int | float | str] = Field(default_factory=dict)
     """Fields of the transformers config that are a multiple of width, as `{intermediate_size: 4, num_attention_heads:
     1/64}`, instead of growing in proportion to the config's own hidden_size."""
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
     """Fields of the transformers config that get another value, as `{tie_word_embeddings: false}`."""
     dropout: bool = False
     """Keep the config's dropout; off by default, since the best rate follows size and data."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.factory import FactoryName, require_plain
@@ -53,9 +53,9 @@ with warnings.catch_warnings():  # the field `loss` takes the place of the prope
         returns its loss."""
         zero_readout: bool = True
         """Readout weights start at zero."""
-        roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = {}
+        roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
         """Role by parameter name or pattern, where shapes cannot tell."""
-        init_std: dict[str, float] = {}
+        init_std: dict[str, float] = Field(default_factory=dict)
         """Initial std at base width by parameter name or pattern, instead of 1 for embeddings and 1/√fan_in."""
 
         @model_validator(mode="after")
@@ -69,3 +69,7 @@ with warnings.catch_warnings():  # the field `loss` takes the place of the prope
         def dead_hparams(self) -> dict[str, str]:
             """None that a config could tell: what the module has is seen when it is built."""
             return {}
+
+
+# pydantic leaves a field's name free on the class, where the property of the base would then win over the field.
+type.__setattr__(ModuleSection, "loss", ModuleSection.model_fields["loss"].default)
