@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -64,6 +65,20 @@ def mlp() -> dict[str, Any]:
         "hparams": {"optimizer": "sgd", "lr": 0.1},
         "search": {"trials": 4, "confirm": {"top": 0}, "space": {"lr": {"log_uniform": [1e-3, 1]}}},
     }
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything in fp64, where only a mistake can differ."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    for module in ("mutransfer.training.learner", "mutransfer.training.pack"):
+        monkeypatch.setattr(
+            f"{module}.to_device",
+            lambda array, device: torch.from_numpy(array.astype(np.float64) if array.dtype == np.float32 else array),
+        )
+    yield
+    torch.set_default_dtype(before)
 
 
 def build(data: dict[str, Any], **changes: Any) -> RunConfig:

@@ -54,6 +54,8 @@ class Hparams(Section):
     """Multiplies the output of the token embedding, or of an mlp's first layer."""
     position_scale: PositiveFloat = 1.0
     """Multiplies learned position embeddings."""
+    relative_scale: PositiveFloat = 1.0
+    """Multiplies the bias of relative positions, which attention_temperature does not divide."""
     weight_decay: NonNegativeFloat = 0.0
     """λ on weight matrices; lr × λ is what stays fixed across widths. Biases and gains do not decay."""
     beta1: Fraction | None = None

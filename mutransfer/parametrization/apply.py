@@ -60,6 +60,7 @@ def set_multipliers(
     attention_temperature: float = 1.0,
     embedding_scale: float = 1.0,
     position_scale: float = 1.0,
+    relative_scale: float = 1.0,
 ) -> None:
     """Set the forward multipliers: µP's own, times the hparams'.
 
@@ -67,7 +68,7 @@ def set_multipliers(
     `temperature`. The output of embeddings, or of first layers where there are none, is multiplied by
     `embedding_scale`; that of a module which the model lists in its attribute `position_modules` by `position_scale`
     instead. Buffers named `attention_scale` get the plan's scale over `attention_temperature`, buffers named
-    `residual_scale` the depth rule's.
+    `residual_scale` the depth rule's, and buffers named `relative_scale` (of a bias on attention logits) that hparam.
 
     Raises:
         PlanError: the plan is of another model or width.
@@ -95,6 +96,9 @@ def set_multipliers(
         _set_buffer(modules[name], "attention_scale", scale / attention_temperature, hook=False)
     for name, scale in plan.residual.items():
         _set_buffer(modules[name], "residual_scale", scale, hook=False)
+    for name, buffer in model.named_buffers():
+        if name.rpartition(".")[2] == "relative_scale":
+            buffer.fill_(relative_scale)
 
 
 def parameter_groups(

@@ -88,7 +88,8 @@ def plan_for(
         width: width of the model that will be trained.
         base_width: width at which µP is the standard parametrization.
         optimizer: `adamw`, `adam`, `sgd` or `muon` (hidden matrices on Muon, all else on AdamW).
-        roles: `{name pattern: role}` for parameters whose role shapes cannot tell.
+        roles: `{name pattern: role}` for parameters whose role shapes cannot tell. A model's attribute
+            `parameter_roles` does the same.
         init_std: `{name pattern: std at base width}` instead of the defaults (embeddings 1, dense weights
             1/√fan_in, biases 0, others as constructed). A model's attribute `base_init_std` does the same.
         zero_readout: start readout weights at zero.
@@ -107,7 +108,10 @@ def plan_for(
         if value < 1:
             raise PlanError(f"{name} must be >= 1, but got {value}")
     base, wider, model = (_on_meta(factory, size) for size in (base_width, 2 * base_width, width))
-    own, asked, given = getattr(base, "base_init_std", {}), dict(init_std or {}), dict(roles or {})
+    own, asked = getattr(base, "base_init_std", {}), dict(init_std or {})
+    given = dict(roles or {})
+    for pattern, role in getattr(base, "parameter_roles", {}).items():
+        given.setdefault(pattern, role)
     base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
     _require_same_names(base_uses, wider_uses, uses)
     _require_matches([*given, *own, *asked], uses)

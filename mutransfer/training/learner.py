@@ -90,6 +90,7 @@ def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:
         attention_temperature=hparams.attention_temperature,
         embedding_scale=hparams.embedding_scale,
         position_scale=hparams.position_scale,
+        relative_scale=hparams.relative_scale,
     )
 
 

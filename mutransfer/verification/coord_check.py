@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -279,6 +280,8 @@ def run_check(
     unknown = sorted(set(finite) - set(own.modules))
     if unknown:
         raise UsageError(f"--finite {unknown[0]}: there is no such module; there are {', '.join(own.modules)}")
+    known = {name for pattern in subject.finite for name in fnmatch.filter(own.modules, pattern)}
+    finite = (*finite, *sorted(known - set(finite)))
 
     def judged(measurements: Measurements, *, final: bool) -> tuple[ModuleVerdict, ...]:
         return judge(measurements, threshold=threshold, plan=plan, finite=tuple(finite), final=final, narrow=narrow)

@@ -22,6 +22,7 @@ _MULTIPLIERS = (
     "embedding_lr",
     "embedding_scale",
     "position_scale",
+    "relative_scale",
 )
 _SEEDS, _STEPS = 2, 6
 _NARROW = 32

@@ -58,6 +58,8 @@ class Subject(Protocol):
     """Name of what is checked: `mup`, `sp`, or `own` for the user's own implementation."""
     has_control: bool
     """Whether the same model can be made in `sp`."""
+    finite: tuple[str, ...]
+    """Patterns of modules whose outputs do not grow on purpose."""
 
     def trainee(self, size: int, seed: int, parametrization: str) -> Trainee:
         """The model of that size and seed."""
@@ -81,6 +83,7 @@ class ConfigSubject:
         self.axis, self.parametrization = axis, str(config.parametrization)
         self.sizes = _checked_sizes(sizes or [start * factor for factor in FACTORS])
         self.has_control = self.parametrization != "sp"
+        self.finite = config.model.finite_modules
         self.config, self._device = config, torch.device(device)
         for size in self.sizes:
             self._at(size, 0, self.parametrization)
@@ -156,6 +159,7 @@ class ModuleSubject:
         self.axis, self.sizes = axis, _checked_sizes(sizes)
         self.parametrization = parametrization if prepare is None else "own"
         self.has_control = self.parametrization not in ("sp", "own")
+        self.finite: tuple[str, ...] = ()
         self._factory, self._batches, self._loss = factory, batches, loss or cross_entropy
         self._base_width, self._optimizer, self._lr, self._weight_decay = base_width, optimizer, lr, weight_decay
         self._plan_options, self._prepare, self._make_optimizer = dict(plan_options), prepare, make_optimizer

@@ -80,7 +80,7 @@ def test_there_are_search_spaces_of_our_own_and_of_tpv() -> None:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_a_shipped_search_space_works_as_the_search_of_a_gpt(path: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    text = GPT.partition("search:")[0].replace("depth: 1,", "depth: 1, positions: learned,")
+    text = GPT.partition("search:")[0].replace("depth: 1,", "depth: 1, positions: relative,")
     config.write_text(text + f"search: {path}\n", encoding="utf-8")
     assert load_config(config).search == SearchSection.model_validate(read_yaml(path).data)
 
@@ -94,7 +94,7 @@ def test_a_shipped_search_space_works_as_the_search_of_a_gpt(path: Path, tmp_pat
             "tpv-gpt3",  # lr 10^U(-4,-1); multipliers 10^U(-1,1); temperatures 4^U(-1,1); 350 short runs
             350,
             {"lr": (10**-4, 10**-1), "init_scale": (0.1, 10), "embedding_scale": (0.1, 10),
-             "position_scale": (0.1, 10), "attention_temperature": (4**-1, 4), "temperature": (4**-1, 4)},
+             "relative_scale": (0.1, 10), "attention_temperature": (4**-1, 4), "temperature": (4**-1, 4)},
         ),
     ],
 )  # fmt: skip

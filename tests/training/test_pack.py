@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,20 +78,6 @@ def test_members_train_as_alone(request, kind, optimizer):
     assert furthest(together, apart) < 1e-4
     assert float(apart[0].max()) / float(apart.min()) > 1.2  # they learn, and are not one another's copies
     assert furthest(together[:, [1, 2, 0]], apart) > 1e-2
-
-
-@pytest.fixture
-def double(monkeypatch):
-    """Everything in fp64, where only a mistake can differ."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    for module in ("mutransfer.training.learner", "mutransfer.training.pack"):
-        monkeypatch.setattr(
-            f"{module}.to_device",
-            lambda array, device: torch.from_numpy(array.astype(np.float64) if array.dtype == np.float32 else array),
-        )
-    yield
-    torch.set_default_dtype(before)
 
 
 @pytest.mark.usefixtures("double")
@@ -179,6 +164,34 @@ def test_attention_under_vmap_is_attention(mask, leading):
     looped = torch.stack([attend(query[i], key[i], value[i], given[i] if mask_dim == 0 else given) for i in range(4)])
     assert torch.allclose(folded, looped, rtol=1e-12, atol=1e-12)
     inputs = [one for one in (query, key, value, given) if one is not None]
+    for ours, theirs in zip(
+        torch.autograd.grad(folded.square().sum(), inputs),
+        torch.autograd.grad(looped.square().sum(), inputs),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("error:.*performance drop")
+@pytest.mark.parametrize("mask_dim", [0, None])
+def test_grouped_attention_with_a_bias_per_head_under_vmap_is_attention(mask_dim):
+    """SDPA's own enable_gqa, as users' modules may have it, and a bias (H, S, S) without a batch."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    query, key, value = draw(4, 2, 6, 5, 8), draw(4, 2, 3, 5, 8), draw(4, 2, 3, 5, 8)
+    bias = draw(4, 6, 5, 5) if mask_dim == 0 else draw(6, 5, 5)
+
+    def attend(query, key, value, bias):
+        return F.scaled_dot_product_attention(query, key, value, bias, enable_gqa=True)
+
+    with kernels(CPU, packed=True):
+        folded = vmap(attend, in_dims=(0, 0, 0, mask_dim))(query, key, value, bias)
+    looped = torch.stack([attend(query[i], key[i], value[i], bias[i] if mask_dim == 0 else bias) for i in range(4)])
+    assert torch.allclose(folded, looped, rtol=1e-12, atol=1e-12)
+    inputs = (query, key, value, bias)
     for ours, theirs in zip(
         torch.autograd.grad(folded.square().sum(), inputs),
         torch.autograd.grad(looped.square().sum(), inputs),

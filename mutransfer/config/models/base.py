@@ -57,6 +57,12 @@ class BaseModelSection(Section):
         """What is minimised."""
         return Loss()
 
+    @property
+    def finite_modules(self) -> tuple[str, ...]:
+        """Patterns of modules inside the network whose outputs do not grow on purpose."""
+        return ()
+
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
-        return {} if self.attention else {"attention_temperature": "the model has no attention"}
+        dead = {"relative_scale": "the model has no relative positions"}
+        return dead if self.attention else {**dead, "attention_temperature": "the model has no attention"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.models.base import BaseModelSection
+
+RELATIVE_BUCKETS, RELATIVE_DISTANCE = 32, 128
 
 
 class GPTSection(BaseModelSection):
@@ -26,11 +28,29 @@ class GPTSection(BaseModelSection):
     """Fixed size of a head: heads multiply as the model widens (TP-V's advice). Give this or `heads`."""
     heads: PositiveInt | None = None
     """Fixed number of heads: heads widen with the model. Give this or `head_dim`."""
+    kv_group: PositiveInt | None = None
+    """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): so many heads share a key and a value at every
+    width. Give this or `kv_heads` or neither, for a key and a value per head."""
+    kv_heads: PositiveInt | None = None
+    """Grouped-query attention with so many keys and values at every width; 1 is multi-query attention. With `head_dim`
+    they do not grow at all."""
+    qk_norm: bool = False
+    """Queries and keys are normalised per head (Henry et al. 2020, arXiv 2010.04245), by the kind of `norm`."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """Feed-forward layer: two matrices around a gelu, or three with a gate (Shazeer 2020, arXiv 2002.05202)."""
     mlp_ratio: PositiveInt = 4
     """Width of the feed-forward layer over the model's width."""
-    positions: Literal["rotary", "learned"] = "rotary"
-    """Rotary positions (which need an even head size), or learned position embeddings. Rotary by default: learned
-    ones of the tokens' own size cost 0.2 nats in short runs and hide that wider is better (BENCHMARKS.md)."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Normalisation in front of each branch and of the readout."""
+    positions: Literal["rotary", "learned", "relative"] = "rotary"
+    """Rotary positions (which need an even head size), learned position embeddings, or a learned bias on attention
+    logits per head and distance. Rotary by default: learned ones of the tokens' own size cost 0.2 nats in short runs
+    and hide that wider is better (BENCHMARKS.md)."""
+    relative_buckets: Annotated[int, Field(ge=2)] | None = None
+    """Biases per head with `positions: relative`; 32 when left out. The nearer half of them are for one distance each,
+    the others for ranges that grow by a constant factor (Raffel et al. 2020, arXiv 1910.10683, §2.1)."""
+    relative_distance: PositiveInt | None = None
+    """Distance from which on `positions: relative` tells no two apart; 128 when left out."""
     tied_embeddings: bool = False
     """Readout shares the token embedding's weights; embeddings then start at 1/√base_width and are multiplied
     by √base_width on the way in."""
@@ -39,7 +59,15 @@ class GPTSection(BaseModelSection):
     zero_readout: bool | None = None
     """Readout weights start at zero: true when left out, and impossible with tied embeddings."""
     zero_query: bool = True
-    """Query weights start at zero."""
+    """Query weights start at zero. False when left out with qk_norm, where true is impossible: a normalised zero has no
+    direction."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _zero_query_left_out(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("qk_norm") is True:
+            return {"zero_query": False, **data}
+        return data
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
@@ -49,27 +77,78 @@ class GPTSection(BaseModelSection):
                 "give exactly one of head_dim (fixed size, more heads as the model widens) and "
                 "heads (fixed number, wider heads)",
             )
+        if self.kv_heads is not None and self.kv_group is not None:
+            raise FieldProblem(
+                ("kv_heads",),
+                "give kv_heads (so many keys at every width) or kv_group (so many heads to a key at every width), "
+                "not both",
+            )
         for name in ("width", "base_width"):
             width = getattr(self, name)
             if self.head_dim is not None and width % self.head_dim:
                 raise FieldProblem(("head_dim",), f"{self.head_dim} does not divide {name} {width}")
             if self.heads is not None and width % self.heads:
                 raise FieldProblem(("heads",), f"{self.heads} does not divide {name} {width}")
+            for field in ("kv_heads", "kv_group"):
+                number, heads = getattr(self, field), self.heads_at(width)
+                if number is not None and heads % number:
+                    raise FieldProblem(
+                        (field,), f"{number} does not divide the number of heads, which is {heads} at {name} {width}"
+                    )
             if self.positions == "rotary" and self.head_dim_at(width) % 2:
                 raise FieldProblem(
                     ("positions",), f"rotary needs an even head size, but {name} {width} has heads of "
                     f"{self.head_dim_at(width)}",
                 )  # fmt: skip
+        return self
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> Self:
         if self.tied_embeddings and self.zero_readout:
             raise FieldProblem(("zero_readout",), "is impossible with tied_embeddings: the embedding is the readout")
+        if self.qk_norm and self.zero_query:
+            raise FieldProblem(("zero_query",), "is impossible with qk_norm: a normalised zero has no direction")
+        for name in ("relative_buckets", "relative_distance"):
+            if self.positions != "relative" and getattr(self, name) is not None:
+                raise FieldProblem((name,), f"has no effect: model.positions is {self.positions}")
+        if self.positions == "relative":
+            buckets, distance = self.relative
+            if distance <= buckets // 2:
+                raise FieldProblem(
+                    ("relative_distance",),
+                    f"{distance} must be more than half of relative_buckets, which is {buckets}: {buckets // 2} of "
+                    "them are for one distance each",
+                )
         return self
 
     def head_dim_at(self, width: int) -> int:
         """Size of one head at `width`."""
         return self.head_dim if self.heads is None else width // self.heads  # type: ignore[return-value]  # _heads_fit
 
+    def heads_at(self, width: int) -> int:
+        """Number of heads at `width`."""
+        return width // self.head_dim_at(width)
+
+    def kv_heads_at(self, width: int) -> int:
+        """Number of keys and values at `width`."""
+        return self.kv_heads or self.heads_at(width) // (self.kv_group or 1)
+
+    @property
+    def relative(self) -> tuple[int, int]:
+        """Buckets and largest distance of `positions: relative`."""
+        return self.relative_buckets or RELATIVE_BUCKETS, self.relative_distance or RELATIVE_DISTANCE
+
+    @property
+    def finite_modules(self) -> tuple[str, ...]:  # noqa: D102
+        fixed_keys = self.kv_heads is not None and self.head_dim is not None
+        fixed_bias = self.positions == "relative" and self.heads is not None
+        keys = ("*.attention.key", "*.attention.value", "*.attention.key_norm") if fixed_keys else ()
+        return (*keys, "*.attention.relative") if fixed_bias else keys
+
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
         dead = super().dead_hparams()
+        if self.positions == "relative":
+            del dead["relative_scale"]
         if self.positions != "learned":
             dead["position_scale"] = f"model.positions is {self.positions}; only learned positions are scaled"
         return dead

@@ -1,0 +1,178 @@
+"""Every model of the project, held to the contract. A new kind is an entry in `CASES`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from mutransfer.config.models import ModelSection
+from mutransfer.parametrization.rules import Role
+from tests.conftest import TEXT
+from tests.contracts.models import ModelCase, ModelContract
+
+SECTIONS = {get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(get_args(ModelSection)[0])}
+
+
+def text(folder: Path) -> dict[str, Any]:
+    """Token sequences."""
+    (folder / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    return {"kind": "text", "paths": [str(folder / "corpus.txt")], "seq_len": 16}
+
+
+def digits(folder: Path) -> dict[str, Any]:
+    """Features with a class."""
+    pytest.importorskip("sklearn")
+    return {"kind": "digits"}
+
+
+GPT: dict[str, Any] = {"kind": "gpt", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8}
+MLP: dict[str, Any] = {"kind": "mlp", "width": 16, "base_width": 16, "depth": 2}
+GPT_ROLES: dict[str, Role] = {"embedding.weight": "input", "readout.weight": "output"}
+RELATIVE: dict[str, Any] = {**GPT, "positions": "relative", "relative_buckets": 8, "relative_distance": 12}
+FIXED = {"head_dim": None, "heads": 2}
+GROUPED = {**GPT, "width": 32, "base_width": 32}
+MODERN = {
+    **GROUPED, "norm": "rmsnorm", "mlp": "swiglu", "mlp_ratio": 3, "kv_group": 2, "qk_norm": True,
+}  # fmt: skip
+# The width of a gpt's check is 32, so that heads have to fit it.
+WIDE_HEADS = {"head_dim": 16}
+
+CASES: dict[str, ModelCase] = {
+    "mlp": ModelCase(
+        model=MLP,
+        data=digits,
+        roles={"layers.0.weight": "input", "layers.1.weight": "hidden", "readout.bias": "scalar", "*.bias": "vector",
+               "readout.weight": "output"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 3},
+            "activation": {"activation": "gelu"},
+            "bias": {"bias": False},
+            "zero_readout": {"zero_readout": False},
+        },
+        hparams={"optimizer": "sgd", "lr": 0.1},
+        training={"steps": 12, "batch_size": 64, "eval_batches": 2},
+        check_at={"width": 64, "base_width": 64},
+    ),
+    "gpt": ModelCase(
+        model=GPT,
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 2},
+            "head_dim": {"head_dim": 4},
+            "heads": {"head_dim": None, "heads": 2},
+            "kv_group": {"kv_group": 2},
+            "kv_heads": {"kv_heads": 1},
+            "qk_norm": {"qk_norm": True, "zero_query": False},
+            "mlp": {"mlp": "swiglu"},
+            "mlp_ratio": {"mlp_ratio": 2},
+            "norm": {"norm": "rmsnorm"},
+            "positions": {"positions": "learned"},
+            "tied_embeddings": {"tied_embeddings": True},
+            "norm_gain": {"norm_gain": True},
+            "zero_readout": {"zero_readout": False},
+            "zero_query": {"zero_query": False},
+        },
+        refused=(
+            ({"heads": 2}, "exactly one of head_dim"),
+            ({"head_dim": 1}, "rotary needs an even head size"),
+            ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
+            ({"qk_norm": True, "zero_query": True}, "a normalised zero has no direction"),
+            ({"kv_heads": 1, "kv_group": 1}, "not both"),
+            ({"kv_heads": 4}, "4 does not divide the number of heads, which is 2 at width 16"),
+            ({"width": 32, "kv_group": 4}, "4 does not divide the number of heads, which is 2 at base_width 16"),
+            ({"relative_buckets": 8}, "no effect: model.positions is rotary"),
+            ({"positions": "learned", "relative_distance": 64}, "no effect: model.positions is learned"),
+        ),
+        check_at=WIDE_HEADS,
+    ),
+    "gpt-learned": ModelCase(
+        model={**GPT, "positions": "learned", "norm_gain": True, "zero_query": False},
+        data=text,
+        roles={**GPT_ROLES, "position.weight": "input", "*norm.weight": "vector", "blocks.*.weight": "hidden"},
+        check_at=WIDE_HEADS,
+    ),
+    "gpt-relative": ModelCase(
+        model=RELATIVE,
+        data=text,
+        roles={**GPT_ROLES, "*.relative.weight": "vector", "blocks.*.weight": "hidden"},
+        changes={
+            "relative_buckets": {"relative_buckets": 4},
+            "relative_distance": {"relative_distance": 5},
+            "positions": {"positions": "rotary", "relative_buckets": None, "relative_distance": None},
+        },
+        refused=(
+            ({"relative_buckets": 1}, "greater than or equal to 2"),
+            ({"relative_distance": 4}, "4 must be more than half of relative_buckets, which is 8"),
+        ),
+        check_at={"width": 64, "base_width": 64, "head_dim": 16},
+    ),
+    "gpt-relative-in-fixed-heads": ModelCase(
+        model={**RELATIVE, **FIXED},
+        data=text,
+        roles={**GPT_ROLES, "*.relative.weight": "scalar", "blocks.*.weight": "hidden"},
+        check_at={"width": 64, "base_width": 64},
+    ),
+    "gpt-grouped": ModelCase(
+        model={**GROUPED, "kv_group": 2},
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        changes={"kv_group": {"kv_group": 4}},
+        check_at={"head_dim": 8},
+    ),
+    "gpt-fixed-keys": ModelCase(
+        model={**GROUPED, "kv_heads": 2},
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        changes={"kv_heads": {"kv_heads": 4}},
+    ),
+    "gpt-fixed-keys-in-fixed-heads": ModelCase(
+        model={**GROUPED, "head_dim": None, "heads": 4, "kv_heads": 1},
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        check_at={"width": 64, "base_width": 64},
+    ),
+    "gpt-modern": ModelCase(
+        model=MODERN,
+        data=text,
+        roles={**GPT_ROLES, "blocks.*.weight": "hidden"},
+        changes={
+            "mlp": {"mlp": "gelu"},
+            "qk_norm": {"qk_norm": False},
+            "zero_query": {"qk_norm": False, "zero_query": True},
+        },
+    ),
+    "gpt-modern-in-fixed-heads": ModelCase(
+        model={**MODERN, "head_dim": None, "heads": 4, "norm_gain": True},
+        data=text,
+        roles={**GPT_ROLES, "*norm.weight": "vector", "blocks.*.weight": "hidden"},
+        check_at={"width": 64, "base_width": 64},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=CASES)
+def _case(request: pytest.FixtureRequest) -> ModelCase:
+    return CASES[request.param]
+
+
+class TestModels(ModelContract):
+    @pytest.fixture
+    def case(self, _case: ModelCase) -> ModelCase:
+        return _case
+
+
+def test_every_kind_is_held_to_the_contract() -> None:
+    assert {case.model["kind"] for case in CASES.values()} == set(SECTIONS)
+
+
+@pytest.mark.parametrize("kind", SECTIONS)
+def test_every_field_of_a_kind_is_changed_in_some_case(kind: str) -> None:
+    changed = {name for case in CASES.values() if case.model["kind"] == kind for name in case.changes}
+    assert changed == set(SECTIONS[kind].model_fields) - {"kind"}  # kind: takes other data altogether
