@@ -1,6 +1,6 @@
 """A model of your own for `kind: module`: a small causal Transformer with queries, keys and values in one matrix.
 
-Nothing in it is about µP but the two lines marked so. configs/module-example.yaml tunes it.
+Nothing in it is about µP but the lines marked so. configs/module-example.yaml tunes it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(width, head_dim, ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.head = nn.Linear(width, vocab_size)
+        self.position_modules = ("position",)  # what hparams.position_scale multiplies
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token."""

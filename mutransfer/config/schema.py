@@ -97,7 +97,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         takes, gives = self.model.consumes, self.data.spec.consumed_as
-        if takes not in ("any", gives):
+        if not self.model.accepts(gives):
             raise FieldProblem(
                 ("data", "kind"),
                 f"{self.data.kind} gives {'what its factory returns' if gives == 'any' else gives}, but model kind "

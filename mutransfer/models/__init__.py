@@ -35,6 +35,6 @@ def plan_of(config: RunConfig) -> Plan:
         zero_readout=section.zero_readout is not False,
         roles=getattr(section, "roles", None),
         init_std=getattr(section, "init_std", None),
-        finite_sizes=spec.finite_sizes,
+        finite_sizes=spec.sizes,
         options=options_of(config),
     )

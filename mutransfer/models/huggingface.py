@@ -33,13 +33,13 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
         ConfigError: the config cannot be had, or its fields do not fit the width.
         PlanError: the model has no attention that can be scaled, or attends in a way that is not known here.
     """
-    config = config_at(section, spec)  # type: ignore[arg-type]  # consumes tokens
-    if getattr(config, "is_decoder", None) is False and _is_encoder(config):
-        config.is_decoder = True  # next tokens are predicted, so no token may see later ones
+    config, masked = config_at(section, spec), spec.consumed_as == "masked tokens"  # type: ignore[arg-type]
+    if hasattr(config, "is_decoder") and _is_encoder(config):
+        config.is_decoder = not masked  # where next tokens are predicted, no token may see later ones
     devices: list[int] | None = [] if torch.get_default_device().type != "cuda" else None
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
-        model = make(config, ATTENTION)
+        model = make(config, ATTENTION, masked=masked)
     _scale_attention(model, config, section)
     _require_full_attention(config, spec)
     if not section.norm_gain:
@@ -49,17 +49,17 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
     return model
 
 
-def make(config: Any, attention: str) -> nn.Module:
-    """The plain model of a transformers config, in fp32."""
+def make(config: Any, attention: str, *, masked: bool = False) -> nn.Module:
+    """The plain model of a transformers config: a causal one, or one that guesses masked tokens."""
     library = transformers()
     library.AttentionInterface.register(ATTENTION, _attention)
     try:
-        model: nn.Module = library.AutoModelForCausalLM.from_config(
-            config, attn_implementation=attention, dtype=torch.float32
-        )
+        head = library.AutoModelForMaskedLM if masked else library.AutoModelForCausalLM
+        model: nn.Module = head.from_config(config, attn_implementation=attention, dtype=torch.get_default_dtype())
     except (ValueError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"model.config: transformers has no language model for it: {first}") from None
+        what = "model for masked tokens" if masked else "causal language model"
+        raise ConfigError(f"model.config: transformers has no {what} of this config: {first}") from None
     return model
 
 

@@ -91,8 +91,8 @@ def folded(trained: nn.Module) -> nn.Module:
         for name in names:  # an alias without a module that multiplies it is what the others are
             state[name] *= factors.get(name, next(iter(own), 1.0) if len(own) < 2 else 1.0)
     _fold_attention(trained, state)
-    config.use_cache = True
-    plain = make(config, "sdpa")
+    config.use_cache = "MaskedLM" not in type(trained).__name__
+    plain = make(config, "sdpa", masked="MaskedLM" in type(trained).__name__)
     plain.load_state_dict(state)
     return plain
 

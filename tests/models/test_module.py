@@ -326,6 +326,21 @@ def test_own_data_of_one_input_and_of_several(own):
     assert sum(len(batch[1]) for batch in data.validation(batch_size=3, batches=99)) == 10
 
 
+def narrow(width: int) -> nn.Module:
+    hidden = nn.Linear(width, 8), nn.Linear(8, width)
+    return nn.Sequential(nn.Embedding(256, width), *hidden, nn.Linear(width, 256))
+
+
+def test_a_bottleneck_is_named_by_the_check_unless_it_is_meant(own):
+    settings = {"sizes": [16, 32, 64], "seeds": 1, "threshold": 0.4, "control": False, "narrow": True}
+    check = check_config(own("narrow", zero_readout=False), **settings)
+    assert (check.passed, check.culprit) == (False, "1")
+    assert all(
+        one.outcome == "pass"
+        for one in check_config(own("narrow", zero_readout=False, finite=["1"]), **settings).modules
+    )
+
+
 def test_finite_sizes_of_own_data_raise_no_warning(own):
     data = {"kind": "module", "factory": f"{HERE}:examples"}
     plans = [plan_of(build_at_six(own, {**data, **more})) for more in ({}, {"finite_sizes": [6]})]

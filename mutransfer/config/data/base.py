@@ -20,8 +20,8 @@ class TokenSpec:
     consumed_as: ClassVar = "tokens"
 
     @property
-    def finite_sizes(self) -> set[int]:
-        """Sizes that do not grow on purpose."""
+    def sizes(self) -> set[int]:
+        """Sizes that do not follow width."""
         return {self.vocab_size, self.seq_len}
 
 
@@ -42,8 +42,8 @@ class ClassSpec:
         return total
 
     @property
-    def finite_sizes(self) -> set[int]:
-        """Sizes that do not grow on purpose."""
+    def sizes(self) -> set[int]:
+        """Sizes that do not follow width."""
         return {self.features, self.classes}
 
 
@@ -52,12 +52,8 @@ class AnySpec:
     """Data of a user's own factory: nothing is known before it is opened but what the config says."""
 
     sizes: tuple[int, ...] = ()
+    """Sizes that do not follow width."""
     consumed_as: ClassVar = "any"
-
-    @property
-    def finite_sizes(self) -> set[int]:
-        """Sizes that do not grow on purpose."""
-        return set(self.sizes)
 
 
 DataSpec = TokenSpec | ClassSpec | AnySpec

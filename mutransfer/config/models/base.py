@@ -44,6 +44,11 @@ class BaseModelSection(Section):
     base_width: PositiveInt
     """Width at which µP equals the standard parametrization exactly; the same for proxy and target."""
 
+    @classmethod
+    def accepts(cls, given: str) -> bool:
+        """Whether it can be trained on data of that shape, a `consumed_as`."""
+        return cls.consumes in ("any", given)
+
     def at_width(self, width: int) -> Self:
         """The same model at another width, validated again.
 

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.factory import require_plain
-from mutransfer.config.models.base import BaseModelSection
+from mutransfer.config.models.base import BaseModelSection, Loss
 
 # Families with a table of learned positions; all others that are known have rotary ones, which nothing scales.
 _LEARNED_POSITIONS = {"gpt2", "bert", "roberta", "distilbert", "electra", "opt"}
@@ -50,6 +50,15 @@ class HuggingFaceSection(BaseModelSection):
     zero_query: bool | None = None
     """Query weights start at zero: true when left out, and impossible where queries, keys and values are one matrix
     (GPT-2)."""
+
+    @classmethod
+    def accepts(cls, given: str) -> bool:
+        """Tokens for a causal model, masked ones for one that guesses them."""
+        return given in ("tokens", "masked tokens")
+
+    @property
+    def loss(self) -> Loss:  # noqa: D102
+        return Loss(ignores=True)
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Self:

@@ -58,6 +58,14 @@ with warnings.catch_warnings():  # the field `loss` takes the place of the prope
         init_std: dict[str, float] = Field(default_factory=dict)
         """Initial std at base width by parameter name or pattern, instead of 1 for embeddings and 1/√fan_in."""
 
+        finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
+        """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate
+        check."""
+
+        @property
+        def finite_modules(self) -> tuple[str, ...]:  # noqa: D102
+            return self.finite
+
         @model_validator(mode="after")
         def _plain_arguments(self) -> Self:
             require_plain(self.model_extra)
