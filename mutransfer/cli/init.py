@@ -17,6 +17,8 @@ class Model(StrEnum):
 
     gpt = "gpt"
     mlp = "mlp"
+    module = "module"
+    huggingface = "huggingface"
 
 
 def run(
