@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,12 +14,13 @@ import torch
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("needs the extra hf", allow_module_level=True)
 
+from mutransfer.config.data import TokenSpec
 from mutransfer.errors import ConfigError, PlanError, UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.models.huggingface_config import transformers
-from mutransfer.models.huggingface_export import save_pretrained
+from mutransfer.models.huggingface_export import folded, save_pretrained
 from mutransfer.training.checkpoint import save_weights
-from mutransfer.training.learner import Learner
+from mutransfer.training.learner import Learner, start_at
 from mutransfer.training.loop import Hooks, fit_pack
 from mutransfer.training.metrics import MetricsFile
 from tests.conftest import build
@@ -140,6 +143,31 @@ def test_no_token_sees_a_later_one(hf, family):
     before, after = model(tokens), model(changed)
     torch.testing.assert_close(before[:, :8], after[:, :8])
     assert (before[:, 9:] - after[:, 9:]).abs().amax(-1).min() > 1e-4
+
+
+@dataclass(frozen=True)
+class MaskedSpec(TokenSpec):
+    """Tokens of which some are to be guessed."""
+
+    consumed_as: ClassVar = "masked tokens"
+
+
+def test_on_masked_tokens_bert_sees_both_ways_and_its_export_too(hf):
+    config = hf("bert", 64, zero_query=False)
+    spec = MaskedSpec(vocab_size=256, seq_len=16)
+    assert type(config.model).accepts("masked tokens")
+    model = build_model(config.model, spec)
+    start_at(model, plan_of(config), config)
+    assert type(model).__name__ == "BertForMaskedLM"
+    tokens = torch.arange(16)[None]
+    changed = tokens.clone()
+    changed[0, 8] = 99
+    assert (model(tokens)[:, :8] - model(changed)[:, :8]).abs().max() > 1e-3
+    plain = folded(model)
+    assert type(plain).__name__ == "BertForMaskedLM"
+    torch.testing.assert_close(plain.eval()(tokens).logits, model.eval()(tokens), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="no model for masked tokens"):
+        build_model(hf("llama").model, spec)
 
 
 def test_attention_scale_follows_heads_that_grow(hf):
