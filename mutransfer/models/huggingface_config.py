@@ -7,11 +7,16 @@ import difflib
 import functools
 import importlib
 import json
+import os
+import socket
 import sys
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from mutransfer.config.data import TokenSpec
 from mutransfer.config.models import HuggingFaceSection
@@ -24,6 +29,7 @@ _INNER = ("intermediate_size", "n_inner", "ffn_dim")
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 _HEAD_DIM = ("head_dim",)
 _NOT_TAKEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
+_CONNECT_SECONDS = 5.0
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -129,23 +135,43 @@ def _advice(name: str, value: Any, hidden: int, wanted: Fraction) -> str:
 def _loaded(name: str) -> Mapping[str, Any]:
     """The config as plain data."""
     file = config_file(name)
-    if file is not None:
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"model.config: {file}: is no JSON: {error}") from None
-        if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
-            raise ConfigError(f"model.config: {file}: is no config of transformers: it has no model_type")
-        return found
-    if name.startswith((".", "/", "~")) or name.endswith(".json") or name.count("/") > 1:
-        raise ConfigError(f"model.config: {name}: no such file, and no folder with a config.json")
+    if file is None:
+        if name.startswith((".", "/", "~")) or name.endswith(".json") or name.count("/") > 1:
+            raise ConfigError(f"model.config: {name}: no such file, and no folder with a config.json")
+        file = _from_hub(name)
     try:
-        return dict(transformers().AutoConfig.from_pretrained(name).to_dict())
-    except Exception as error:  # the hub's client raises OSError, its own errors and those of the network below it
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.config: {file}: is no JSON: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise ConfigError(f"model.config: {file}: is no config of transformers: it has no model_type")
+    return found
+
+
+def _from_hub(name: str) -> Path:
+    """The hub's config of that name: from its local cache, or fetched into it."""
+    transformers()  # says which extra is missing
+    import huggingface_hub
+
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
+        if isinstance(cached, str):
+            return Path(cached)
+        _require_reachable(huggingface_hub.constants.ENDPOINT)
+        return Path(huggingface_hub.hf_hub_download(name, "config.json"))
+    except Exception as error:  # its client raises OSError, errors of its own and those of the network below it
         raise ConfigError(
             f"model.config: {name}: is no local file or folder, and the Hugging Face hub does not give it "
             f"({_first_line(error)}); give the path of its config.json"
         ) from None
+
+
+def _require_reachable(endpoint: str) -> None:
+    """Without a network the hub's client tries again for half a minute; through a proxy only it can tell."""
+    address = urlsplit(endpoint)
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+    if address.hostname and not getproxies() and not offline:
+        socket.create_connection((address.hostname, address.port or 443), timeout=_CONNECT_SECONDS).close()
 
 
 def _made(plain: Mapping[str, Any], label: str) -> Any:

@@ -211,11 +211,13 @@ def test_what_does_not_fit_is_refused(hf, fields, message):
 
 
 def test_a_name_that_is_not_local_and_a_hub_that_cannot_be_reached(hf, monkeypatch):
-    def unreachable(name, **_):
-        raise OSError("We couldn't connect to 'https://huggingface.co'")
+    def unreachable(address, timeout):
+        raise OSError(f"no route to {address[0]}")
 
-    monkeypatch.setattr(transformers().AutoConfig, "from_pretrained", unreachable)
-    with pytest.raises(ConfigError, match=r"some/model: is no local file.*couldn't connect.*config.json"):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    with pytest.raises(ConfigError, match=r"some/model: is no local file.*no route to.*config.json"):
         plan_of(hf("llama", config="some/model"))
 
 

@@ -47,7 +47,7 @@ class BaseModelSection(Section):
     @classmethod
     def accepts(cls, given: str) -> bool:
         """Whether it can be trained on data of that shape, a `consumed_as`."""
-        return cls.consumes in ("any", given)
+        return cls.consumes == given or (cls.consumes == "any" and given != "nothing")
 
     def at_width(self, width: int) -> Self:
         """The same model at another width, validated again.
