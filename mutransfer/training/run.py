@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable
 
 from mutransfer.config.load import differences, load_config, save_config
@@ -115,6 +116,7 @@ class _FolderHooks(Hooks):
         exporter = self._config.model.exporter
         if exporter is None:
             return
+        shutil.rmtree(self._folder.pretrained, ignore_errors=True)  # of these weights too, if it is there
         home, _, name = exporter.partition(":")
         try:
             getattr(importlib.import_module(home), name)(self._config, self._folder.weights, self._folder.pretrained)
