@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,8 @@ def errors_reported(as_json: bool) -> Iterator[None]:
     except MutransferError as error:
         if as_json:
             print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})
+        if os.environ.get("MUTRANSFER_DEBUG"):
+            traceback.print_exception(error)
         note(f"error: {error}", style="bold red")
         raise typer.Exit(error.exit_code) from error
 

@@ -19,6 +19,8 @@ class Model(StrEnum):
     gpt = "gpt"
     mlp = "mlp"
     command = "command"
+    huggingface = "huggingface"
+    module = "module"
     resnet = "resnet"
     seq2seq = "seq2seq"
 

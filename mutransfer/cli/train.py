@@ -76,6 +76,10 @@ def run(
         for name, value in result.metrics.items():
             ui.say(f"{name} {value:.2f} on the {'test' if getattr(parsed.data, 'test', None) else 'validation'} data")
         ui.say(f"Weights: {folder.weights}   Losses: {folder.metrics}")
+        if folder.pretrained.exists():
+            ui.say(f"For transformers: {folder.pretrained}")
+        elif folder.not_pretrained.exists():
+            ui.warn([f"no checkpoint for transformers: {folder.not_pretrained.read_text(encoding='utf-8').strip()}"])
 
 
 def _home(config: Path, parsed: RunConfig, runs: Path) -> Path:

@@ -110,13 +110,13 @@ class RunConfig(Section):
     def _parts_fit(self) -> Self:
         if self.model.external and self.data.kind != "none":
             raise FieldProblem(("data",), f"has no effect: a {self.model.kind} brings its own data; leave data out")
-        if self.model.consumes != self.data.spec.consumed_as:
-            maskable = self.model.consumes == "masked tokens" and self.data.spec.consumed_as == "tokens"
-            hint = "; set data.mask" if maskable else ""
+        takes, gives = self.model.consumes, self.data.spec.consumed_as
+        if not self.model.accepts(gives):
+            hint = "; set data.mask" if (takes, gives) == ("masked tokens", "tokens") else ""
             raise FieldProblem(
                 ("data", "kind"),
-                f"{self.data.kind} gives {self.data.spec.consumed_as}, but model kind {self.model.kind} "
-                f"takes {self.model.consumes}{hint}",
+                f"{self.data.kind} gives {'what its factory returns' if gives == 'any' else gives}, but model kind "
+                f"{self.model.kind} takes {takes}{hint}",
             )
         if self.reverse and (self.parametrization != "mup" or self.search is not None):
             raise FieldProblem(("reverse",), "is for a mup model to be trained, not for a control or a sweep")

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.plan import Plan, Scaling, optimizer_settings
-from mutransfer.parametrization.roles import KNOWN_LAYERS
+from mutransfer.parametrization.roles import is_layer
 
 # Prefixed, so that they meet no attribute of the user's.
-_INPUT, _OUTPUT = "mup_input_multiplier", "mup_output_multiplier"
+INPUT_MULTIPLIER, OUTPUT_MULTIPLIER = "mup_input_multiplier", "mup_output_multiplier"
 
 
 def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, init_scale: float = 1.0) -> None:
@@ -87,11 +87,11 @@ def set_multipliers(
                 "an nn.Linear"
             )
         if multiplied:
-            _set_buffer(modules[owner], _INPUT, scaling.forward)
+            _set_buffer(modules[owner], INPUT_MULTIPLIER, scaling.forward)
         if scaling.role == "output":
-            _set_buffer(modules[owner], _OUTPUT, 1.0 / temperature)
-        elif name in entries and isinstance(modules[owner], KNOWN_LAYERS):
-            _set_buffer(modules[owner], _OUTPUT, position_scale if owner in positions else embedding_scale)
+            _set_buffer(modules[owner], OUTPUT_MULTIPLIER, 1.0 / temperature)
+        elif name in entries and is_layer(modules[owner]):
+            _set_buffer(modules[owner], OUTPUT_MULTIPLIER, position_scale if owner in positions else embedding_scale)
     for name, scale in plan.attention.items():
         _set_buffer(modules[name], "attention_scale", scale / attention_temperature, hook=False)
     for name, scale in plan.residual.items():
@@ -169,7 +169,7 @@ def _require_fit(model: nn.Module, plan: Plan) -> None:
 
 def _takes_input_multiplier(module: nn.Module) -> bool:
     """nn.MultiheadAttention computes with its weights by itself, where no hook of a layer is called."""
-    return isinstance(module, KNOWN_LAYERS) and not isinstance(
+    return is_layer(module) and not isinstance(
         module, nn.MultiheadAttention | nn.modules.linear.NonDynamicallyQuantizableLinear
     )
 
@@ -186,7 +186,7 @@ def _set_buffer(module: nn.Module, name: str, value: float, *, hook: bool = True
         dtype = torch.float64 if reference.dtype == torch.float64 else torch.float32
         tensor = torch.tensor(value, device=reference.device, dtype=dtype)
         module.register_buffer(name, tensor, persistent=False)
-        if hook and name == _INPUT:
+        if hook and name == INPUT_MULTIPLIER:
             module.register_forward_pre_hook(_scale_input, with_kwargs=True)
         elif hook:
             module.register_forward_hook(_scale_output)
@@ -197,7 +197,7 @@ def _set_buffer(module: nn.Module, name: str, value: float, *, hook: bool = True
 def _scale_input(
     module: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Any]
 ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
-    factor = getattr(module, _INPUT)
+    factor = getattr(module, INPUT_MULTIPLIER)
     if inputs:
         first, *rest = inputs
         return (first * factor.to(first.dtype), *rest), keywords
@@ -206,5 +206,5 @@ def _scale_input(
 
 
 def _scale_output(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    scaled: Tensor = output * getattr(module, _OUTPUT).to(output.dtype)
+    scaled: Tensor = output * getattr(module, OUTPUT_MULTIPLIER).to(output.dtype)
     return scaled

@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
+from mutransfer.parametrization.growth import check_growth
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
 from mutransfer.parametrization.rules import ROLES, Options, Parametrization, Role
 
@@ -41,7 +42,20 @@ _LAYOUTS: list[tuple[type[nn.Module], tuple[int, int]]] = [
 ]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
-KNOWN_LAYERS = tuple(cls for cls, _ in _LAYOUTS)
+# Layers of packages that need not be installed, by the full name of their class. transformers' Conv1D (GPT-2) is a
+# linear layer whose weight is transposed.
+_FOREIGN_LAYOUTS = {"transformers.pytorch_utils.Conv1D": _IN_OUT}
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether `module` multiplies its input by its weight (or looks it up), in a layout that is known here."""
+    return _layout_of(module) is not None
+
+
+def _layout_of(module: nn.Module) -> tuple[int, int] | None:
+    found = next((layout for cls, layout in _LAYOUTS if isinstance(module, cls)), None)
+    names = (f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__)
+    return found or next((_FOREIGN_LAYOUTS[name] for name in names if name in _FOREIGN_LAYOUTS), None)
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,8 @@ def plan_for(
     """Build the plan of `factory(width)` without allocating its weights.
 
     Args:
-        factory: called with a width, returns the module; called three times, on the `meta` device.
+        factory: called with a width, returns the module, on the `meta` device; called three times, or five where a
+            dimension does not double with the width.
         width: width of the model that will be trained.
         base_width: width at which µP is the standard parametrization.
         optimizer: `adamw`, `adam`, `sgd` or `muon` (hidden matrices on Muon, all else on AdamW).
@@ -86,7 +101,8 @@ def plan_for(
     buffer `residual_scale` is a residual block for the depth rule.
 
     Raises:
-        PlanError: the parameters differ between widths, a role cannot be told, a pattern matches nothing.
+        PlanError: the parameters differ between widths, a role cannot be told, a pattern matches nothing, a
+            dimension grows by an offset (a·width + c), as that of a matrix with parts of different roles does.
     """
     for name, value in (("width", width), ("base_width", base_width)):
         if value < 1:
@@ -101,7 +117,14 @@ def plan_for(
     _require_matches([*given, *own, *asked], uses)
     _require_plannable(base, wider)
 
-    warnings: list[str] = []
+    warnings = check_growth(
+        _shapes(base_uses),
+        _shapes(wider_uses),
+        lambda size: _shapes(_uses(_on_meta(factory, size))),
+        base_width=base_width,
+        given=lambda name: _match(name, given) is not None,
+    )
+    warnings += getattr(model, "mup_warnings", ())
     shapes: dict[str, ParameterShape] = {}
     owners: dict[int, str] = {}
     blocks = [name for name, module in model.named_modules() if _has_buffer(module, "residual_scale")]
@@ -209,6 +232,10 @@ def _uses(model: nn.Module) -> dict[str, _Use]:
     }
 
 
+def _shapes(uses: Mapping[str, _Use]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(use.parameter.shape) for name, use in uses.items()}
+
+
 def _require_same_names(*models: Mapping[str, _Use]) -> None:
     first = models[0].keys()
     for other in models[1:]:
@@ -252,7 +279,7 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, 
 
     base_fan_in = size(base_shape, in_dim) * kernel
     std: float | None = None
-    if use.name.endswith("bias") and isinstance(use.module, KNOWN_LAYERS):
+    if use.name.endswith("bias") and is_layer(use.module):
         std = 0.0
     elif isinstance(use.module, _LOOKUPS):
         std = 1.0
@@ -278,7 +305,7 @@ def _layout(use: _Use) -> tuple[int, int] | None:
     """(fan_out dimension, fan_in dimension) of a weight in a module we know, None of anything else."""
     if use.parameter.ndim < 2:
         return None
-    return next((layout for cls, layout in _LAYOUTS if isinstance(use.module, cls)), None)
+    return _layout_of(use.module)
 
 
 def _role(*, in_grows: bool, out_grows: bool) -> Role:
@@ -321,6 +348,8 @@ def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int,
     if base.parameter.ndim < 2:
         return []
     found = []
+    if shape.role == "hidden" and _layout(base) is None and len(set(base.parameter.shape)) > 1:
+        found.append(f"{shape.name}: a weight outside any known layer is taken as (out, in), as nn.Linear has it")
     sizes = list(zip(base.parameter.shape, wider.parameter.shape, strict=True))
     for dimension, (size, wide_size) in enumerate(sizes):
         is_rows_of_embedding = isinstance(base.module, _LOOKUPS) and dimension == 0

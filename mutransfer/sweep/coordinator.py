@@ -111,6 +111,11 @@ def _run(
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     load_data.cache_clear()  # what this process has read before may have changed since
     watching, data = observer or Observer(), ""
+    if config.model.draws:
+        from mutransfer.training.tryout import try_out  # imports torch, which a coordinator otherwise does without
+
+        load_data(config.data)
+        try_out(config)
     with ExitStack() as stack:
         make_crew = executor or (lambda: local_executor(config))
         # First, so that workers import torch while the data is read, the config checked and the study made.

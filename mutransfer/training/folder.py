@@ -43,6 +43,8 @@ class TrainFolder:
         self.metrics = root / "metrics.jsonl"
         self.checkpoints = root / "checkpoints"
         self.weights = root / "model.safetensors"
+        self.pretrained = root / "pretrained"
+        self.not_pretrained = root / "pretrained-not-written.txt"
         self.result = root / "result.json"
         self.lock = root / ".lock"
 

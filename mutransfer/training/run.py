@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
 from collections.abc import Callable
 
 from mutransfer.config.load import differences, load_config, save_config
@@ -17,6 +19,7 @@ from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, Progress, fit
 from mutransfer.training.measures import measures_of
 from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.tryout import try_out
 
 
 def train(
@@ -48,6 +51,7 @@ def train(
     if not folder.started and not external:
         load_data(config.data)  # what it may refuse is refused before anything is written
         measures_of(config)
+        try_out(config)
     make_folder(folder.root)
     with sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"):
         if folder.started and not resume:
@@ -144,6 +148,19 @@ class _FolderHooks(Hooks):
     def finish(self, learner: Learner) -> None:
         with disk_errors(self._folder.weights):
             save_weights(self._folder.weights, learner.model)
+        self._export()
+
+    def _export(self) -> None:
+        """The trained model in its own library's format too, or why not; the weights stand in either case."""
+        exporter = self._config.model.exporter
+        if exporter is None:
+            return
+        shutil.rmtree(self._folder.pretrained, ignore_errors=True)  # of these weights too, if it is there
+        home, _, name = exporter.partition(":")
+        try:
+            getattr(importlib.import_module(home), name)(self._config, self._folder.weights, self._folder.pretrained)
+        except UsageError as error:
+            write_atomic(self._folder.not_pretrained, f"{error}\n")
 
     def measures(self) -> bool:
         return True

@@ -157,7 +157,7 @@ def _target_config(
     for option, section, field, value in overrides.fields():
         if value is None:
             continue
-        if field not in type(getattr(proxy, section)).model_fields:
+        if field not in {**type(getattr(proxy, section)).model_fields, **data[section]}:
             kind = getattr(proxy, section).kind
             raise UsageError(f"{option}: {section} kind {kind} has no {field}")
         if field != "width" and value != data[section].get(field):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mutransfer.parametrization.roles import KNOWN_LAYERS
+from mutransfer.parametrization.roles import is_layer
 
 ATTENTION_LOGITS = "attention_logits"
 OUTPUT = "(output)"
@@ -156,7 +156,7 @@ class _Recorder:
         return finish
 
     def _update(self, module: nn.Module, call: _Call, values: Tensor) -> Tensor | None:
-        if not self._initial or not isinstance(module, KNOWN_LAYERS):
+        if not self._initial or not is_layer(module):
             return None
         prefix = "" if call.name == OUTPUT else f"{call.name}."
         now = {name: parameter.data for name, parameter in module.named_parameters()}

@@ -74,7 +74,11 @@ def _attention(culprit: ModuleVerdict, measured: Measurements, *, of_size: bool,
     shapes = measured.modules[culprit.module].shapes
     heads_fixed = len({shape[-3] for shape in shapes}) == 1
     if up and not of_size and heads_fixed:
-        return "attention scale is 1/√head_dim instead of 1/head_dim, and head_dim grows"
+        return (
+            "attention scale is 1/√head_dim instead of 1/head_dim, and head_dim grows: give the attention module an "
+            "int head_dim and a buffer attention_scale, which the plan sets, or multiply q·k by "
+            "mutransfer.attention_scale(head_dim, base_head_dim)"
+        )
     if up and not of_size:
         return "an lr of query or key, or the attention scale, grows with width"
     if up:

@@ -8,6 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from mutransfer.config.schema import RunConfig
+from mutransfer.errors import UsageError
+from mutransfer.training.tryout import try_out
 from mutransfer.verification.coord_check import CoordinateCheck, check_config
 
 FACTORS = (1, 2, 4, 8)
@@ -69,9 +71,12 @@ def _narrowed(config: RunConfig) -> RunConfig:
     """The same with the smallest base width >= 32 that halving gives and the model's other fields allow."""
     section = config.model
     while section.base_width >= 2 * _NARROW and section.base_width % 2 == 0:
-        half = section.base_width // 2
+        size = section.base_width // 2
         try:
-            section = type(section).model_validate({**section.model_dump(), "base_width": half, "width": half})
-        except ValidationError:
+            half = type(section).model_validate({**section.model_dump(), "base_width": size, "width": size})
+            if section.draws:  # which widths it takes is seen when it runs
+                try_out(config.model_copy(update={"model": half}))
+        except (ValidationError, UsageError):
             break
+        section = half
     return config.model_copy(update={"model": section})

@@ -27,6 +27,7 @@ from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import inputs_of
 from mutransfer.training.optimizers import Together
+from mutransfer.training.tryout import try_out
 
 FACTORS = (1, 2, 4, 8, 16)
 # What the probe may hold: enough for sizes within a percent, little enough that looking costs less than training.
@@ -79,7 +80,7 @@ class ConfigSubject:
                 f"{config.name}: the coordinate check cannot look into a command; mutransfer transfer-check compares "
                 "losses only, and takes one"
             )
-        if axis not in type(config.model).model_fields:
+        if axis not in config.model.model_dump():
             raise UsageError(f"axis {axis}: model kind {config.model.kind} has no {axis}")
         start = config.model.base_width if axis == "width" else 2
         self.axis, self.parametrization = axis, str(config.parametrization)
@@ -88,6 +89,7 @@ class ConfigSubject:
         self.config, self._device = config, torch.device(device)
         for size in self.sizes:
             self._at(size, 0, self.parametrization)
+        try_out(config)
 
     def trainee(self, size: int, seed: int, parametrization: str) -> Trainee:
         """See `Subject`."""

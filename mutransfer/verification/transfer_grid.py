@@ -317,7 +317,7 @@ def make_grid(
         ConfigError: a point makes no possible run.
     """
     section, field = AXES[axis].split(".")
-    if field not in type(getattr(config, section)).model_fields:
+    if field not in getattr(config, section).model_dump():
         raise UsageError(f"--axis {axis}: {section} kind {getattr(config, section).kind} has no {field}")
     start = config.model.base_width if axis == "width" else getattr(getattr(config, section), field)
     grown = tuple(sorted(sizes or (start * factor for factor in (1, 2, 4, 8))))

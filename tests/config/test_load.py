@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from mutransfer.config.load import load_config
+from mutransfer.config.models import ModelSection
 from mutransfer.errors import ConfigError
 from tests.config.conftest import FILE, GPT, MLP, Load, Refuse, edited
+
+KINDS = [get_args(one.model_fields["kind"].annotation)[0] for one in get_args(get_args(ModelSection)[0])]
 
 
 @pytest.mark.parametrize(
@@ -131,11 +135,7 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are(refuse
             "optimizer: adamax",
             "5: hparams.optimizer: must be 'adamw', 'adam', 'sgd' or 'muon', but got 'adamax'",
         ),
-        (
-            "kind: gpt",
-            "kind: gtp",
-            "2: model.kind: 'gtp' is not one of bert, gpt, mlp, resnet, seq2seq, command; did you mean gpt?",
-        ),
+        ("kind: gpt", "kind: gtp", f"2: model.kind: 'gtp' is not one of {', '.join(KINDS)}; did you mean gpt?"),
         ("kind: gpt, ", "", "2: model: needs a 'kind'"),
         ("base_width: 16, ", "", "2: model.base_width: is required"),
         (

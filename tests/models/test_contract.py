@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from configs.my_model import Model
 from mutransfer.config.models import ModelSection
 from mutransfer.parametrization.rules import Role
 from tests.conftest import TEXT, write_pairs
@@ -63,7 +66,82 @@ MODERN = {
 WIDE_HEADS = {"head_dim": 16}
 WIDER: dict[str, Any] = {"check_at": {"width": 64, "base_width": 64}}
 
+OWN: dict[str, Any] = {
+    "kind": "module", "factory": "configs.my_model:build", "width": 16, "base_width": 16, "depth": 1, "head_dim": 8,
+}  # fmt: skip
+CONFIGS = Path(__file__).parent / "configs"
+HF_GPT2: dict[str, Any] = {
+    "kind": "huggingface", "config": str(CONFIGS / "gpt2.json"), "width": 16, "base_width": 16,
+}  # fmt: skip
+HF_PHI = {**HF_GPT2, "config": str(CONFIGS / "phi.json"), "width": 32, "base_width": 32}
+
+
+def doubled(width: int, vocab_size: int, seq_len: int, depth: int, head_dim: int) -> nn.Module:
+    """The module of `OWN`, with a loss of its own: twice the usual one."""
+
+    class Doubled(Model):
+        def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+            return 2 * F.cross_entropy(super().forward(tokens).flatten(0, 1), targets.flatten())
+
+    return Doubled(width, vocab_size, seq_len, depth, head_dim, 2)
+
+
 CASES: dict[str, ModelCase] = {
+    "module": ModelCase(
+        model=OWN,
+        data=text,
+        roles={"embedding.weight": "input", "position.weight": "input", "head.weight": "output", "head.bias": "scalar",
+               "*.bias": "vector", "blocks.*.weight": "hidden"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "factory": {"factory": "tests.models.test_contract:doubled", "loss": "returned"},
+            "loss": {"factory": "tests.models.test_contract:doubled", "loss": "returned"},
+            "zero_readout": {"zero_readout": False},
+            "roles": {"roles": {"blocks.0.down.weight": "input"}},
+            "init_std": {"init_std": {"embedding.weight": 0.5}},
+        },
+        refused=(
+            ({"factory": "configs/my_model.py"}, "must be written package.file:function"),
+            ({"loss": "hinge"}, "must be 'cross_entropy', 'mse' or 'returned', but got 'hinge'"),
+            ({"roles": {"head.weight": "readout"}}, "'input', 'hidden', 'output', 'vector' or 'scalar'"),
+            ({"init_std": {"head.weight": -1.0}}, "must be >= 0"),
+            ({"depth": None}, "leave it out"),
+        ),
+        check_at={"head_dim": 16},
+    ),
+    "huggingface-gpt2": ModelCase(
+        model=HF_GPT2,
+        data=text,
+        roles={"transformer.w*.weight": "input", "lm_head.weight": "output", "*.bias": "vector", "*.weight": "hidden"},
+        changes={
+            "width": {"width": 64},
+            "base_width": {"base_width": 8},
+            "depth": {"depth": 2},
+            "dropout": {"dropout": True},
+            "norm_gain": {"norm_gain": True},
+            "overrides": {"overrides": {"layer_norm_epsilon": 0.1}},
+        },
+        check_at={"width": 64, "base_width": 64},
+    ),
+    "huggingface-phi": ModelCase(
+        model=HF_PHI,
+        data=text,
+        roles={"model.embed_tokens.weight": "input", "lm_head.weight": "output", "lm_head.bias": "scalar",
+               "*.bias": "vector", "*.weight": "hidden"},
+        changes={
+            "config": {"config": str(CONFIGS / "gpt2.json")},
+            "grow": {"grow": "head_dim"},
+            "width_fields": {"width_fields": {"intermediate_size": 3}},
+            "zero_readout": {"zero_readout": False},
+            "zero_query": {"zero_query": False},
+        },
+        refused=(
+            ({"width_fields": {"hidden_size": 0}}, "positive number or a fraction"),
+            ({"width_fields": {"intermediate_size": "a/b"}}, "positive number or a fraction"),
+            ({"width_fields": {"a": 1}, "overrides": {"a": 1}}, "is in width_fields too"),
+        ),
+    ),
     "mlp": ModelCase(
         model=MLP,
         data=digits,
@@ -288,4 +366,4 @@ def test_every_kind_is_held_to_the_contract() -> None:
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_every_field_of_a_kind_is_changed_in_some_case(kind: str) -> None:
     changed = {name for case in CASES.values() if case.model["kind"] == kind for name in case.changes}
-    assert changed == set(SECTIONS[kind].model_fields) - {"kind"}  # kind: takes other data altogether
+    assert changed == set(SECTIONS[kind].model_fields) - {"kind", "finite"}  # other data altogether; for the check only

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mutransfer.config.data.base import BaseDataSection, ClassSpec, DataSpec, MaskedSpec, PairSpec, TokenSpec
+from mutransfer.config.data.base import AnySpec, BaseDataSection, ClassSpec, DataSpec, MaskedSpec, PairSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
 from mutransfer.config.data.huggingface import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
+from mutransfer.config.data.module import DataModuleSection
 from mutransfer.config.data.none import NoneSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
 from mutransfer.config.data.text import TextSection
@@ -17,8 +18,10 @@ from mutransfer.config.data.tokens import TokensSection
 from mutransfer.config.data.translation import TranslationSection
 
 __all__ = [
+    "AnySpec",
     "BaseDataSection",
     "ClassSpec",
+    "DataModuleSection",
     "DataSection",
     "DataSpec",
     "DigitsSection",
@@ -45,6 +48,7 @@ DataSection = Annotated[
     | HuggingFaceTextSection
     | HuggingFaceImagesSection
     | TranslationSection
+    | DataModuleSection
     | NoneSection,
     Field(discriminator="kind"),
 ]

@@ -77,7 +77,16 @@ class PairSpec:
         return {self.source_vocab, self.target_vocab, self.source_len, self.target_len}
 
 
-DataSpec = TokenSpec | ClassSpec | PairSpec
+@dataclass(frozen=True)
+class AnySpec:
+    """Data of a user's own factory: nothing is known before it is opened but what the config says."""
+
+    sizes: tuple[int, ...] = ()
+    """Sizes that do not follow width."""
+    consumed_as: ClassVar = "any"
+
+
+DataSpec = TokenSpec | ClassSpec | PairSpec | AnySpec
 
 PAIR_SPECIALS = 3
 PAD, BEGIN, END = range(PAIR_SPECIALS)

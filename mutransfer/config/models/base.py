@@ -28,13 +28,18 @@ class BaseModelSection(Section):
 
     implementation: ClassVar[str]
     """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
-    consumes: ClassVar[Literal["tokens", "masked tokens", "token pairs", "classes", "nothing"]]
+    consumes: ClassVar[Literal["tokens", "masked tokens", "token pairs", "classes", "any", "nothing"]]
     """What data the model takes: token sequences, such with masked tokens to guess, pairs of sequences, features with a
-    class label, or none from here."""
+    class label, what its author says, or none from here."""
     external: ClassVar[bool] = False
     """Whether a command trains it: there is no module to build or to look into."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
+    draws: ClassVar[bool] = False
+    """Whether it is foreign code: it may draw random numbers while it trains (dropout), and fail in its own ways."""
+    exporter: ClassVar[str | None] = None
+    """`package.module:function` that writes a trained model in a format of its own, called as
+    `function(config, weights, folder)`."""
     residual: ClassVar[bool] = False
     """Whether it is a pre-norm residual model, for which there are depth rules."""
 
@@ -45,6 +50,11 @@ class BaseModelSection(Section):
     """The dimension that grows: d_model of a gpt, hidden units of an mlp."""
     base_width: PositiveInt
     """Width at which µP equals the standard parametrization exactly; the same for proxy and target."""
+
+    @classmethod
+    def accepts(cls, given: str) -> bool:
+        """Whether it can be trained on data of that shape, a `consumed_as`."""
+        return cls.consumes == given or (cls.consumes == "any" and given != "nothing")
 
     def at_width(self, width: int) -> Self:
         """The same model at another width, validated again.

@@ -1,0 +1,100 @@
+"""`model: {kind: huggingface}`."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from mutransfer.config.base import FieldProblem
+from mutransfer.config.factory import require_plain
+from mutransfer.config.models.base import BaseModelSection, Loss
+
+# Families with a table of learned positions; all others that are known have rotary ones, which nothing scales.
+_LEARNED_POSITIONS = {"gpt2", "bert", "roberta", "distilbert", "electra", "opt"}
+
+
+class HuggingFaceSection(BaseModelSection):
+    """A model of the transformers library (extra `hf`), built from its config with random weights."""
+
+    implementation = "mutransfer.models.huggingface:build"
+    exporter = "mutransfer.models.huggingface_export:save_pretrained"
+    consumes = "tokens"
+    attention = True
+    draws = True
+
+    kind: Literal["huggingface"]
+    """Model kind."""
+    config: str
+    """A `config.json` or a folder with one, relative to the current folder; or a name on the Hugging Face hub, of which
+    only the config is fetched."""
+    depth: PositiveInt | None = None
+    """Number of layers, instead of the config's."""
+    grow: Literal["heads", "head_dim"] = "heads"
+    """What grows in attention: the number of heads (and of key-value heads) with heads of the config's size, or the
+    size of the config's number of heads."""
+    width_fields: dict[str, int | float | str] = Field(default_factory=dict)
+    """Fields of the transformers config that are a multiple of width, as `{intermediate_size: 4, num_attention_heads:
+    1/64}`, instead of growing in proportion to the config's own hidden_size."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the transformers config that get another value, as `{tie_word_embeddings: false}`."""
+    dropout: bool = False
+    """Keep the config's dropout; off by default, since the best rate follows size and data."""
+    norm_gain: bool = False
+    """Trainable norm gains, which break transfer (Lingle 2024). Off, gains stay at 1."""
+    zero_readout: bool | None = None
+    """Readout weights start at zero: true when left out, and impossible with tied embeddings."""
+    zero_query: bool | None = None
+    """Query weights start at zero: true when left out, and impossible where queries, keys and values are one matrix
+    (GPT-2)."""
+
+    @classmethod
+    def accepts(cls, given: str) -> bool:
+        """Tokens for a causal model, masked ones for one that guesses them."""
+        return given in ("tokens", "masked tokens")
+
+    @property
+    def loss(self) -> Loss:  # noqa: D102
+        return Loss(ignores=True)
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Self:
+        require_plain({"overrides": self.overrides})
+        for name, factor in self.width_fields.items():
+            try:
+                fine = Fraction(factor) > 0
+            except (ValueError, ZeroDivisionError):
+                fine = False
+            if not fine:
+                raise FieldProblem(
+                    ("width_fields", name), f"must be a positive number or a fraction as 1/64, but got {factor!r}"
+                )
+            if name in self.overrides:
+                raise FieldProblem(("overrides", name), "is in width_fields too")
+        return self
+
+    def dead_hparams(self) -> dict[str, str]:  # noqa: D102
+        family = _family(self.config)
+        if family is None or family in _LEARNED_POSITIONS:
+            return super().dead_hparams()
+        return {**super().dead_hparams(), "position_scale": f"{family} has no table of learned positions"}
+
+
+def config_file(name: str) -> Path | None:
+    """The local `config.json` that `model.config` names; None where it names none."""
+    path = Path(name).expanduser()
+    return next((one for one in (path, path / "config.json") if one.is_file()), None)
+
+
+def _family(name: str) -> str | None:
+    """`model_type` of a local config; None where it cannot be told without loading it."""
+    file = config_file(name)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
+    except (OSError, ValueError):
+        return None
+    family = found.get("model_type") if isinstance(found, dict) else None
+    return family if isinstance(family, str) else None

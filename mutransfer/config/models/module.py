@@ -1,0 +1,83 @@
+"""`model: {kind: module}`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+
+from mutransfer.config.base import FieldProblem
+from mutransfer.config.factory import FactoryName, require_plain
+from mutransfer.config.models.base import BaseModelSection, Loss
+
+_LOSSES = ("cross_entropy", "mse", "returned")
+
+
+def _as_loss(value: Any) -> Any:
+    if isinstance(value, Loss):
+        return value
+    if value not in _LOSSES:
+        raise ValueError(f"must be {', '.join(map(repr, _LOSSES[:-1]))} or {_LOSSES[-1]!r}, but got {value!r}")
+    return Loss(value, ignores=value == "cross_entropy")
+
+
+NamedLoss = Annotated[
+    Loss,
+    BeforeValidator(_as_loss),
+    PlainSerializer(lambda loss: loss.kind, return_type=str),
+    WithJsonSchema({"enum": list(_LOSSES), "type": "string"}),
+]
+
+with warnings.catch_warnings():  # the field `loss` takes the place of the property on purpose
+    warnings.filterwarnings("ignore", message=".*shadows an attribute in parent")
+
+    class ModuleSection(BaseModelSection):
+        """A module of your own (docs/your-model.md). Further keys of the section are arguments of the factory."""
+
+        model_config = ConfigDict(extra="allow")
+
+        implementation = "mutransfer.models.module:build"
+        consumes = "any"
+        attention = True
+        draws = True
+
+        kind: Literal["module"]
+        """Model kind."""
+        factory: FactoryName
+        """`package.file:function`, importable from the current folder. Called with `width`, with the further keys of
+        this section, and with whatever of `base_width` and the data's sizes (`vocab_size`, `seq_len`, `shape`,
+        `classes`, …) it has parameters for; returns the `nn.Module`."""
+        loss: NamedLoss = Loss(ignores=True)
+        """`cross_entropy` of logits (…, classes); `mse`; or `returned`: the module is called with the targets too and
+        returns its loss."""
+        zero_readout: bool = True
+        """Readout weights start at zero."""
+        roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
+        """Role by parameter name or pattern, where shapes cannot tell."""
+        init_std: dict[str, float] = Field(default_factory=dict)
+        """Initial std at base width by parameter name or pattern, instead of 1 for embeddings and 1/√fan_in."""
+
+        finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
+        """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate
+        check."""
+
+        @property
+        def finite_modules(self) -> tuple[str, ...]:  # noqa: D102
+            return self.finite
+
+        @model_validator(mode="after")
+        def _plain_arguments(self) -> Self:
+            require_plain(self.model_extra)
+            for pattern, std in self.init_std.items():
+                if std < 0:
+                    raise FieldProblem(("init_std", pattern), f"must be >= 0, but got {std}")
+            return self
+
+        def dead_hparams(self) -> dict[str, str]:
+            """None that a config could tell: what the module has is seen when it is built."""
+            return {}
+
+
+# pydantic leaves a field's name free on the class, where the property of the base would then win over the field.
+type.__setattr__(ModuleSection, "loss", ModuleSection.model_fields["loss"].default)

@@ -1,0 +1,192 @@
+"""transformers configs: read from a file or the hub, and scaled to a width through their own fields."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from mutransfer.config.data import TokenSpec
+from mutransfer.config.models import HuggingFaceSection
+from mutransfer.config.models.huggingface import config_file
+from mutransfer.errors import ConfigError, UsageError
+
+# Fields that follow width in the configs of transformers, by what they count. A family has some of them.
+_HIDDEN = ("hidden_size", "word_embed_proj_dim", "embedding_size")
+_INNER = ("intermediate_size", "n_inner", "ffn_dim")
+_HEADS = ("num_attention_heads", "num_key_value_heads")
+_HEAD_DIM = ("head_dim",)
+_NOT_TAKEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
+_CONNECT_SECONDS = 5.0
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@functools.cache
+def transformers() -> ModuleType:
+    """The transformers library.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    # transformers imports torchvision wherever that is installed, and one that does not fit torch (the two are
+    # released in pairs, per CUDA version) would break models that need no images at all.
+    with contextlib.suppress(ImportError):
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError:
+            sys.modules["torchvision"] = None  # type: ignore[assignment]  # reads as not installed
+    try:
+        found = importlib.import_module("transformers")
+    except ImportError as error:
+        raise UsageError(
+            f"model kind huggingface needs the extra 'hf' ({error.name or 'transformers'} is missing): "
+            "pip install 'mutransfer[hf]'"
+        ) from None
+    found.logging.set_verbosity_error()
+    found.logging.disable_progress_bar()
+    return found
+
+
+def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
+    """The transformers config of a section at its width, for data of shape `spec`.
+
+    Vocabulary and positions are the data's, special tokens are none, dropout is zero unless the section keeps it.
+
+    Raises:
+        ConfigError: the config cannot be had, has no such field, or its fields come to no whole number at this width.
+    """
+    plain = dict(_loaded(section.config))
+    kind = type(_made(plain, section.config))
+    names = dict(kind.attribute_map)  # {the name we use: the family's own}
+
+    def own(name: str) -> str:
+        return str(names.get(name, name))
+
+    known = set(_made(plain, section.config).to_dict()) | set(names)
+    for field, given in (("overrides", section.overrides), ("width_fields", section.width_fields)):
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"model.{field}.{name}: is no field of {kind.__name__}{hint}")
+    plain.update({own(name): value for name, value in section.overrides.items()})
+    if section.depth is not None:
+        plain[own("num_hidden_layers")] = section.depth
+        plain.pop("layer_types", None)  # one per layer of the config's own depth; made anew
+    whole = _made(plain, section.config)
+    plain.update({own(name): value for name, value in _widths(section, whole).items()})
+    plain.update(dict.fromkeys(_SPECIAL_TOKENS))
+    plain["vocab_size"], plain[own("max_position_embeddings")] = spec.vocab_size, spec.seq_len
+    plain["use_cache"] = False
+    if not section.dropout:
+        plain.update(dict.fromkeys(dropouts(whole), 0.0))
+    return _made(plain, section.config)
+
+
+def dropouts(config: Any) -> list[str]:
+    """Fields of a config that are dropout rates above zero."""
+    return [name for name, value in config.to_dict().items()
+            if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0]  # fmt: skip
+
+
+def _widths(section: HuggingFaceSection, config: Any) -> dict[str, int]:
+    """`{field: value}` of what follows width."""
+    hidden, width, found = config.hidden_size, section.width, {}
+    growing = (*_HIDDEN, *_INNER, *(_HEADS if section.grow == "heads" else _HEAD_DIM))
+    for name in dict.fromkeys((*growing, *section.width_fields)):
+        value = getattr(config, name, None)
+        if name in section.width_fields:
+            wanted = Fraction(section.width_fields[name]).limit_denominator(1 << 20) * width
+        elif isinstance(value, int):
+            wanted = Fraction(value * width, hidden)
+        else:
+            continue
+        if wanted.denominator != 1 and name in _INNER and name not in section.width_fields:
+            wanted = Fraction(round(wanted))
+        if wanted.denominator != 1 or wanted < 1:
+            raise ConfigError(
+                f"model.width: at width {width} {name} would be {float(wanted):g}, and has to be a whole number: "
+                f"{_advice(name, value, hidden, wanted)}"
+            )
+        found[name] = int(wanted)
+    return found
+
+
+def _advice(name: str, value: Any, hidden: int, wanted: Fraction) -> str:
+    least = f"take multiples of {wanted.denominator} times this width"
+    if name in _HEADS and isinstance(value, int):
+        return f"{least}, grow: head_dim, or another {name} or head size in overrides (here {value} at {hidden})"
+    return f"{least}, or give the field in width_fields"
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(name: str) -> Mapping[str, Any]:
+    """The config as plain data."""
+    file = config_file(name)
+    if file is None:
+        if name.startswith((".", "/", "~")) or name.endswith(".json") or name.count("/") > 1:
+            raise ConfigError(f"model.config: {name}: no such file, and no folder with a config.json")
+        file = _from_hub(name)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.config: {file}: is no JSON: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise ConfigError(f"model.config: {file}: is no config of transformers: it has no model_type")
+    return found
+
+
+def _from_hub(name: str) -> Path:
+    """The hub's config of that name: from its local cache, or fetched into it."""
+    transformers()  # says which extra is missing
+    import huggingface_hub
+
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
+        if isinstance(cached, str):
+            return Path(cached)
+        _require_reachable(huggingface_hub.constants.ENDPOINT)
+        return Path(huggingface_hub.hf_hub_download(name, "config.json"))
+    except Exception as error:  # its client raises OSError, errors of its own and those of the network below it
+        raise ConfigError(
+            f"model.config: {name}: is no local file or folder, and the Hugging Face hub does not give it "
+            f"({_first_line(error)}); give the path of its config.json"
+        ) from None
+
+
+def _require_reachable(endpoint: str) -> None:
+    """Without a network the hub's client tries again for half a minute; through a proxy only it can tell."""
+    address = urlsplit(endpoint)
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+    if address.hostname and not getproxies() and not offline:
+        socket.create_connection((address.hostname, address.port or 443), timeout=_CONNECT_SECONDS).close()
+
+
+def _made(plain: Mapping[str, Any], label: str) -> Any:
+    """The config object of plain data."""
+    given = {key: value for key, value in plain.items() if key not in _NOT_TAKEN}
+    try:
+        return transformers().AutoConfig.for_model(plain["model_type"], **given)
+    except Exception as error:  # ValueError, TypeError, KeyError, and what its validation libraries raise
+        if isinstance(error, UsageError):
+            raise
+        raise ConfigError(
+            f"model.config: {label}: transformers cannot make a {plain['model_type']} of it: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,69 @@
+"""How dimensions grow: a role needs them to follow width, and a sum of two parts (a·width + c) follows none.
+
+A matrix that holds parts of different roles, such as `Linear(width, width + classes)`, grows by an offset: no single
+lr is right for it. Sizes rounded to a multiple of something look like that at two widths, and not at four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+from mutransfer.errors import PlanError
+
+Shapes = Mapping[str, tuple[int, ...]]
+_DOUBLINGS = (1, 2, 4, 8)
+
+
+def check_growth(
+    base: Shapes,
+    wider: Shapes,
+    further: Callable[[int], Shapes],
+    *,
+    base_width: int,
+    given: Callable[[str], bool],
+) -> list[str]:
+    """Refuse dimensions that grow by an offset; warn of those that are rounded.
+
+    Args:
+        base: `{parameter: shape}` at the base width.
+        wider: the same at twice the base width.
+        further: called with a width, gives the shapes there; only where some dimension does not double.
+        given: whether the user has said which role the parameter of a name has.
+
+    Raises:
+        PlanError: a dimension is a·width + c, with c ≠ 0.
+    """
+    suspects = [
+        (name, dimension)
+        for name, shape in base.items()
+        for dimension, size in enumerate(shape if len(shape) == len(wider[name]) else ())
+        if wider[name][dimension] not in (size, 2 * size) and not given(name)
+    ]
+    if not suspects:
+        return []
+    try:
+        shapes = [base, wider, *(further(base_width * factor) for factor in _DOUBLINGS[2:])]
+    except PlanError:  # a factory that takes few widths only; what two widths say is all there is
+        shapes = [base, wider]
+    warnings = []
+    for name, dimension in suspects:
+        sizes = [one[name][dimension] for one in shapes]
+        offset = 2 * sizes[0] - sizes[1]
+        affine = all(after - before == (sizes[0] - offset) * factor
+                     for before, after, factor in zip(sizes, sizes[1:], _DOUBLINGS, strict=False))  # fmt: skip
+        if len(sizes) > 2 and affine:
+            slope = (sizes[0] - offset) / base_width
+            raise PlanError(
+                f"{name}: dimension {dimension} is {slope:g} × width {'+' if offset > 0 else '-'} {abs(offset)} "
+                f"({sizes[0]} at width {base_width}, {sizes[1]} at {2 * base_width}): one part of it grows and "
+                "another does not, and one weight has one lr. Make a layer of each part, or say what it is with "
+                f"roles={{{name!r}: 'hidden'}} (or input, output, vector)"
+            )
+        power = all(after * sizes[0] == before * sizes[1] for before, after in pairwise(sizes))
+        if not power:
+            warnings.append(
+                f"{name}: dimension {dimension} is {sizes[0]} at width {base_width} and {sizes[1]} at "
+                f"{2 * base_width}, so it is rounded; its multipliers follow the size that it has"
+            )
+    return warnings

@@ -1,0 +1,64 @@
+"""A foreign model tried before anything starts: built, planned, and run on one small batch.
+
+What a user's own code or a package's does wrong is then one message, and no folder, study or trial has been made.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mutransfer.config.factory import said
+from mutransfer.config.schema import RunConfig
+from mutransfer.data import load_data
+from mutransfer.errors import MutransferError, UsageError
+from mutransfer.models import build_model, plan_of
+from mutransfer.training.learner import start_at
+from mutransfer.training.loss import inputs_of, loss_of
+
+_EXAMPLES = 2
+
+
+def try_out(config: RunConfig) -> None:
+    """Refuse a model of foreign code that cannot be built, planned or run on this config's data; no other is tried.
+
+    It runs at the base width, on the CPU.
+
+    Raises:
+        UsageError: the model or its data cannot be used; the message has the place in the user's code.
+    """
+    if not config.model.draws:
+        return
+    plan = plan_of(config)
+    small = config.model_copy(update={"model": config.model.at_width(config.model.base_width), "search": None})
+    inputs, targets = load_data(config.data).batch(0, batch_size=_EXAMPLES, seed=0)
+    label = getattr(config.model, "factory", f"model kind {config.model.kind}")
+    model = build_model(small.model, small.data.spec)
+    start_at(model, plan_of(small), small)
+    if not plan.attention:
+        _refuse(config, "attention_temperature", "no module of the model has a buffer attention_scale and a head_dim")
+    if not any(name.rpartition(".")[2] == "relative_scale" for name, _ in model.named_buffers()):
+        _refuse(config, "relative_scale", "no module of the model has a buffer relative_scale")
+    if not getattr(model, "position_modules", ()):
+        _refuse(config, "position_scale", "the model names no position_modules")
+    tensors = tuple(torch.from_numpy(array) for array in inputs_of((inputs, targets)))
+    shapes = ", ".join(f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors)
+    try:
+        loss = loss_of(model, small.model.loss, tensors, torch.from_numpy(targets), train=True)
+    except MutransferError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{label}: cannot be trained on this data (inputs {shapes}, targets {tuple(targets.shape)} "
+            f"{targets.dtype}): {said(error)}"
+        ) from error
+    if loss.ndim != 0 or not loss.requires_grad:
+        what = f"of shape {tuple(loss.shape)}" if loss.ndim else "that depends on no parameter"
+        raise UsageError(f"{label}: gives a loss {what}; a single number that can be differentiated is needed")
+
+
+def _refuse(config: RunConfig, name: str, why: str) -> None:
+    """Refuse an hparam that would change nothing, set or swept."""
+    swept = config.search is not None and name in config.search.space
+    if swept or getattr(config.hparams, name) != type(config.hparams).model_fields[name].default:
+        field = f"search.space.{name}" if swept else f"hparams.{name}"
+        raise UsageError(f"{field}: has no effect: {why}")

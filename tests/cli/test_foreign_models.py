@@ -1,0 +1,85 @@
+"""A model of foreign code on the command line: what it does wrong is one message, and nothing has been started."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Refused, invoke
+
+CODE = """\
+from torch import nn
+
+def build(width, vocab_size, depth=1):
+    hidden = (nn.Linear(width, width) for _ in range(depth))
+    return nn.Sequential(nn.Embedding(vocab_size, width), *hidden, nn.Linear(width, vocab_size))
+
+def broken(width):
+    return nn.Linear(width, 1 / 0)
+"""
+CONFIG = """\
+name: own
+model: {kind: module, factory: "FILE:build", width: 32, base_width: 32, depth: 1}
+data: {kind: text, paths: [corpus.txt], seq_len: 16}
+training: {steps: 6, batch_size: 2, eval_batches: 1}
+search: {trials: 2, confirm: {top: 0}, space: {lr: {log_uniform: [1e-3, 1e-1]}}}
+"""
+VERBS = [("train", "own.yaml"), ("sweep", "own.yaml"), ("coord-check", "own.yaml"), ("audit", "own.yaml"),
+         ("transfer-check", "own.yaml")]  # fmt: skip
+
+
+@pytest.fixture
+def own(workspace: Path, request: pytest.FixtureRequest) -> str:
+    """`own.yaml` and its file of code, of a name that no other test has imported; the name."""
+    name = re.sub(r"\W", "_", f"own_{request.node.name}")
+    (workspace / f"{name}.py").write_text(CODE, encoding="utf-8")
+    (workspace / "own.yaml").write_text(CONFIG.replace("FILE", name), encoding="utf-8")
+    return name
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
+def test_code_that_raises_is_one_message_before_anything_starts(
+    own: str, refused: Refused, verb: tuple[str, ...]
+) -> None:
+    message = refused(*verb, "--set", f"model.factory={own}:broken", "--set", "model.depth=1")
+    assert message == f"model.depth: is no field of this section and no parameter of {own}:broken; did you mean width?"
+    text = Path("own.yaml").read_text(encoding="utf-8").replace(", depth: 1", "").replace(":build", ":broken")
+    Path("own.yaml").write_text(text, encoding="utf-8")
+    message = refused(*verb)
+    assert message.startswith(f"model.factory: {own}:broken raised ZeroDivisionError: division by zero (")
+    assert message.endswith(f"{own}.py:8)")
+
+
+def test_the_traceback_is_shown_on_request(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUTRANSFER_DEBUG", "1")
+    with pytest.raises(AssertionError, match="Traceback"):  # `invoke` lets none pass
+        invoke("audit", "own.yaml", "--set", f"model.factory={own}:bild")
+
+
+def test_it_trains_and_transfers(own: str) -> None:
+    code, _, err = invoke("train", "own.yaml", "--json")
+    assert code == 0, err
+    assert not Path("runs/own/train/pretrained").exists()
+    code, out, err = invoke("sweep", "own.yaml", "--workers", "1", "--pack", "1", "--json")
+    assert code == 0, err
+    assert json.loads(out)["outcomes"] == {"completed": 2}
+    code, out, err = invoke("transfer", "--width", "128", "--run", "own", "--depth", "2", "--json")
+    assert code == 0, err
+    assert {line.split(":")[0] for line in json.loads(out)["changed"]} == {"model.width", "model.depth"}
+
+
+def test_a_model_of_transformers_leaves_a_checkpoint_for_it(own: str) -> None:
+    pytest.importorskip("safetensors")
+    config = {"model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 1}
+    Path("gpt2.json").write_text(json.dumps(config), encoding="utf-8")
+    text = Path("own.yaml").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("model:"))
+    section = "model: {kind: huggingface, config: gpt2.json, width: 32, base_width: 16}"
+    Path("own.yaml").write_text(text.replace(line, section), encoding="utf-8")
+    code, out, err = invoke("train", "own.yaml")
+    assert code == 0, err
+    assert "For transformers: runs/own/train/pretrained" in out
+    assert {path.name for path in Path("runs/own/train/pretrained").iterdir()} >= {"config.json", "model.safetensors"}
