@@ -166,12 +166,13 @@ class PrepareProgress:
             self._bar.close()
             self._bar.line({"vocabulary": "Training the tokenizer", "tokens": "Writing shards"}[news.phase])
             self._phase, self._began, self._read_before = news.phase, time.monotonic(), news.done
-            self._said = (news.done * 10 // max(news.total, 1), news.shards)
+            self._said = (0, 0)
         seconds = max(time.monotonic() - self._began, 1e-9)
         speed = (news.done - self._read_before) / seconds
-        left = f", {ui.duration((news.total - news.done) / speed)} left" if speed > 0 and news.total else ""
-        made = f"{ui.quantity(news.tokens, '')} tokens in {news.shards} whole shards, " if news.tokens else ""
-        text = f"{made}{ui.quantity(speed, 'B')}/s{left}"
+        parts = [f"{ui.quantity(news.tokens, '')} tokens in {news.shards} whole shards"] if news.tokens else []
+        parts += [f"{ui.quantity(speed, 'B')}/s"] if speed > 0 else ["starting"]
+        parts += [f"{ui.duration((news.total - news.done) / speed)} left"] if speed > 0 and news.total else []
+        text = ", ".join(parts)
         total = max(news.total, news.done, 1)
         self._bar.update(news.done // 10**6, -(-total // 10**6), text)
         said = (news.done * 10 // max(news.total, 1) if news.total else 0, news.shards)

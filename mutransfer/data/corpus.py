@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from mutransfer.config.data import TokenizerSection, TokenSpec
-from mutransfer.data.cache import cache_key, cached, checksum
+from mutransfer.data.cache import cache_key, cached, checksum, versions
 from mutransfer.data.dataset import Array, TokenDataset, require_file
-from mutransfer.data.tokenizer import Tokenizer, open_tokenizer, smallest_type
+from mutransfer.data.tokenizer import Tokenizer, need_library, open_tokenizer, smallest_type
 from mutransfer.errors import DataError
 
 # Longer documents are cut after a line's end, so that threads share the work; batches bound the memory.
@@ -78,12 +78,7 @@ def token_dataset(
 
 def tokenizer_key(section: TokenizerSection) -> str:
     """What ids depend on besides the text: settings, a file's content, the library's version."""
-    from mutransfer.data.cache import versions
-    from mutransfer.data.tokenizer import need_library
-
-    if section.kind in ("bpe", "file"):
-        need_library()
-    library = versions(["tokenizers"]) if section.kind in ("bpe", "file") else {}
+    library = versions(["tokenizers"]) if section.kind in ("bpe", "file") and need_library() else {}
     settings = section.model_dump(exclude={"file"})
     return cache_key(settings, library, checksum(require_file(section.file)) if section.file else None)
 

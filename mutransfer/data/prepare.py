@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ SHARD_TOKENS = 1 << 27
 SAMPLE = 1 << 28
 # Characters that a worker encodes at a time.
 _BATCH = 1 << 20
+
+
+Encoded = tuple[list[Piece], Array, list[int]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def prepare(
     _require_free(out, plan)
     make_folder(out)
     with sole_holder(out / LOCK, lambda: f"{out}: another process is preparing data here"):
-        for left in out.glob(".*.partial"):
+        for left in (*out.glob(".*.partial"), *out.glob(".*.json.*")):  # by a call that was killed
             left.unlink()
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # read once, when the library first trains or encodes
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if workers > 1 else "false"
@@ -128,6 +131,7 @@ class _Job:
         units = Source(self._source.units)
         stride = max(1, -(-units.size // sample))
         taken = 0
+        self._on_progress(Progress("vocabulary", 0, units.size, 0, 0))
         for index, piece in enumerate(units.pieces()):
             if index % stride == 0:
                 taken += len(piece.text)
@@ -148,7 +152,9 @@ class _Job:
         skip = writer.position[3]
         before = sum(unit.size for unit in units[: writer.position[0]])
         unit_now, read = writer.position[0], 0
-        for batch, ids, lengths in _encoded(tokenizer, self._source.pieces(writer.position), workers):
+        self._on_progress(Progress("tokens", before, self._source.size, writer.tokens, len(writer.shards)))
+        encoded = _encoded(tokenizer, self._source.pieces(writer.position), workers)
+        for batch, ids, lengths in self._batches(encoded, writer):
             first, last = batch[0], batch[-1]
             if first.unit >= training and writer.held_out_from is None:
                 writer.held_out_from = writer.tokens
@@ -161,15 +167,35 @@ class _Job:
             whole = units[first.unit]
             part = whole.size * last.document // whole.documents if whole.documents else min(read, whole.size)
             self._on_progress(Progress("tokens", before + part, self._source.size, writer.tokens, len(writer.shards)))
-            if self._should_stop():
-                kept = sum(shard["tokens"] for shard in writer.shards)
-                raise Interrupted(f"{self._out}: stopped; {len(writer.shards)} shards of {kept:,} tokens are kept")
         if writer.tokens == 0:
             raise DataError(f"{self._out}: the source has no text, so there is nothing to write")
         return writer.finish(
             {"vocab_size": tokenizer.vocab_size, "tokenizer": self._plan["tokenizer"],
              "tokenizer_fingerprint": tokenizer.fingerprint}
         )  # fmt: skip
+
+    def _batches(self, encoded: Generator[Encoded, None, None], writer: ShardWriter) -> Iterator[Encoded]:
+        """The batches as they come, until a stop is asked for."""
+        stopped = False
+        try:
+            for batch in encoded:
+                yield batch
+                stopped = self._should_stop()
+                if stopped:
+                    break
+        except BrokenProcessPool:
+            # A signal to the whole process group ends the workers too.
+            stopped = self._should_stop()
+            if not stopped:
+                raise UsageError(
+                    "a process that encodes has died, perhaps for want of memory; the same command goes on from the "
+                    "last whole shard, and --workers 1 takes the least memory"
+                ) from None
+        finally:
+            encoded.close()  # and with it the workers
+        if stopped:
+            kept = sum(shard["tokens"] for shard in writer.shards)
+            raise Interrupted(f"{self._out}: stopped; {len(writer.shards)} shards of {kept:,} tokens are kept")
 
 
 def _require_free(out: Path, plan: dict[str, Any]) -> None:
@@ -201,10 +227,7 @@ def _settings(tokenizer: TokenizerSection) -> dict[str, Any]:
     return known
 
 
-Encoded = tuple[list[Piece], Array, list[int]]
-
-
-def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Iterator[Encoded]:
+def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Generator[Encoded, None, None]:
     """The pieces in batches, in order, with their ids and how many each has."""
     batches = _batches(pieces)
     if workers == 1:
@@ -223,11 +246,6 @@ def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Ite
                 yield (done, *future.result())
         for done, future in waiting:
             yield (done, *future.result())
-    except BrokenProcessPool:
-        raise UsageError(
-            "a process that encodes has died, perhaps for want of memory; the same command goes on from the last "
-            "whole shard, --workers 1 takes the least memory"
-        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

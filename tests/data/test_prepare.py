@@ -100,7 +100,7 @@ def test_interrupted_after_every_batch_it_ends_with_the_same_bytes(home: Path, t
     stops = 0
     while True:
         try:
-            prepare(everything(home), section, home / "parts", shard_tokens=300, **stop_after(3))
+            prepare(everything(home), section, home / "parts", shard_tokens=300, **stop_after(4))
             break
         except Interrupted:
             assert not (home / "parts" / "index.json").exists()
@@ -176,7 +176,7 @@ def stop_after(batches: int) -> dict[str, Any]:
 
 def begin(home: Path) -> None:
     with pytest.raises(Interrupted):
-        prepare(everything(home), WORDS, home / "out", shard_tokens=300, **stop_after(5))
+        prepare(everything(home), WORDS, home / "out", shard_tokens=300, **stop_after(6))
     assert (home / "out" / "shard-00000.bin").exists()
 
 

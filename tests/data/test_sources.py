@@ -14,7 +14,7 @@ import pytest
 
 from mutransfer.config.data import DigitsSection, ParquetImagesSection, TextSection, TokensSection
 from mutransfer.data import digits
-from mutransfer.data.dataset import Dataset
+from mutransfer.data.dataset import Dataset, _moments
 from tests.conftest import TEXT, real_data
 from tests.contracts.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh, same
 
@@ -260,6 +260,18 @@ class TestParquetImages(DataSourceContract):
         write_images(made.path, made.images[::-1], made.labels)
         with pytest.raises(TypeError):  # other data is decoded anew
             fresh(section)
+
+
+@pytest.mark.parametrize("count", [10, 3000])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 4), (5,)])
+def test_exact_sums_give_the_mean_and_deviation_that_numpy_gives(count: int, shape: tuple[int, ...]) -> None:
+    examples = np.random.default_rng(count).integers(0, 256, (count, *shape), dtype=np.uint8)
+    rows = np.arange(0, count, 3)
+    exact, plain = _moments(examples, rows), _moments(examples.astype(np.float64), rows)
+    for one, other in zip(exact, plain, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype == np.float32
+        assert one == pytest.approx(other, rel=1e-6)
 
 
 class TestGreyParquetImages(TestParquetImages):
