@@ -113,7 +113,6 @@ class RunConfig(Section):
             raise FieldProblem(
                 ("model", "width"), f"{self.model.width} is narrower than base_width {self.model.base_width}"
             )
-        self.model.require_optimizer(self.hparams.optimizer)
         self._check_dead_hparams()
         self._check_evaluation()
         self._check_rules()

@@ -51,11 +51,6 @@ class GPT(nn.Module):
             self.parameter_roles["*.relative.weight"] = "vector" if section.heads is None else "scalar"
             self.base_init_std["*.relative.weight"] = 0.0
             self.finite_modules += ("*.relative",) if section.heads is not None else ()
-        if section.kv_heads is not None and section.head_dim is not None:
-            # Readouts by their shape, but what they give is no logits: with a readout's multiplier values would vanish
-            # at init as the model widens, and all that attention says with them.
-            self.parameter_roles |= {"*.key.weight": "hidden", "*.value.weight": "hidden"}
-            self.finite_modules += ("*.key", "*.value", "*.key_norm")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at every position."""

@@ -40,7 +40,9 @@ def counted(config):
     "changes",
     [{}, {"model__width": 256}, {"model__depth": 3, "data__seq_len": 64}, {"model__tied_embeddings": True},
      {"model__mlp_ratio": 2, "training__batch_size": 2}, {"model__mlp": "swiglu", "model__norm": "rmsnorm"},
-     {"model__positions": "relative"}, {"model__kv_heads": 1}, {"model__width": 64, "model__kv_group": 2},
+     {"model__positions": "relative"},
+     {"model__kv_heads": 1, "model__head_dim": None, "model__heads": 2},
+     {"model__width": 64, "model__kv_group": 2},
      {"model__qk_norm": True, "model__norm_gain": True}],
 )  # fmt: skip
 def test_gpt_flops_are_torchs(gpt, changes):

@@ -66,13 +66,6 @@ class BaseModelSection(Section):
         """How many (query, key) pairs an attention module has for one example, masked ones among them."""
         return self.places(attention, spec) ** 2
 
-    def require_optimizer(self, optimizer: str) -> None:
-        """Refuse what has no rule under this optimizer.
-
-        Raises:
-            FieldProblem: with the field's path in the whole config.
-        """
-
     @property
     def has_biases(self) -> bool:
         """Whether there are biases, and so an lr of theirs to tune."""

@@ -32,8 +32,8 @@ class GPTSection(BaseModelSection):
     """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): so many heads share a key and a value at every
     width. Give this or `kv_heads` or neither, for a key and a value per head."""
     kv_heads: PositiveInt | None = None
-    """Grouped-query attention with so many keys and values at every width; 1 is multi-query attention. With `head_dim`
-    they do not grow at all, which has no rule under sgd."""
+    """Grouped-query attention with so many keys and values at every width; 1 is multi-query attention. For `heads`
+    only: of heads of a fixed size they would not grow, and no rule for that transfers (docs/models.md)."""
     qk_norm: bool = False
     """Queries and keys are normalised per head (Henry et al. 2020, arXiv 2010.04245), by the kind of `norm`."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -82,6 +82,12 @@ class GPTSection(BaseModelSection):
                 ("kv_heads",),
                 "give kv_heads (so many keys at every width) or kv_group (so many heads to a key at every width), "
                 "not both",
+            )
+        if self.kv_heads is not None and self.head_dim is not None:
+            raise FieldProblem(
+                ("kv_heads",),
+                "with head_dim keys and values would not grow with the model, for which no rule transfers: give "
+                "kv_group, so many heads to a key at every width",
             )
         for name in ("width", "base_width"):
             width = getattr(self, name)
@@ -137,14 +143,6 @@ class GPTSection(BaseModelSection):
     def relative(self) -> tuple[int, int]:
         """Buckets and largest distance of `positions: relative`."""
         return self.relative_buckets or RELATIVE_BUCKETS, self.relative_distance or RELATIVE_DISTANCE
-
-    def require_optimizer(self, optimizer: str) -> None:  # noqa: D102
-        if optimizer == "sgd" and self.kv_heads is not None and self.head_dim is not None:
-            raise FieldProblem(
-                ("model", "kv_heads"),
-                "with head_dim keys do not grow with the model, which has no rule under sgd: give kv_group, or heads, "
-                "or another optimizer",
-            )
 
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
         dead = super().dead_hparams()
