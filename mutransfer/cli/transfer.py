@@ -118,7 +118,7 @@ def _show(sweep: SweepFolder, target: Target) -> None:
     for change in target.changed:
         ui.say(f"  changed    {change}")
     swept = target.trial.params
-    hidden = {*swept, *(target.config.model.dead_hparams() if target.config.model.external else ())}
+    hidden = {*swept, *target.config.model.dead_hparams()}
     ui.say(f"  identical  {', '.join(f'{name} {ui.number(value)}' for name, value in swept.items())}")
     fixed = {k: v for k, v in target.config.hparams.model_dump(exclude_none=True).items() if k not in hidden}
     if fixed:

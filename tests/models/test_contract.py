@@ -286,7 +286,8 @@ CASES: dict[str, ModelCase] = {
         data=pairs,
         roles={"*.embedding.weight": "input", "*.position.weight": "input", "readout.weight": "output",
                "readout.bias": "scalar", "*norm.weight": "vector", "*.bias": "vector", "*.weight": "hidden"},
-        check_at=WIDE_HEADS,
+        check_at={**WIDE_HEADS, "width": 64, "base_width": 64},
+        check={"sizes": [64, 128, 256, 512]},  # below 64 the logits of cross attention still shrink like width^-0.16
     ),
     "gpt-learned": ModelCase(
         model={**GPT, "positions": "learned", "norm_gain": True, "zero_query": False},

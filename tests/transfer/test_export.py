@@ -10,7 +10,7 @@ import pytest
 from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
 from mutransfer.parametrization.plan import optimizer_settings
-from mutransfer.training.schedules import lr_factor
+from mutransfer.training.schedules import Schedule
 from mutransfer.transfer.export import FORMATS, export_config
 from tests.cli.conftest import invoke
 from tests.conftest import build
@@ -194,7 +194,7 @@ def test_schedules_are_the_same_from_the_end_of_the_warmup_on(gpt):
             ratio = (step - warm) / (end - warm)
             shape = {"constant": top, "linear": low + (1 - ratio) * (top - low),
                      "cosine": low + 0.5 * (math.cos(math.pi * ratio) + 1) * (top - low)}  # fmt: skip
-            assert shape[schedule] == pytest.approx(config.hparams.lr * lr_factor(config.hparams, step, 12))
+            assert shape[schedule] == pytest.approx(config.hparams.lr * Schedule.of(config.hparams, 12).factor(step))
     config = wide(gpt, **TIED, hparams__schedule="constant")
     values: dict[str, float] = {}
     exec(compile(export_config(config, "nanogpt-mup").text, "config.py", "exec"), values)  # type: ignore[arg-type]
