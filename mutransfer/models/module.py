@@ -41,6 +41,8 @@ def build(section: ModuleSection, spec: DataSpec) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise PlanError(f"model.factory: {section.factory} returned {_article(model)}, and not a torch.nn.Module")
     hand_on_logits(model, section.factory)
+    if section.finite:
+        model.finite_modules = section.finite  # type: ignore[assignment]  # read by the coordinate check
     return model
 
 

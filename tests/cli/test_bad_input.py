@@ -215,7 +215,7 @@ def test_a_template_over_an_existing_file_or_into_no_folder(refused: Refused, pa
         ("transfer", "--width"),
         ("sweep", "CONFIG"),
         ("sweep gpt.yaml --worker 1", "--worker"),
-        ("init new.yaml --model resnet", "--model"),
+        ("init new.yaml --model vgg", "--model"),
         ("tune gpt.yaml", "tune"),
     ],
 )

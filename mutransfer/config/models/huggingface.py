@@ -77,10 +77,11 @@ class HuggingFaceSection(BaseModelSection):
         return self
 
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
-        family = _family(self.config)
+        family, dead = _family(self.config), super().dead_hparams()
+        dead.pop("bias_lr", None)  # whether there are biases is seen when it is built
         if family is None or family in _LEARNED_POSITIONS:
-            return super().dead_hparams()
-        return {**super().dead_hparams(), "position_scale": f"{family} has no table of learned positions"}
+            return dead
+        return {**dead, "position_scale": f"{family} has no table of learned positions"}
 
 
 def config_file(name: str) -> Path | None:
