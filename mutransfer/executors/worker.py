@@ -36,11 +36,11 @@ def serve(connection: Connection[Any, Any], device: Device, warm_up: Job | None 
     while True:
         try:
             job = connection.recv()
-        except EOFError:
+            with connected(PipeLine(connection, job.hang_after)):
+                answer = _answer(job, device)
+            connection.send(answer)
+        except (EOFError, OSError):  # of the connection, as `_answer` raises none: the coordinator is gone
             return
-        with connected(PipeLine(connection, job.hang_after)):
-            answer = _answer(job, device)
-        connection.send(answer)
 
 
 def _keep_freed_memory() -> None:

@@ -98,7 +98,8 @@ class ConfigSubject:
         learner = Learner(config, self._device)
         at_most = max(1, _PROBE_TOKENS // config.data.seq_len) if hasattr(config.data, "seq_len") else _PROBE_EXAMPLES
         batch = next(iter(data.validation(batch_size=min(at_most, training.batch_size), batches=1)))
-        probe = [torch.from_numpy(array).to(self._device) for array in inputs_of(batch)]
+        arrays = inputs_of(batch) + ((batch[1],) if config.model.loss.kind == "returned" else ())
+        probe = [torch.from_numpy(array).to(self._device) for array in arrays]
 
         def train_step(step: int) -> Tensor:
             return learner.train_step(step, data.batch(step, batch_size=training.batch_size, seed=training.seed))

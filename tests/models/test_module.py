@@ -326,6 +326,28 @@ def test_own_data_of_one_input_and_of_several(own):
     assert sum(len(batch[1]) for batch in data.validation(batch_size=3, batches=99)) == 10
 
 
+class OwnLoss(nn.Module):
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(vocab_size, width), nn.Linear(width, width)
+        self.readout = nn.Linear(width, vocab_size)
+
+    def forward(self, tokens, targets):
+        logits = self.readout(torch.relu(self.hidden(self.embedding(tokens))))
+        return torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
+def own_loss(width: int, vocab_size: int) -> nn.Module:
+    return OwnLoss(width, vocab_size)
+
+
+def test_a_returned_loss_trains_and_is_looked_into(own):
+    config = own("own_loss", loss="returned")
+    assert losses(config)[-1] < losses(config)[0] - 0.02
+    settings = {"sizes": [32, 64, 128], "seeds": 1, "threshold": 0.25, "control": False, "narrow": True}
+    assert {one.module for one in check_config(config, **settings).modules} >= {"embedding", "hidden", "readout"}
+
+
 def narrow(width: int) -> nn.Module:
     hidden = nn.Linear(width, 8), nn.Linear(8, width)
     return nn.Sequential(nn.Embedding(256, width), *hidden, nn.Linear(width, 256))
