@@ -8,7 +8,7 @@ import numpy as np
 
 from mutransfer.config.data import DataModuleSection
 from mutransfer.config.factory import call_factory
-from mutransfer.data.dataset import Array, Batch, ClassDataset, Dataset, fingerprint
+from mutransfer.data.dataset import Array, Batch, ClassDataset, Dataset, Epochs, fingerprint
 from mutransfer.errors import DataError
 
 
@@ -53,7 +53,7 @@ class PairDataset(ClassDataset):
         order = np.random.default_rng(0).permutation(size)
         self._train, self._held_out = order[held_out:], order[:held_out]
         self._inputs, self._targets = inputs, targets
-        self._permutation = None
+        self._epochs = Epochs(len(self._train))
         self._fingerprint = fingerprint(*inputs, targets)
 
     def _examples_at(self, rows: Array) -> Batch:
