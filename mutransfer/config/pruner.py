@@ -48,6 +48,10 @@ class PrunerSection(Section):
                 raise FieldProblem((name,), f"has no effect with {self.kind}; it is for {users}")
         return self
 
+    def largest_pack(self, workers: int) -> int:
+        """Trials that each of so many workers may train at once without the workers waiting for each other."""
+        return max(1, self.lag // workers)
+
     def resolved(self, name: str) -> Any:
         """The value of a field that was left out or not."""
         value = getattr(self, name)

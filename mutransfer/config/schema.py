@@ -261,6 +261,10 @@ class RunConfig(Section):
     def _check_pruner(self, search: SearchSection) -> None:
         if search.pruner is None:
             return
+        if self.model.external:
+            raise FieldProblem(
+                ("search", "pruner"), "is impossible with a command, which is not looked at before its end"
+            )
         for name in ("schedule", "warmup"):
             if name in search.space:
                 raise FieldProblem(
@@ -276,6 +280,15 @@ class RunConfig(Section):
             raise FieldProblem(
                 ("search", "pruner", "min_steps"),
                 f"must be less than training.steps ({self.training.steps}), but got {self.pruning_from}",
+            )
+        every = self.pruning_every
+        last = (self.training.steps - 1) // every * every
+        if last < self.pruning_from:
+            field = "eval_every" if self.training.eval_every else "log_every"
+            raise FieldProblem(
+                ("search", "pruner"),
+                f"has no effect: with training.{field} {every} no run is looked at between step {self.pruning_from}, "
+                f"before which none is pruned, and its end at {self.training.steps}",
             )
 
     @property

@@ -73,6 +73,8 @@ def run_sweep(
         )
     if config.model.external and pack is not None and pack > 1:
         raise UsageError(f"--pack {pack}: a command trains one trial at a time")
+    if config.training.compile and pack is not None and pack > 1:
+        raise UsageError(f"--pack {pack}: training.compile compiles one run, and trials train one by one with it")
     folder = SweepFolder(runs / config.name)
     records, selection, repeats = _run(config, folder, executor, observer, should_stop, check, pack)
     if selection is None:

@@ -200,7 +200,7 @@ class Dispatcher:
                 self._land_crash(task, error)
             return
         if len(tasks) > 1 and all(result.outcome == "out_of_memory" for result in results):
-            self._pack = replace(self._pack, size=max(1, len(tasks) // 2))
+            self._pack = replace(self._pack, size=max(1, min(self._pack.size, len(tasks) // 2)))
             self._study.set_attribute("packing", asdict(self._pack))
             self._observer.shaped(self._pack.size, f"a pack of {len(tasks)} ran out of memory")
             self._waiting.extendleft(reversed(tasks))

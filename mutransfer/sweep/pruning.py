@@ -44,7 +44,7 @@ class Pruning:
         pruner = config.require_search().pruner
         if pruner is None:
             raise ValueError("the search has no pruner")
-        self._lag = pruner.lag
+        self._lag, self.largest_pack = pruner.lag, pruner.largest_pack
         self._pruner = optuna_pruner(pruner, config.pruning_from, config.training.steps)
         self._window = _Window()
         self._study = optuna.create_study(study_name=_NAME, storage=self._window)
@@ -87,10 +87,6 @@ class Pruning:
     def apart(self, first: int, second: int) -> bool:
         """Whether the second of two trials cannot be judged before the first has ended."""
         return second - first >= self._lag
-
-    def largest_pack(self, workers: int) -> int:
-        """Trials that each of so many workers may train at once without the workers waiting for each other."""
-        return max(1, self._lag // workers)
 
     def _settle(self, number: int, outcome: Outcome, value: float | None) -> None:
         if outcome in ("crashed", "out_of_memory"):

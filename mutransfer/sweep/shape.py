@@ -53,7 +53,8 @@ def measure_packing(
     """Time packs of several sizes on every worker at once, as the sweep will load them.
 
     Args:
-        trials: how many there will be; no pack is larger than a worker's share of them.
+        trials: how many there will be; no pack is larger than a worker's share of them, nor than a pruner lets
+            train at once.
 
     Returns:
         The fastest packing, and the reason in words; empty where the trials are too few for packs.
@@ -62,6 +63,9 @@ def measure_packing(
         Interrupted: `should_stop` was true.
     """
     largest = -(-trials // executor.capacity)
+    pruner = config.require_search().pruner
+    if pruner is not None:
+        largest = min(largest, pruner.largest_pack(executor.capacity))
     sizes = [size for size in SIZES if size <= max(1, largest)]
     if len(sizes) == 1:
         return ALONE, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -29,9 +30,17 @@ class Bleu:
         """sacreBLEU is an optional extra; not having it is said before the training, not after."""
         _sacrebleu()
 
-    def __call__(self, config: RunConfig, model: nn.Module, data: Dataset, device: torch.device) -> float:
+    def __call__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        data: Dataset,
+        device: torch.device,
+        *,
+        alive: Callable[[], None] = lambda: None,
+    ) -> float:
         """Translate and compare."""
-        found = translations(config, model, data, device)
+        found = translations(config, model, data, device, alive=alive)
         references = cast(PairDataset, data).held.references[: len(found)]
         scored = _sacrebleu().corpus_bleu(
             found, [references], lowercase=cast(TranslationSection, config.data).lowercase
@@ -42,8 +51,15 @@ class Bleu:
 bleu = Bleu()
 
 
-def translations(config: RunConfig, model: nn.Module, data: Dataset, device: torch.device) -> list[str]:
-    """What the model makes of the sentences held out, by the config's beam search."""
+def translations(
+    config: RunConfig,
+    model: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    *,
+    alive: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """What the model makes of the sentences held out, by the config's beam search; `alive` as in `Measure`."""
     model, pairs = cast(Seq2Seq, model), cast(PairDataset, data)
     sources = pairs.held.sources[: config.evaluation.examples]
     order = sorted(range(len(sources)), key=lambda row: len(sources[row]))  # alike in length: little padding
@@ -62,6 +78,7 @@ def translations(config: RunConfig, model: nn.Module, data: Dataset, device: tor
             )
         for row, words in zip(rows, decoded, strict=True):
             found[row] = pairs.decode(words)
+        alive()
     return found
 
 

@@ -74,7 +74,7 @@ class Hooks:
         return ()
 
     def alive(self) -> None:
-        """Called after every step and every batch of a validation."""
+        """Called after every step and every batch of a validation or a metric."""
 
 
 def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = "cpu") -> TrainResult:
@@ -295,7 +295,7 @@ class _Fit:
         learner = self._learner
         for member in members:
             model = learner.model if isinstance(learner, Learner) else learner.member(self._alive.index(member))
-            member.metrics_found = measure(member.config, model, self._data, learner.device)
+            member.metrics_found = measure(member.config, model, self._data, learner.device, alive=self._hooks.alive)
 
     def _end(self, members: Sequence[_Member], outcome: Outcome) -> None:
         """These members are over; what goes on is the others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import torch
@@ -18,8 +19,20 @@ class Measure(Protocol):
     def require(self) -> None:
         """Raises `DataError` where something that it needs is not installed."""
 
-    def __call__(self, config: RunConfig, model: nn.Module, data: Dataset, device: torch.device) -> float:
-        """Measure `model`, in eval mode and without gradients."""
+    def __call__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        data: Dataset,
+        device: torch.device,
+        *,
+        alive: Callable[[], None] = lambda: None,
+    ) -> float:
+        """Measure `model`, in eval mode and without gradients.
+
+        Args:
+            alive: to be called after every part of the work: who trains is ended when it is silent for long.
+        """
 
 
 def measures_of(config: RunConfig) -> dict[str, Measure]:
@@ -38,12 +51,19 @@ def measures_of(config: RunConfig) -> dict[str, Measure]:
     return found
 
 
-def measure(config: RunConfig, model: nn.Module, data: Dataset, device: torch.device) -> dict[str, float]:
-    """Every metric that the config asks for."""
+def measure(
+    config: RunConfig,
+    model: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    *,
+    alive: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Every metric that the config asks for; `alive` as in `Measure`."""
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            return {name: one(config, model, data, device) for name, one in measures_of(config).items()}
+            return {name: one(config, model, data, device, alive=alive) for name, one in measures_of(config).items()}
     finally:
         model.train(was_training)

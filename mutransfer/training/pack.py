@@ -142,9 +142,18 @@ class PackLearner:
 
         of_batch = None if shared else 0
         with self._kernels, precision(self.config, self.device):
-            stacked = vmap(outputs, in_dims=(0, 0, of_batch, of_batch), randomness="error")(
-                self._parameters, self._buffers, inputs, targets
-            )
+            try:
+                stacked = vmap(outputs, in_dims=(0, 0, of_batch, of_batch), randomness="error")(
+                    self._parameters, self._buffers, inputs, targets
+                )
+            except RuntimeError as error:
+                if "vmap" not in str(error):
+                    raise
+                # Of the model, whatever the hparams: trying again, or another trial, would end the same way.
+                why = str(error).split(". ")[0]
+                raise CannotPack(
+                    f"the model has an operation that packs cannot take ({why}); --pack 1 trains one by one"
+                ) from error
             if loss.kind == "returned":
                 return wide(stacked)
             if shared:

@@ -150,7 +150,7 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
         values[name][:2, 0] = rms(activation.values), mean_abs(activation.values)
     for step in range(steps):
         if should_stop():
-            raise Interrupted("stopped; a coordinate check keeps nothing, start it again")
+            raise Interrupted("stopped in a coordinate check, which keeps nothing; the same command starts it again")
         trainee.train_step(step)
         now = record(model, trainee.probe, initial=before)
         for name, own in values.items():

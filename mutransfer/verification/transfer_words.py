@@ -31,7 +31,11 @@ def sentences(check: TransferCheck) -> tuple[str, ...]:
         why = control.reasons or ("it moves",)
         found.append(f"Control {control.parametrization}: does not transfer, as it should not: {'; '.join(why)}.")
     elif control.state == "undecided":
-        found.append(f"Control {control.parametrization}: undecided: {'; '.join(control.reasons)}.")
+        shows = " Until it fails, this check has no power and does not count as passed."
+        found.append(
+            f"Control {control.parametrization}: undecided: {'; '.join(control.reasons)}."
+            + (shows if judged.state == "passed" else "")
+        )
     else:
         found.append(
             f"Control {control.parametrization}: passes too, so this check cannot tell right from wrong here; try more "

@@ -18,6 +18,7 @@ from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.folder import TrainFolder
 from mutransfer.training.loop import Hooks, fit, fit_pack
 from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.pack import CannotPack
 from mutransfer.training.run import train
 from mutransfer.verification.coord_check import check_config
 from tests.conftest import build
@@ -187,6 +188,18 @@ def test_a_pack_trains_as_its_members_do(own):
     fit_pack(configs, files, Hooks())
     for rows, config in zip(kept, configs, strict=True):
         assert [row.get("loss", row.get("validation_loss")) for row in rows] == pytest.approx(losses(config), rel=1e-4)
+
+
+def test_a_pack_of_what_vmap_cannot_take_is_refused_and_says_why(own):
+    with pytest.raises(CannotPack, match=r"packs cannot take \(vmap: called random operation.*--pack 1 trains one by"):
+        fit_pack([own("net", drop=0.5)] * 2, [MetricsFile(None)] * 2, Hooks())
+
+
+def test_a_returned_loss_is_validated_as_the_same_one_of_ours(own):
+    """Targets that do not count weigh nothing in the mean over batches."""
+    assert own("net", loss="returned").model.loss.ignores
+    assert own("net").model.loss.ignores
+    assert not own("net", loss="mse").model.loss.ignores
 
 
 def test_fused_matrices_are_hidden_and_the_readout_gets_its_multiplier(own):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import pytest
 import torch
 
-from mutransfer.errors import Interrupted
+from mutransfer.errors import Interrupted, UsageError
 from mutransfer.executors.base import Job, JobFailed, WorkerDied
 from mutransfer.executors.devices import Device
 from mutransfer.executors.inline import InlineExecutor
@@ -84,6 +86,51 @@ def test_out_of_memory_halves_the_pack(gpt, tmp_path):
     assert executor.sizes[-1] <= 2
     assert watch.shapes[0] == (2, "a pack of 4 ran out of memory")
     assert losses(found) == losses(sweep(config, tmp_path / "whole", Scripted(fake)))
+
+
+def test_a_larger_pack_that_comes_back_late_without_memory_makes_packs_no_larger(gpt, tmp_path):
+    """Of two packs of 8 the first comes back when the other worker has no memory for 2 any more."""
+
+    class Late(Sized):
+        held = None
+
+        def submit(self, job):
+            future = super().submit(job)
+            if len(self.sizes) == 1:
+                self.held, future = (Future(), future.result()), None
+                return self.held[0]
+            if self.sizes[-1] == 1 and not self.held[0].done():
+                self.held[0].set_result(self.held[1])
+            return future
+
+    executor, watch = Late(most=1), Watch()
+    sweep(build(gpt, search__trials=16), tmp_path, executor, pack=8, observer=watch)
+    sizes = [size for size, _ in watch.shapes]
+    assert executor.sizes[:2] == [8, 8]
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(executor.sizes[5:]) == {1}
+
+
+def test_no_larger_pack_is_tried_than_a_pruner_lets_train(gpt):
+    gpt["hparams"]["schedule"] = "constant"
+    config = build(gpt, search__trials=256, search__pruner={"kind": "median", "lag": 4}, training__log_every=3)
+    asked = []
+
+    class Noting(InlineExecutor):
+        capacity = 2
+
+        def submit(self, job: Job):
+            asked.append(job.arguments["sizes"])
+            return super().submit(job)
+
+    assert measure_packing(config, Noting(CPU), trials=256) == (ALONE, "")
+    assert asked == []  # packs of 2 are not worth a measurement
+
+
+def test_a_pack_of_compiled_runs_is_refused(gpt, tmp_path):
+    with pytest.raises(UsageError, match=r"--pack 4: training\.compile"):
+        sweep(build(gpt, training__compile=True), tmp_path, InlineExecutor(CPU), pack=4)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_one_trial_without_memory_is_an_outcome(gpt, tmp_path):

@@ -249,6 +249,7 @@ def test_an_unfinished_curve_of_a_schedule_is_not_judged(gpt, write, schedule):
              "search__space": {"lr": {"choice": [0.1, 0.2]}}},
             "search.pruner: is impossible with across",
         ),
+        ({"training__log_every": 12}, "search.pruner: has no effect: with training.log_every 12 no run is looked at"),
         ({"search__space": {"warmup": {"uniform": [0.0, 0.3]}}}, "search.pruner: is impossible where warmup is swept"),
     ],
 )  # fmt: skip

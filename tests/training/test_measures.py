@@ -90,6 +90,23 @@ def test_trials_are_measured_only_when_asked_packed_or_not(pairs: dict[str, Any]
     assert packed[0].metrics != packed[1].metrics
 
 
+def test_measuring_gives_signs_of_life(pairs: dict[str, Any]) -> None:
+    """Translating takes longer than a step, and who is silent is taken for hung."""
+
+    class Counting(Hooks):
+        calls = 0
+
+        def alive(self) -> None:
+            self.calls += 1
+
+    silent, measured = Counting(), Counting()
+    files = [MetricsFile(None)] * 2
+    for hooks, wanted in ((silent, False), (measured, True)):
+        config = build(pairs, training__steps=2, evaluation__trials=wanted)
+        fit_pack([config, config], files, hooks)
+    assert measured.calls >= silent.calls + 2  # a batch of sentences for each member
+
+
 def test_a_sweep_lists_them_with_its_trials(pairs: dict[str, Any], tmp_path: Path) -> None:
     config = build(pairs, evaluation__trials=True, training__steps=4, search__trials=2)
     result = run_sweep(config, runs=tmp_path, pack=1, executor=lambda: InlineExecutor(Device("cpu", "cpu", 1)))

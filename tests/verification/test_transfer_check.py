@@ -115,6 +115,17 @@ def test_a_control_that_passes_too_shows_nothing(gpt, tmp_path):
     assert any("cannot tell right from wrong" in words for words in found.words)
 
 
+def test_a_control_that_is_undecided_shows_nothing_and_says_so(gpt, tmp_path):
+    def far(parametrization, width):
+        return -6.3 if parametrization == "mup" else -20.0
+
+    found = check(grid(gpt), tmp_path, Landscape(far))
+    assert (found.judged.state, found.control.state) == ("passed", "undecided")
+    assert found.as_dict()["state"] == "no power"
+    assert any(words.startswith("Control sp: undecided") and words.endswith("does not count as passed.")
+               for words in found.words)  # fmt: skip
+
+
 def test_a_tolerance_may_be_tighter_or_wider(gpt, tmp_path):
     def creeping(parametrization, width):
         return -6.5 + 0.2 * math.log2(width / 16)

@@ -19,7 +19,7 @@ def _as_loss(value: Any) -> Any:
         return value
     if value not in _LOSSES:
         raise ValueError(f"must be {', '.join(map(repr, _LOSSES[:-1]))} or {_LOSSES[-1]!r}, but got {value!r}")
-    return Loss(value, ignores=value == "cross_entropy")
+    return Loss(value, ignores=value != "mse")
 
 
 NamedLoss = Annotated[
