@@ -12,6 +12,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.errors import MutransferError, UsageError
 from mutransfer.models import build_model, plan_of
+from mutransfer.parametrization.plan import is_bias, is_norm_gain
 from mutransfer.training.learner import start_at
 from mutransfer.training.loss import inputs_of, loss_of
 
@@ -40,6 +41,9 @@ def try_out(config: RunConfig) -> None:
         _refuse(config, "relative_scale", "no module of the model has a buffer relative_scale")
     if not getattr(model, "position_modules", ()):
         _refuse(config, "position_scale", "the model names no position_modules")
+    for name, has, what in (("bias_lr", is_bias, "biases"), ("norm_gain_lr", is_norm_gain, "trainable norm gains")):
+        if not any(has(parameter, one) for parameter, one in plan.parameters.items()):
+            _refuse(config, name, f"the model has no {what}")
     tensors = tuple(torch.from_numpy(array) for array in inputs_of((inputs, targets)))
     shapes = ", ".join(f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors)
     try:

@@ -76,6 +76,11 @@ class HuggingFaceSection(BaseModelSection):
                 raise FieldProblem(("overrides", name), "is in width_fields too")
         return self
 
+    @property
+    def has_biases(self) -> bool:
+        """A family's own affair: whether there are any is seen when the model is built."""
+        return True
+
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
         family = _family(self.config)
         if family is None or family in _LEARNED_POSITIONS:

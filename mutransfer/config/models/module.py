@@ -62,10 +62,6 @@ with warnings.catch_warnings():  # the field `loss` takes the place of the prope
         """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate
         check."""
 
-        @property
-        def finite_modules(self) -> tuple[str, ...]:  # noqa: D102
-            return self.finite
-
         @model_validator(mode="after")
         def _plain_arguments(self) -> Self:
             require_plain(self.model_extra)
