@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
 
 from mutransfer.config.data import DataModuleSection
-from mutransfer.config.factory import call_factory
-from mutransfer.data.dataset import Array, Batch, ClassDataset, Dataset, Epochs, fingerprint
+from mutransfer.config.factory import call_factory, said
+from mutransfer.data.dataset import Array, Batch, Dataset, Epochs, fingerprint, notes_of
 from mutransfer.errors import DataError
 
 
@@ -23,7 +26,7 @@ def load(section: DataModuleSection) -> Dataset:
     offers = {"validation_fraction": section.validation_fraction}
     found = call_factory("data.factory", section.factory, section.model_extra or {}, offers, own)
     if all(hasattr(found, name) for name in ("batch", "validation", "fingerprint")):
-        return cast(Dataset, found)
+        return OwnDataset(cast(Dataset, found), f"data.factory: {section.factory}")
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise DataError(
             f"data.factory: {section.factory} returned a {type(found).__name__}; it has to return a pair of arrays "
@@ -31,15 +34,65 @@ def load(section: DataModuleSection) -> Dataset:
         )
     inputs, targets = found
     several = inputs if isinstance(inputs, tuple) else (inputs,)
-    return PairDataset(
-        tuple(_array(one, section.factory) for one in several),
-        _array(targets, section.factory),
+    label = f"data.factory: {section.factory}"
+    return ArrayDataset(
+        tuple(_array(one, label) for one in several),
+        _array(targets, label),
         validation_fraction=section.validation_fraction,
-        label=f"data.factory: {section.factory}",
+        label=label,
     )
 
 
-class PairDataset(ClassDataset):
+class OwnDataset:
+    """What a factory returned as a data set, so that what its code does wrong is one message, whenever it does it."""
+
+    def __init__(self, own: Dataset, label: str) -> None:
+        self._own, self._label = own, label
+        self.notes = notes_of(own)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Dataset`."""
+        with self._blamed("fingerprint"):
+            return str(self._own.fingerprint)
+
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
+        """See `Dataset`."""
+        with self._blamed("batch"):
+            found: Any = self._own.batch(step, batch_size=batch_size, seed=seed)
+        return self._checked(found, "batch")
+
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
+        """See `Dataset`."""
+        with self._blamed("validation"):
+            found = iter(self._own.validation(batch_size=batch_size, batches=batches))
+        for number in itertools.count():
+            with self._blamed("validation"):
+                one: Any = next(found, None)
+            if one is None:
+                if not number:
+                    raise DataError(f"{self._label}: validation gave no batch; it has to give one at least")
+                return
+            yield self._checked(one, "validation")
+
+    def _checked(self, found: Any, where: str) -> Batch:
+        if not isinstance(found, tuple | list) or len(found) != 2:
+            raise DataError(f"{self._label}: {where} gave a {type(found).__name__}, and not a pair (inputs, targets)")
+        inputs, targets = found
+        label = f"{self._label}: {where}"
+        if isinstance(inputs, tuple):
+            return tuple(_array(one, label) for one in inputs), _array(targets, label)
+        return _array(inputs, label), _array(targets, label)
+
+    @contextmanager
+    def _blamed(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise DataError(f"{self._label}: {where} raised {said(error)}") from error
+
+
+class ArrayDataset:
     """Inputs (N, …) and targets (N, …) as they are: in a new order each epoch, a share of them held out."""
 
     def __init__(self, inputs: tuple[Array, ...], targets: Array, *, validation_fraction: float, label: str) -> None:
@@ -56,6 +109,21 @@ class PairDataset(ClassDataset):
         self._epochs = Epochs(len(self._train))
         self._fingerprint = fingerprint(*inputs, targets)
 
+    @property
+    def fingerprint(self) -> str:
+        """See `Dataset`."""
+        return self._fingerprint
+
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
+        """See `Dataset`."""
+        return self._examples_at(self._train[self._epochs.rows(step, batch_size=batch_size, seed=seed)])
+
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
+        """See `Dataset`."""
+        wanted = self._held_out[: batches * batch_size]
+        for first in range(0, len(wanted), batch_size):
+            yield self._examples_at(wanted[first : first + batch_size])
+
     def _examples_at(self, rows: Array) -> Batch:
         chosen = tuple(one[rows] for one in self._inputs)
         return chosen if len(chosen) > 1 else chosen[0], self._targets[rows]
@@ -63,7 +131,10 @@ class PairDataset(ClassDataset):
 
 def _array(value: Any, label: str) -> Array:
     """An array in the types that models take: float32 and int64."""
-    array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    try:
+        array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(f"{label}: arrays of numbers are needed, but one cannot be made an array: {error}") from None
     if array.ndim == 0 or array.dtype.kind not in "iufb":
-        raise DataError(f"data.factory: {label}: arrays of numbers are needed, but one is {array.dtype} {array.shape}")
-    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+        raise DataError(f"{label}: arrays of numbers are needed, but one is {array.dtype} {array.shape}")
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)

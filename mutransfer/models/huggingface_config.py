@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+import textwrap
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -189,4 +190,5 @@ def _made(plain: Mapping[str, Any], label: str) -> Any:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    # Of an unknown model_type transformers lists all that it knows, some hundreds.
+    return textwrap.shorten(text.splitlines()[0], 300, placeholder=" …") if text else type(error).__name__

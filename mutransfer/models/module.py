@@ -40,9 +40,10 @@ def build(section: ModuleSection, spec: DataSpec) -> nn.Module:
         )
     if not isinstance(model, nn.Module):
         raise PlanError(f"model.factory: {section.factory} returned {_article(model)}, and not a torch.nn.Module")
+    if section.finite:  # where the coordinate check looks for them, of any model
+        names: Any = (*getattr(model, "finite_modules", ()), *section.finite)
+        model.finite_modules = names
     hand_on_logits(model, section.factory)
-    if section.finite:
-        model.finite_modules = section.finite  # type: ignore[assignment]  # read by the coordinate check
     return model
 
 

@@ -41,10 +41,9 @@ def try_out(config: RunConfig) -> None:
         _refuse(config, "relative_scale", "no module of the model has a buffer relative_scale")
     if not getattr(model, "position_modules", ()):
         _refuse(config, "position_scale", "the model names no position_modules")
-    if not any(is_bias(name, one) for name, one in plan.parameters.items()):
-        _refuse(config, "bias_lr", "the model has no biases")
-    if not any(is_norm_gain(name, one) for name, one in plan.parameters.items()):
-        _refuse(config, "norm_gain_lr", "the model has no trainable norm gains")
+    for name, has, what in (("bias_lr", is_bias, "biases"), ("norm_gain_lr", is_norm_gain, "trainable norm gains")):
+        if not any(has(parameter, one) for parameter, one in plan.parameters.items()):
+            _refuse(config, name, f"the model has no {what}")
     tensors = tuple(torch.from_numpy(array) for array in inputs_of((inputs, targets)))
     shapes = ", ".join(f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors)
     try:

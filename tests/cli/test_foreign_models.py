@@ -71,6 +71,27 @@ def test_it_trains_and_transfers(own: str) -> None:
     assert {line.split(":")[0] for line in json.loads(out)["changed"]} == {"model.width", "model.depth"}
 
 
+def test_multipliers_of_lr_count_where_the_model_has_what_they_multiply(own: str, refused: Refused) -> None:
+    """A config cannot tell: GPT-2 has biases, Llama has none, and a module is its author's affair."""
+    message = refused("train", "own.yaml", "--set", "hparams.norm_gain_lr=2")
+    assert message == "hparams.norm_gain_lr: has no effect: the model has no trainable norm gains"
+    assert invoke("train", "own.yaml", "--out", "biased", "--set", "hparams.bias_lr=2")[0] == 0
+    pytest.importorskip("safetensors")  # of the extra hf; transformers itself is imported with care (torchvision)
+    sizes = {
+        "gpt2": {"n_embd": 16, "n_head": 2, "n_layer": 1},
+        "llama": {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1},
+    }
+    text = Path("own.yaml").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("model:"))
+    for family, given in sizes.items():
+        Path(f"{family}.json").write_text(json.dumps({"model_type": family, **given}), encoding="utf-8")
+        section = f"model: {{kind: huggingface, config: {family}.json, width: 32, base_width: 16}}"
+        Path(f"{family}.yaml").write_text(text.replace(line, section), encoding="utf-8")
+    assert invoke("train", "gpt2.yaml", "--out", "gpt2", "--set", "hparams.bias_lr=2")[0] == 0
+    message = refused("train", "llama.yaml", "--set", "hparams.bias_lr=2")
+    assert message == "hparams.bias_lr: has no effect: the model has no biases"
+
+
 def test_a_model_of_transformers_leaves_a_checkpoint_for_it(own: str) -> None:
     pytest.importorskip("safetensors")
     config = {"model_type": "gpt2", "n_embd": 16, "n_head": 2, "n_layer": 1}

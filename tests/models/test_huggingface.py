@@ -227,8 +227,9 @@ def test_a_name_that_is_not_local_and_a_hub_that_cannot_be_reached(hf, monkeypat
 )
 def test_a_config_that_is_none(hf, tmp_path, content, message):
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         plan_of(hf("llama", config=str(tmp_path)))
+    assert len(str(caught.value)) < 600  # transformers would list every family that it knows
 
 
 def test_attention_scaled_in_another_way_is_refused(hf):

@@ -213,6 +213,12 @@ def test_schedules_are_the_same_from_the_end_of_the_warmup_on(gpt):
         ("megatron", {"parametrization": "sp"}, "cannot express parametrization sp"),
         ("megatron", {"rules__depth": {"base_depth": 1}}, "cannot express rules.depth"),
         ("megatron", {"hparams__schedule": "inverse_sqrt", "hparams__warmup": 0.0}, "needs hparams.warmup"),
+        ("megatron", {"model__positions": "relative"}, "positions that are rotary or learned"),
+        ("megatron", {"model__norm": "rmsnorm"}, r"LayerNorm \(model.norm: layernorm\)"),
+        ("megatron", {"model__mlp": "swiglu"}, r"\(model.mlp: gelu\)"),
+        ("megatron", {"model__kv_group": 2, "model__head_dim": 8}, r"a key and a value per head \(no model.kv_group\)"),
+        ("megatron", {"model__qk_norm": True}, r"\(model.qk_norm: false\)"),
+        ("nanogpt-mup", {**TIED, "model__norm": "rmsnorm"}, r"LayerNorm \(model.norm: layernorm\)"),
         ("nanogpt-mup", {"hparams__optimizer": "sgd"}, "nanoGPT-mup cannot express hparams.optimizer sgd"),
         ("nanogpt-mup", {**TIED, "hparams__schedule": "linear"}, "cannot express hparams.schedule linear"),
         ("nanogpt-mup", {}, r"always has tied embeddings \(model.tied_embeddings: true\) and learned positions"),
@@ -230,6 +236,12 @@ def test_another_model_is_written_by_force_and_said_to_be_one(gpt):
         "another model than the proxy: nanoGPT-mup always has learned positions",
         "another model than the proxy: nanoGPT-mup always has feed-forward layers of 4 × the width",
     ]
+
+
+def test_by_force_a_model_with_weights_that_the_trainer_lacks_is_written_too(gpt):
+    made = export_config(wide(gpt, model__mlp="swiglu", model__positions="relative"), "nanogpt-mup", force=True)
+    assert any("two matrices around a gelu" in note for note in made.notes)
+    assert not any(one.weight == "gate" for one in made.differences)
 
 
 def test_an_mlp_goes_into_json_only(mlp):

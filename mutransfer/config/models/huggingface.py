@@ -76,6 +76,11 @@ class HuggingFaceSection(BaseModelSection):
                 raise FieldProblem(("overrides", name), "is in width_fields too")
         return self
 
+    @property
+    def has_biases(self) -> bool:
+        """A family's own affair: whether there are any is seen when the model is built."""
+        return True
+
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102
         family, dead = _family(self.config), super().dead_hparams()
         dead.pop("bias_lr", None)  # whether there are biases is seen when it is built

@@ -129,7 +129,9 @@ def compare(
         Difference(words[field], weight, getattr(one, field), getattr(theirs[weight], field))
         for field in words
         for weight, one in ours.items()
-        if getattr(one, field) is not None and not same(getattr(one, field), getattr(theirs[weight], field))
+        if weight in theirs  # another model, written by force, may lack some
+        and getattr(one, field) is not None
+        and not same(getattr(one, field), getattr(theirs[weight], field))
     ]
     if not same(*scales):
         found.append(Difference("scale", "q·k", *scales))
@@ -170,6 +172,21 @@ def require_gpt(config: RunConfig, trainer: str, optimizers: tuple[str, ...], sc
     if why or not isinstance(section, GPTSection):
         raise UsageError(f"{config.name}: {trainer} cannot express {why}")
     return section
+
+
+def choices(section: GPTSection) -> dict[str, str]:
+    """`{our field as the trainers have it: what that is}` of what no export has words for yet."""
+    found = {}
+    if section.norm != "layernorm":
+        found["model.norm: layernorm"] = "LayerNorm"
+    if section.mlp != "gelu":
+        found["model.mlp: gelu"] = "feed-forward layers of two matrices around a gelu"
+    if section.kv_heads_at(section.width) != section.heads_at(section.width):
+        field = "kv_group" if section.kv_heads is None else "kv_heads"
+        found[f"no model.{field}"] = "a key and a value per head"
+    if section.qk_norm:
+        found["model.qk_norm: false"] = "queries and keys without a norm"
+    return found
 
 
 def origin(config: RunConfig) -> str:

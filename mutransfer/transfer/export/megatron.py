@@ -19,6 +19,7 @@ from mutransfer.transfer.export.base import (
     Export,
     InEffect,
     attention_scale,
+    choices,
     compare,
     in_effect,
     in_words,
@@ -40,6 +41,15 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
     """
     del force  # it builds the same model, or cannot be used at all
     section = require_gpt(config, "Megatron-LM", ("adamw", "adam", "sgd"), tuple(_SCHEDULES))
+    other = choices(section)
+    if section.positions == "relative":
+        other = {"model.positions: rotary or learned": "positions that are rotary or learned", **other}
+    if other:
+        given = " and ".join(f"{what} ({field})" for field, what in other.items())
+        raise UsageError(
+            f"{config.name}: this export of Megatron-LM is for models with {given}, and hparams belong to the model "
+            "that they were tuned on: sweep a proxy like that, or take --format json"
+        )
     plan = plan_of(config)
     flags = flags_of(config, section, plan)
     differences = compare(

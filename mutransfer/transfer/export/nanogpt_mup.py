@@ -15,6 +15,7 @@ from mutransfer.transfer.export.base import (
     Export,
     InEffect,
     attention_scale,
+    choices,
     compare,
     in_effect,
     in_words,
@@ -63,7 +64,7 @@ def _other_model(section: GPTSection) -> dict[str, str]:
         found["model.positions: learned"] = "learned positions"
     if section.mlp_ratio != 4:
         found["model.mlp_ratio: 4"] = "feed-forward layers of 4 × the width"
-    return found
+    return {**found, **choices(section)}
 
 
 def values_of(config: RunConfig, section: GPTSection, plan: Plan) -> dict[str, Any]:
