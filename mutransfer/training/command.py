@@ -67,10 +67,10 @@ def run_command(
     section = config.model
     assert isinstance(section, CommandSection)  # noqa: S101 - the caller has looked
     began = time.perf_counter()
+    require_program(config, folder)
     folder = make_folder(folder.resolve())
     values = placeholders.values_of(config, folder, resume=resume)
     command = [placeholders.fill(argument, values) for argument in section.command]
-    _require_program(command[0])
     metrics = MetricsFile(folder / "metrics.jsonl")
     reading = Reading(config.training.divergence_factor, section.loss_from.takes)
     sources = {"output": (STDOUT, STDERR), "stdout": (STDOUT,), "stderr": (STDERR,)}
@@ -147,7 +147,15 @@ def last_lines(folder: Path) -> str:
     return "(nothing)"
 
 
-def _require_program(program: str) -> None:
+def require_program(config: RunConfig, folder: Path) -> None:
+    """Refuse a command that cannot be started.
+
+    Raises:
+        UsageError: there is no such program, or this is no POSIX system.
+    """
+    section = config.model
+    assert isinstance(section, CommandSection)  # noqa: S101 - the caller has looked
+    program = placeholders.fill(section.command[0], placeholders.values_of(config, folder.resolve()))
     if os.name != "posix":
         raise UsageError("model kind command needs process groups, which this system has not")
     if shutil.which(program) is None:

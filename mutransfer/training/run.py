@@ -13,7 +13,7 @@ from mutransfer.data.dataset import Dataset, notes_of
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.files import disk_errors, make_folder, sole_holder, write_atomic, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
-from mutransfer.training.command import RUN_GRACE, CommandFailed, last_lines, run_command
+from mutransfer.training.command import RUN_GRACE, CommandFailed, last_lines, require_program, run_command
 from mutransfer.training.folder import TrainFolder, TrainResult
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, Progress, fit
@@ -52,6 +52,8 @@ def train(
         load_data(config.data)  # what it may refuse is refused before anything is written
         measures_of(config)
         try_out(config)
+    elif external:
+        require_program(config, folder.root)
     make_folder(folder.root)
     with sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"):
         if folder.started and not resume:

@@ -129,6 +129,13 @@ def test_no_loss_and_no_program_are_said_with_what_there_was(tmp_path):
         run_command(command("", model__command=["trainn", "{width}", "{lr}", "{steps}"]), tmp_path)
 
 
+def test_a_run_of_no_program_leaves_nothing_behind(tmp_path):
+    config = command("", model__command=["trainn", "{width}", "{lr}", "{steps}"])
+    with pytest.raises(UsageError, match="no such program: trainn"):
+        train(config, TrainFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_beyond_its_time_is_ended(tmp_path):
     with pytest.raises(CommandFailed, match=r"longer than model.timeout, 0.3 s"):
         run_command(command(said(1.0) + "import time\ntime.sleep(60)", model__timeout=0.3), tmp_path)
