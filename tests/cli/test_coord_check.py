@@ -57,7 +57,7 @@ def test_a_stopped_check_exits_with_4_and_writes_nothing(workspace: Path, monkey
     monkeypatch.setattr("mutransfer.signals.stop_on_signals", _stopped)
     code, _, stderr = invoke("coord-check", "mlp.yaml", *SMALL)
     assert code == 4
-    assert "start it again" in stderr
+    assert "the same command starts it again" in stderr
     assert files(workspace) == before
 
 
