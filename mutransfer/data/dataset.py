@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -148,7 +149,35 @@ class Epochs:
         return self._permutation[1]
 
 
-class ClassDataset:
+class ExampleDataset(ABC):
+    """Examples by their row: a new permutation each epoch in training, what is held out in validation."""
+
+    _train: Array
+    _held_out: Array
+    _epochs: Epochs
+    _fingerprint: str
+
+    @abstractmethod
+    def _examples_at(self, rows: Array) -> Batch:
+        """The batch of these rows."""
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Dataset`."""
+        return self._fingerprint
+
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
+        """See `Dataset`."""
+        return self._examples_at(self._train[self._epochs.rows(step, batch_size=batch_size, seed=seed)])
+
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
+        """See `Dataset`."""
+        wanted = self._held_out[: batches * batch_size]
+        for first in range(0, len(wanted), batch_size):
+            yield self._examples_at(wanted[first : first + batch_size])
+
+
+class ClassDataset(ExampleDataset):
     """Labelled examples, kept as they are stored and normalised batch by batch.
 
     Batches are inputs (B, *shape) float32 with zero mean and unit variance per channel (the first axis of an
@@ -181,21 +210,6 @@ class ClassDataset:
         self._mean, self._std = _moments(examples, self._train)
         self._epochs = Epochs(len(self._train))
         self._fingerprint = fingerprint(examples, labels, *([] if tail is None else [np.array([tail])]))
-
-    @property
-    def fingerprint(self) -> str:
-        """See `Dataset`."""
-        return self._fingerprint
-
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
-        return self._examples_at(self._train[self._epochs.rows(step, batch_size=batch_size, seed=seed)])
-
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
-        wanted = self._held_out[: batches * batch_size]
-        for first in range(0, len(wanted), batch_size):
-            yield self._examples_at(wanted[first : first + batch_size])
 
     def _examples_at(self, rows: Array) -> Batch:
         inputs = (self._examples[rows].astype(np.float32) - self._mean) / self._std

@@ -11,7 +11,7 @@ import numpy as np
 
 from mutransfer.config.data import DataModuleSection
 from mutransfer.config.factory import call_factory, said
-from mutransfer.data.dataset import Array, Batch, Dataset, Epochs, fingerprint, notes_of
+from mutransfer.data.dataset import Array, Batch, Dataset, Epochs, ExampleDataset, fingerprint, notes_of
 from mutransfer.errors import DataError
 
 
@@ -92,7 +92,7 @@ class OwnDataset:
             raise DataError(f"{self._label}: {where} raised {said(error)}") from error
 
 
-class ArrayDataset:
+class ArrayDataset(ExampleDataset):
     """Inputs (N, …) and targets (N, …) as they are: in a new order each epoch, a share of them held out."""
 
     def __init__(self, inputs: tuple[Array, ...], targets: Array, *, validation_fraction: float, label: str) -> None:
@@ -108,21 +108,6 @@ class ArrayDataset:
         self._inputs, self._targets = inputs, targets
         self._epochs = Epochs(len(self._train))
         self._fingerprint = fingerprint(*inputs, targets)
-
-    @property
-    def fingerprint(self) -> str:
-        """See `Dataset`."""
-        return self._fingerprint
-
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
-        return self._examples_at(self._train[self._epochs.rows(step, batch_size=batch_size, seed=seed)])
-
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
-        wanted = self._held_out[: batches * batch_size]
-        for first in range(0, len(wanted), batch_size):
-            yield self._examples_at(wanted[first : first + batch_size])
 
     def _examples_at(self, rows: Array) -> Batch:
         chosen = tuple(one[rows] for one in self._inputs)
