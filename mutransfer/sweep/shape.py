@@ -207,7 +207,7 @@ def _fastest(step: Callable[[int], Any], place: Any) -> float:
     step(0)
     _wait(place)
     times: list[float] = []
-    while len(times) < _LEAST_STEPS or (sum(times) < _SECONDS / 20 and len(times) < 50):
+    while len(times) < _LEAST_STEPS or (sum(times) < _SECONDS / 40 and len(times) < 50):
         began = time.perf_counter()
         step(len(times) + 1)
         _wait(place)

@@ -54,9 +54,13 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
     """Whether the product of x (…, I) and weight (O, I) pays on oneDNN."""
+    return x.numel() * weight.shape[0] >= _WORTHWHILE and _onednn_fits(x, weight)
+
+
+def _onednn_fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether products of x and weight can run on oneDNN, and large ones pay there."""
     return (
-        x.numel() * weight.shape[0] >= _WORTHWHILE
-        and x.dtype == weight.dtype == torch.float32
+        x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and onednn_is_faster()
         and not torch.is_autocast_enabled("cpu")
@@ -106,12 +110,12 @@ class _Linear(torch.autograd.Function):
         def first(tensor: Tensor, dim: int | None) -> Tensor:
             return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
-        x = first(x, in_dims[0])
         if in_dims[1] is None and in_dims[2] is None:  # the members share the layer: their rows are rows
-            return linear(x, weight, bias), 0
-        stacked_bias = None if bias is None else first(bias, in_dims[2])
-        out: Tensor = _Stacked.apply(x, first(weight, in_dims[1]), stacked_bias)  # type: ignore[no-untyped-call]
-        return out, 0
+            return linear(first(x, in_dims[0]), weight, bias), 0
+        weight, bias = first(weight, in_dims[1]), None if bias is None else first(bias, in_dims[2])
+        if in_dims[0] is None and _onednn_fits(x, weight):  # whatever their number: a member's bits do not depend on it
+            return _StackedOnOne.apply(x, weight, bias), 0  # type: ignore[no-untyped-call]
+        return _Stacked.apply(first(x, in_dims[0]), weight, bias), 0  # type: ignore[no-untyped-call]
 
 
 class _Stacked(torch.autograd.Function):
@@ -135,8 +139,37 @@ class _Stacked(torch.autograd.Function):
         rows, grads = _rows(x), _rows(grad)
         want_x, want_weight, want_bias = ctx.needs_input_grad
         return (
-            _products(grads, weight.mT).view(x.shape) if want_x else None,
+            _laid_out_as(rows, grads, weight).view(x.shape) if want_x else None,
             _products(grads.mT, rows.mT) if want_weight else None,
+            grads.sum(1) if want_bias else None,
+        )
+
+
+class _StackedOnOne(torch.autograd.Function):
+    """N layers on one input: x (…, I), weight (N, O, I), bias (N, O). The layers lie below each other, so that this is
+    one large product where `_Stacked` has N small ones; what comes out lies in memory by column."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """→ (N, …, O)."""
+        ctx.save_for_backward(x, weight)
+        rows = x.reshape(-1, x.shape[-1])
+        out = _product(weight.flatten(0, 1), rows).view(*weight.shape[:2], len(rows)).mT
+        if bias is not None:
+            out += bias[:, None]
+        return out.view(len(weight), *x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of x, weight and bias."""
+        x, weight = ctx.saved_tensors
+        rows, grads = x.reshape(-1, x.shape[-1]), _rows(grad)
+        columns = grads.mT.flatten(0, 1)
+        want_x, want_weight, want_bias = ctx.needs_input_grad
+        return (
+            _product(columns.t(), weight.flatten(0, 1).t()).view(x.shape) if want_x else None,
+            _product(columns, rows.t()).view(weight.shape) if want_weight else None,
             grads.sum(1) if want_bias else None,
         )
 
@@ -144,6 +177,13 @@ class _Stacked(torch.autograd.Function):
 def _rows(x: Tensor) -> Tensor:
     """(N, …, I) as (N, rows, I)."""
     return x.reshape(len(x), -1, x.shape[-1])
+
+
+def _laid_out_as(rows: Tensor, grads: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of `rows` (N, rows, I), which lies in memory as they do: the next operation reads both at once."""
+    if rows.stride(-1) == 1:
+        return _products(grads, weight.mT)
+    return _products(weight.mT, grads).mT
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from mutransfer.data.dataset import IGNORED, Array, Batch
 
 Tensors = tuple[Tensor, ...]
 
+_FEW_CLASSES = 32
+
 
 def loss_of(forward: Callable[..., Any], loss: Loss, inputs: Tensors, targets: Tensor, *, train: bool) -> Tensor:
     """Mean loss over all targets that count, in nats for cross entropy; computed in fp32 at least.
@@ -29,12 +31,7 @@ def loss_of(forward: Callable[..., Any], loss: Loss, inputs: Tensors, targets: T
     outputs = wide(forward(*inputs))
     if loss.kind == "mse":
         return F.mse_loss(outputs, targets)
-    return F.cross_entropy(
-        outputs.flatten(0, -2),
-        targets.flatten(),
-        ignore_index=IGNORED,
-        label_smoothing=loss.label_smoothing if train else 0.0,
-    )
+    return _cross_entropy(outputs[None], targets[None], loss, train=train, reduction="mean")
 
 
 def losses_of(outputs: Tensor, targets: Tensor, loss: Loss, *, train: bool) -> Tensor:
@@ -42,16 +39,27 @@ def losses_of(outputs: Tensor, targets: Tensor, loss: Loss, *, train: bool) -> T
     outputs = wide(outputs)
     if loss.kind == "mse":
         return F.mse_loss(outputs, targets, reduction="none").flatten(1).mean(1)
-    each = F.cross_entropy(
-        outputs.flatten(0, -2),
-        targets.flatten(),
-        ignore_index=IGNORED,
-        label_smoothing=loss.label_smoothing if train else 0.0,
-        reduction="none",
-    ).view(len(outputs), -1)
+    each = _cross_entropy(outputs, targets, loss, train=train, reduction="none")
     if not loss.ignores:
         return each.mean(1)
     return each.sum(1) / (targets != IGNORED).flatten(1).sum(1)
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor, loss: Loss, *, train: bool, reduction: str) -> Tensor:
+    """Of N runs: outputs (N, …, C) and targets (N, …) → (N, rows), or their mean."""
+    rows, classes = outputs.flatten(1, -2), targets.flatten(1)
+    if rows.shape[-1] <= _FEW_CLASSES:  # torch takes one row at a time over the last dimension, over another many
+        rows = rows.mT.contiguous()
+    else:
+        rows, classes = rows.flatten(0, 1), classes.flatten()
+    losses = F.cross_entropy(
+        rows,
+        classes,
+        ignore_index=IGNORED,
+        label_smoothing=loss.label_smoothing if train else 0.0,
+        reduction=reduction,
+    )
+    return losses if reduction == "mean" else losses.view(len(outputs), -1)
 
 
 def wide(outputs: Tensor) -> Tensor:

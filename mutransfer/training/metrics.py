@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SMOOTHING = 0.9
+_STRICT = json.JSONEncoder(allow_nan=False)
 
 
 @dataclass
@@ -85,12 +86,17 @@ class MetricsFile:
 
     def add(self, record: dict[str, Any]) -> None:
         """Take one record; a number that is not finite becomes null, as JSON has no other word for it."""
-        plain = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in record.items()
-        }
-        if self._path is not None:
-            self._lines.append(json.dumps(plain) + "\n")
+        if self._path is None:
+            return
+        try:
+            line = _STRICT.encode(record)
+        except ValueError:
+            plain = {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in record.items()
+            }
+            line = json.dumps(plain)
+        self._lines.append(line + "\n")
 
     def flush(self) -> None:
         """Append what was added to the file.
