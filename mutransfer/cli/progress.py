@@ -85,6 +85,9 @@ class SweepProgress(Observer):
         how = "Trials train one by one" if pack == 1 else f"Trials train in packs of up to {pack}"
         self._bar.line(f"{how}: {why}")
 
+    def arranged(self, workers: str, why: str) -> None:  # noqa: D102
+        self._bar.line(f"{workers}: {why}")
+
     def staged(self, stage: int, stages: int, steps: int, done: int, total: int) -> None:  # noqa: D102
         self._began, self._done_before = time.monotonic(), done
         already = f", {done} of them done already" if done else ""

@@ -69,6 +69,7 @@ def run(
                 should_stop=stopping,
                 check=None if no_check else check,
                 pack=pack,
+                arrange=workers is None,
             )
         if as_json:
             ui.print_json(_as_data(parsed, result))

@@ -77,7 +77,7 @@ def run(
             seeds=seeds,
             control=control,
         )
-        per_worker = threads or (parsed.search.threads if parsed.search else 1)
+        per_worker = threads or (parsed.search and parsed.search.threads) or 1
         folder = CheckFolder(out or runs / parsed.name / "checks" / "transfer-check" / f"{hparam}-{axis.value}")
         flops = flops_by_size(planned)
         _announce(planned, flops)

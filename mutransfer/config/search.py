@@ -216,8 +216,9 @@ class SearchSection(Section):
     """A worker that ends no step for so many seconds is taken for hung: it is ended, and what it trained counts as
     crashed. Before a trial's first step (imports, data, compilation) three times as long, and at least 60 s for a
     worker's first one. 0 waits for ever."""
-    threads: PositiveInt = 1
-    """CPU threads per worker; on a machine without a GPU there is one worker per so many cores."""
+    threads: PositiveInt | None = None
+    """CPU threads per worker; on a machine without a GPU there is one worker per so many cores. Left out, it is one,
+    or what a short trial of the config finds to be faster."""
     storage: Annotated[str, BeforeValidator(_no_password)] | None = None
     """Any Optuna storage URL, such as `postgresql+psycopg://me:${DB_PASSWORD}@host/optuna`, to keep the study in a
     database; the run folder's own `study.db` when left out. `${NAME}` is environment variable NAME; a password can be

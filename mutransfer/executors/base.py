@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mutransfer.executors.devices import Device
 
@@ -77,3 +77,19 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End every worker at once, with the jobs it has; no process is left."""
+
+
+@runtime_checkable
+class Arranging(Executor, Protocol):
+    """An executor whose workers can be had in other numbers."""
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """One per worker."""
+
+    def arrange(self, devices: Sequence[Device], *, spare: bool = False) -> None:
+        """Have one worker for each of these; while no job is running.
+
+        Args:
+            spare: keep what is not needed now for the next arrangement.
+        """

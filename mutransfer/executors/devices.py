@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mutransfer.errors import UsageError
@@ -35,21 +37,31 @@ def worker_devices(*, workers: int | None = None, threads: int = 1) -> list[Devi
     """One device per worker.
 
     Args:
-        workers: how many; by default one per GPU, or one per `threads` cores where there is none.
+        workers: how many; by default one per GPU, or one per `threads` cores where there is none. More than GPUs
+            share them.
         threads: CPU threads per worker.
 
     Raises:
-        UsageError: more workers than GPUs, or fewer than one.
+        UsageError: fewer than one.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be >= 1, but got {workers}")
     gpus = _gpus(threads)
     if gpus:
-        if workers is not None and workers > len(gpus):
-            raise UsageError(f"--workers {workers}: this machine has {len(gpus)} GPU(s), and a worker takes one")
-        return gpus[:workers]
+        wanted = workers or len(gpus)
+        return list(shared(gpus, math.ceil(wanted / len(gpus)))[:wanted])
     count = workers or max(1, cores() // threads)
     return [_cpu(threads) for _ in range(count)]
+
+
+def shared(devices: Sequence[Device], each: int) -> tuple[Device, ...]:
+    """Every device `each` times, in turn."""
+    return tuple(devices) * each
+
+
+def with_threads(device: Device, threads: int) -> Device:
+    """The CPU worker with another number of threads."""
+    return replace(_cpu(threads), name=device.name)
 
 
 def single_device() -> Device:

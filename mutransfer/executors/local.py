@@ -32,11 +32,9 @@ class LocalExecutor:
             warm_up: what every worker begins with, at once and not at the first job; what comes of it, an exception
                 too, is no one's concern.
         """
-        self._workers = [_Worker(device, warm_up) for device in devices]
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(max_workers=len(devices), thread_name_prefix="worker")
+        self._warm_up = warm_up
+        self._workers, self._spare = [_Worker(device, warm_up) for device in devices], list[_Worker]()
+        self._make_idle()
         self._closing = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         for worker in self._workers if warm_up is not None else ():
@@ -47,6 +45,31 @@ class LocalExecutor:
         """One job per device."""
         return len(self._workers)
 
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """See `base.Arranging`."""
+        return tuple(worker.device for worker in self._workers)
+
+    def arrange(self, devices: Sequence[Device], *, spare: bool = False) -> None:
+        """See `base.Arranging`. Processes are kept as far as they serve."""
+        self._threads.shutdown(wait=True)
+        workers = self._workers + self._spare
+        workers += [_Worker(device, self._warm_up) for device in devices[len(workers) :]]
+        self._workers, self._spare = workers[: len(devices)], workers[len(devices) :]
+        for worker, device in zip(self._workers, devices, strict=True):
+            worker.move(device)
+        if not spare:
+            for worker in self._spare:
+                worker.close()
+            self._spare = []
+        self._make_idle()
+
+    def _make_idle(self) -> None:
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(max_workers=len(self._workers), thread_name_prefix="worker")
+
     def submit(self, job: Job) -> Future[Any]:
         """See `base.Executor`."""
         return self._threads.submit(self._run, job)
@@ -54,7 +77,7 @@ class LocalExecutor:
     def close(self) -> None:
         """See `base.Executor`."""
         self._closing.set()
-        for worker in self._workers:
+        for worker in self._workers + self._spare:
             worker.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
@@ -91,7 +114,7 @@ class _Worker:
     """A process bound to one device, replaced when it dies."""
 
     def __init__(self, device: Device, warm_up: Job | None) -> None:
-        self._device, self._warm_up = device, warm_up
+        self.device, self._warm_up = device, warm_up
         self._process: SpawnProcess | None = None
         self._connection: Connection[Any, Any] | None = None
         self._closed = False
@@ -103,13 +126,21 @@ class _Worker:
         """Have the process begin."""
         self._alive()
 
+    def move(self, device: Device) -> None:
+        """Work on another device: in the same process where that differs in nothing but CPU threads."""
+        old, self.device = self.device, device
+        if (old.name, old.torch_name) != (device.name, device.torch_name):
+            with self._lock:
+                self._end()
+                self._process = None
+
     def run(self, job: Job) -> Any:
         """Send one job and wait for its answer."""
         process, connection = self._alive()
         silence = _Silence(job.start_limit(fresh=self._fresh))
         self._listen(silence)
         try:
-            connection.send(replace(job, answer=None))
+            connection.send((replace(job, answer=None), self.device.threads))
             while True:
                 wait([connection, process.sentinel])
                 kind, answer = connection.recv()
@@ -123,10 +154,10 @@ class _Worker:
             process.join()
             if silence.ended:
                 raise WorkerHung(
-                    f"worker on {self._device.name} made no progress for {silence.limit:g} s (search.hang_after) and "
+                    f"worker on {self.device.name} made no progress for {silence.limit:g} s (search.hang_after) and "
                     "was ended"
                 ) from None
-            raise WorkerDied(f"worker on {self._device.name} died with exit code {process.exitcode}") from None
+            raise WorkerDied(f"worker on {self.device.name} died with exit code {process.exitcode}") from None
         except BaseException:
             process.kill()  # it waits for an answer that could not be given
             process.join()
@@ -158,9 +189,12 @@ class _Worker:
         """End the process, whatever it is doing, for good."""
         with self._lock:
             self._closed = True
-            if self._process is not None:
-                self._process.kill()
-                self._process.join()
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
 
     def _alive(self) -> tuple[SpawnProcess, Connection[Any, Any]]:
         with self._lock:
@@ -168,7 +202,7 @@ class _Worker:
                 raise WorkerDied("the executor is closed")
             if self._process is None or self._connection is None or not self._process.is_alive():
                 self._connection, theirs = _SPAWN.Pipe()
-                self._process = _SPAWN.Process(target=serve, args=(theirs, self._device, self._warm_up), daemon=True)
+                self._process = _SPAWN.Process(target=serve, args=(theirs, self.device, self._warm_up), daemon=True)
                 self._process.start()
                 self._fresh = True
                 theirs.close()  # so that reading ends when the worker does

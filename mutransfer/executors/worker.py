@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -35,9 +36,9 @@ def serve(connection: Connection[Any, Any], device: Device, warm_up: Job | None 
         _answer(warm_up, device)
     while True:
         try:
-            job = connection.recv()
+            job, threads = connection.recv()
             with connected(PipeLine(connection, job.hang_after)):
-                answer = _answer(job, device)
+                answer = _answer(job, replace(device, threads=threads))
             connection.send(answer)
         except (EOFError, OSError):  # of the connection, as `_answer` raises none: the coordinator is gone
             return

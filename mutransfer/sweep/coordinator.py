@@ -12,7 +12,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.data.dataset import notes_of
 from mutransfer.errors import NothingUsable, UsageError
-from mutransfer.executors.base import Executor
+from mutransfer.executors.base import Arranging, Executor
 from mutransfer.sweep.confirmation import Repeats, confirmation
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
@@ -22,6 +22,7 @@ from mutransfer.sweep.shape import Packing, measure_packing
 from mutransfer.sweep.stages import entrants, finalists, standing
 from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.sweep.trial import local_executor
+from mutransfer.sweep.workers import arrange_workers, fewer, in_words
 
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = (
@@ -48,6 +49,7 @@ def run_sweep(
     should_stop: Callable[[], bool] = lambda: False,
     check: Callable[[Path], str] | None = None,
     pack: int | None = None,
+    arrange: bool = True,
 ) -> SweepResult:
     """Run or continue the sweep of `config` in `runs/<name>`.
 
@@ -58,6 +60,7 @@ def run_sweep(
             returns goes into the study's records, what it raises ends the sweep before it begins.
         pack: trials that a worker trains at once as one program; 1 trains them one by one, None measures what is
             fastest, once per sweep.
+        arrange: whether the workers may be had in another number, with more threads each, where that is faster.
 
     Raises:
         ConfigError: the config has no search section.
@@ -76,7 +79,7 @@ def run_sweep(
     if config.training.compile and pack is not None and pack > 1:
         raise UsageError(f"--pack {pack}: training.compile compiles one run, and trials train one by one with it")
     folder = SweepFolder(runs / config.name)
-    records, selection, repeats = _run(config, folder, executor, observer, should_stop, check, pack)
+    records, selection, repeats = _run(config, folder, executor, observer, should_stop, check, pack, arrange)
     if selection is None:
         raise NothingUsable(_why_nothing(config, folder, records, repeats))
     return SweepResult(folder, tuple(records), selection)
@@ -109,6 +112,7 @@ def _run(
     should_stop: Callable[[], bool],
     check: Callable[[Path], str] | None = None,
     pack: int | None = 1,
+    arrange: bool = False,
 ) -> tuple[list[TrialRecord], Selection | None, Repeats]:
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     load_data.cache_clear()  # what this process has read before may have changed since
@@ -136,7 +140,7 @@ def _run(
         study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
         crew = crew or stack.enter_context(closing(make_crew()))
         try:
-            packing = _packing(config, study, crew, watching, pack, should_stop)
+            packing = _shape(config, study, crew, watching, pack, arrange, should_stop)
             Dispatcher(config, folder, study, crew, watching, should_stop, packing).run()
         except BaseException:
             with suppress(UsageError):  # a full disk refuses these too; why the sweep ended is what counts
@@ -156,29 +160,41 @@ def _finish(
     return records, selection, repeats
 
 
-def _packing(
+def _shape(
     config: RunConfig,
     study: Study,
     crew: Executor,
     observer: Observer,
     pack: int | None,
+    arrange: bool,
     should_stop: Callable[[], bool],
 ) -> Packing:
-    """How many trials a worker trains at once: what is asked for, or what this sweep began with, or what is fastest."""
-    if config.model.external:
+    """How many trials a worker trains at once: what is asked for, or what this sweep began with, or what is fastest.
+    The workers' number and threads likewise."""
+    external, search = config.model.external, config.require_search()
+    if external:
         pack = 1
+    missing, seconds = search.trial_count - len(study.records()), None
     known = study.attributes.get("packing")
     if pack is not None:
         packing = Packing(packed=pack > 1, size=pack)
     elif known is not None:
         packing = Packing(**known)
     else:
-        missing = config.require_search().trial_count - len(study.records())
-        packing, why = measure_packing(config, crew, trials=missing, should_stop=should_stop)
+        packing, why, seconds = measure_packing(config, crew, trials=missing, should_stop=should_stop)
         if why:
             observer.shaped(packing.size, why)
     if known != asdict(packing):
         study.set_attribute("packing", asdict(packing))
+    if arrange and not external and search.threads is None and isinstance(crew, Arranging):
+        threads = study.attributes.get("threads")
+        if threads is None:
+            why = arrange_workers(config, crew, packing, trials=missing, seconds=seconds, should_stop=should_stop)
+            if why:
+                observer.arranged(in_words(crew.devices), why)
+            study.set_attribute("threads", crew.devices[0].threads)
+        elif threads != crew.devices[0].threads:
+            crew.arrange(fewer(crew.devices, threads))
     return packing
 
 

@@ -40,6 +40,9 @@ class Observer:
     def shaped(self, pack: int, why: str) -> None:
         """Called once it is decided how many trials a worker trains at once, when that was measured or has changed."""
 
+    def arranged(self, workers: str, why: str) -> None:
+        """Called where fewer workers with more threads, or several on a GPU, were measured to be faster."""
+
     def staged(self, stage: int, stages: int, steps: int, done: int, total: int) -> None:
         """Called when a stage begins, where there are several: what follows counts its `total` trials."""
 

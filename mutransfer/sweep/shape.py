@@ -49,7 +49,7 @@ ALONE = Packing(packed=False, size=1)
 
 def measure_packing(
     config: RunConfig, executor: Executor, *, trials: int, should_stop: Callable[[], bool] = lambda: False
-) -> tuple[Packing, str]:
+) -> tuple[Packing, str, float | None]:
     """Time packs of several sizes on every worker at once, as the sweep will load them.
 
     Args:
@@ -57,7 +57,8 @@ def measure_packing(
             train at once.
 
     Returns:
-        The fastest packing, and the reason in words; empty where the trials are too few for packs.
+        The fastest packing; the reason in words, empty where the trials are too few for packs; and the seconds of one
+        step of such a pack, None where they were not measured.
 
     Raises:
         Interrupted: `should_stop` was true.
@@ -68,24 +69,27 @@ def measure_packing(
         largest = min(largest, pruner.largest_pack(executor.capacity))
     sizes = [size for size in SIZES if size <= max(1, largest)]
     if len(sizes) == 1:
-        return ALONE, ""
+        return ALONE, "", None
     arguments = {"config": config.resolved(), "sizes": sizes}
     job = Job("mutransfer.sweep.shape:time_steps", arguments, config.require_search().hang_after)
     try:
-        found = _from_every_worker(executor, job, should_stop)
+        found = every_worker(executor, job, should_stop)
     except WorkerDied:  # once is no reason to train the whole sweep in another way
         try:
-            found = _from_every_worker(executor, job, should_stop)
+            found = every_worker(executor, job, should_stop)
         except (JobFailed, WorkerDied) as error:
-            return ALONE, f"packs could not be tried: {error}"
+            return ALONE, f"packs could not be tried: {error}", None
     except JobFailed as error:
-        return ALONE, f"packs could not be tried: {error}"
+        return ALONE, f"packs could not be tried: {error}", None
     measured = [{int(size): seconds for size, seconds in one["seconds"].items()} for one in found]
     stopped = next((one["stop"] for one in found if one["stop"]), "")
-    return choose(measured, stopped, at_least=any(one["bounded"] for one in found))
+    bounded = any(one["bounded"] for one in found)
+    packing, why = choose(measured, stopped, at_least=bounded)
+    step = packing.size * statistics.median_low(one[packing.size] for one in measured)
+    return packing, why, step if packing.packed or not bounded else None
 
 
-def _from_every_worker(executor: Executor, job: Job, should_stop: Callable[[], bool]) -> list[dict[str, Any]]:
+def every_worker(executor: Executor, job: Job, should_stop: Callable[[], bool]) -> list[Any]:
     """What the same job gave on each worker, all at once."""
     waiting = {executor.submit(job) for _ in range(executor.capacity)}
     landed: set[futures.Future[Any]] = set()
@@ -139,8 +143,8 @@ def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) 
             stop = "" if len(seconds) > 1 else "no memory for packs"
             break
         try:
-            step, parameters = _gradients(parsed, place) if size == 1 else _pack_step(parsed, size, place)
-            seconds[size] = _fastest(step, place) / size
+            step, parameters = _gradients(parsed, place) if size == 1 else pack_step(parsed, size, place)
+            seconds[size] = fastest(step, place) / size
         except Exception as error:
             if size == 1:
                 raise
@@ -156,7 +160,7 @@ def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) 
             break
     packs = [value for size, value in seconds.items() if size > 1]
     if bounded and packs and min(packs) * _CLEAR > seconds[1]:
-        seconds[1], bounded = _fastest(_step(parsed, place), place), False
+        seconds[1], bounded = fastest(solo_step(parsed, place), place), False
     return {"seconds": seconds, "bounded": bounded, "stop": stop}
 
 
@@ -171,7 +175,7 @@ def _gradients(config: RunConfig, place: Any) -> tuple[Callable[[int], Any], int
     return lambda at: alone.gradients(batches[at % 2]), alone.plan.parameter_count
 
 
-def _step(config: RunConfig, place: Any) -> Callable[[int], Any]:
+def solo_step(config: RunConfig, place: Any) -> Callable[[int], Any]:
     """A function that trains one step of one trial."""
     from mutransfer.training.learner import Learner
 
@@ -179,7 +183,7 @@ def _step(config: RunConfig, place: Any) -> Callable[[int], Any]:
     return lambda at: alone.train_step(at, batches[at % 2])
 
 
-def _pack_step(config: RunConfig, size: int, place: Any) -> tuple[Callable[[int], Any], int]:
+def pack_step(config: RunConfig, size: int, place: Any) -> tuple[Callable[[int], Any], int]:
     """A function that trains one step of `size` trials, and the parameters of one."""
     from mutransfer.training.pack import PackLearner
 
@@ -202,7 +206,7 @@ def _free_memory() -> float:
         return math.inf
 
 
-def _fastest(step: Callable[[int], Any], place: Any) -> float:
+def fastest(step: Callable[[int], Any], place: Any) -> float:
     """Seconds of the fastest of some steps, as others may have met with noise; the first is left out: it allocates."""
     step(0)
     _wait(place)

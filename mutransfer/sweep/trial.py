@@ -84,7 +84,7 @@ def warm_up(device: Device, *, config: dict[str, Any]) -> None:
 
 def local_executor(config: RunConfig, *, workers: int | None = None) -> LocalExecutor:
     """Worker processes on this machine's devices, which begin to import and to open the data of `config` at once."""
-    threads = config.require_search().threads
+    threads = config.require_search().threads or 1
     # A command needs nothing of it.
     job = None if config.model.external else Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
     return LocalExecutor(worker_devices(workers=workers, threads=threads), warm_up=job)

@@ -27,11 +27,10 @@ def test_workers_can_be_chosen():
         devices.worker_devices(workers=0)
 
 
-def test_a_gpu_each_and_no_more(monkeypatch):
+def test_a_gpu_each_and_more_in_turn(monkeypatch):
     gpus = [devices.Device(f"cuda:{k}", "cuda", 1, {"CUDA_VISIBLE_DEVICES": str(k)}) for k in range(2)]
     monkeypatch.setattr(devices, "_gpus", lambda threads: gpus)
     assert devices.worker_devices() == gpus
     assert devices.worker_devices(workers=1) == gpus[:1]
     assert devices.single_device() == gpus[0]
-    with pytest.raises(UsageError, match=r"--workers 3: this machine has 2 GPU\(s\)"):
-        devices.worker_devices(workers=3)
+    assert devices.worker_devices(workers=3) == [*gpus, gpus[0]]

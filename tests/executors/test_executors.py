@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def environment(device: Device) -> tuple[str, str, bool]:
 
     before = "torch" in sys.modules
     return os.environ["MUTRANSFER_TEST_MARK"], os.environ["OMP_NUM_THREADS"], before
+
+
+def threads(device: Device) -> tuple[int, int]:
+    time.sleep(0.2)  # so that every worker gets one
+    return os.getpid(), device.threads
 
 
 def sleep(device: Device, seconds: float) -> int:
@@ -128,3 +134,28 @@ class TestLocal(ExecutorContract):
         for future in futures:
             with pytest.raises(WorkerDied):
                 future.result(timeout=10)
+
+
+def test_workers_can_be_had_in_other_numbers():
+    """The processes stay, spare ones too until they are let go; a worker of another device is another process."""
+    executor = LocalExecutor([CPU, CPU])
+
+    def answers():
+        jobs = [executor.submit(Job(f"{THIS}:threads", {})) for _ in range(executor.capacity)]
+        return [job.result(timeout=60) for job in jobs]
+
+    try:
+        before = answers()
+        executor.arrange([replace(CPU, threads=2)], spare=True)
+        (fewer,) = answers()
+        assert fewer == (before[0][0], 2)
+        executor.arrange([CPU, CPU], spare=True)
+        assert sorted(answers()) == sorted(before)
+        executor.arrange([replace(CPU, name="other")])
+        ((pid, count),) = answers()
+        assert count == 1
+        assert not any(alive(old) for old, _ in before)
+        executor.arrange([replace(CPU, name="other"), CPU])
+        assert len({pid, *(one for one, _ in answers())}) == 2
+    finally:
+        executor.close()
