@@ -13,6 +13,7 @@ from mutransfer.data import load_data
 from mutransfer.data.dataset import notes_of
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.executors.base import Arranging, Executor
+from mutransfer.executors.devices import with_threads
 from mutransfer.sweep.confirmation import Repeats, confirmation
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
@@ -22,7 +23,7 @@ from mutransfer.sweep.shape import Packing, measure_packing
 from mutransfer.sweep.stages import entrants, finalists, standing
 from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.sweep.trial import local_executor
-from mutransfer.sweep.workers import arrange_workers, fewer, in_words
+from mutransfer.sweep.workers import arrange_workers, in_words, with_cores_for
 
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = (
@@ -171,31 +172,48 @@ def _shape(
 ) -> Packing:
     """How many trials a worker trains at once: what is asked for, or what this sweep began with, or what is fastest.
     The workers' number and threads likewise."""
-    external, search = config.model.external, config.require_search()
+    external, seconds = config.model.external, None
     if external:
         pack = 1
-    missing, seconds = search.trial_count - len(study.records()), None
     known = study.attributes.get("packing")
     if pack is not None:
         packing = Packing(packed=pack > 1, size=pack)
     elif known is not None:
         packing = Packing(**known)
     else:
+        missing = config.require_search().trial_count - len(study.records())
         packing, why, seconds = measure_packing(config, crew, trials=missing, should_stop=should_stop)
         if why:
             observer.shaped(packing.size, why)
     if known != asdict(packing):
         study.set_attribute("packing", asdict(packing))
-    if arrange and not external and search.threads is None and isinstance(crew, Arranging):
-        threads = study.attributes.get("threads")
-        if threads is None:
-            why = arrange_workers(config, crew, packing, trials=missing, seconds=seconds, should_stop=should_stop)
+    if isinstance(crew, Arranging) and not external:
+        _arrange(config, study, crew, observer, packing, arrange, seconds, should_stop)
+    return packing
+
+
+def _arrange(
+    config: RunConfig,
+    study: Study,
+    crew: Arranging,
+    observer: Observer,
+    packing: Packing,
+    arrange: bool,
+    seconds: float | None,
+    should_stop: Callable[[], bool],
+) -> None:
+    """The workers' number and threads: as given, or as this sweep began, or what is fastest."""
+    threads = study.attributes.get("threads")
+    if threads is None:
+        if arrange and config.require_search().threads is None:
+            trials = config.require_search().trial_count - len(study.records())
+            why = arrange_workers(config, crew, packing, trials=trials, seconds=seconds, should_stop=should_stop)
             if why:
                 observer.arranged(in_words(crew.devices), why)
-            study.set_attribute("threads", crew.devices[0].threads)
-        elif threads != crew.devices[0].threads:
-            crew.arrange(fewer(crew.devices, threads))
-    return packing
+        study.set_attribute("threads", crew.devices[0].threads)
+    elif threads != crew.devices[0].threads:  # which shows in a loss's last bits
+        fewer = with_cores_for(crew.devices, threads) if arrange else crew.devices
+        crew.arrange([with_threads(device, threads) for device in fewer])
 
 
 def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: Callable[[], bool]) -> Study:

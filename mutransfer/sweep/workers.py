@@ -101,12 +101,13 @@ def arrangements(devices: Sequence[Device], packing: Packing, trials: int) -> It
     doubled = {first.threads * 2**power for power in range(1, available.bit_length())}
     for threads in sorted(doubled | {available // packs if packs < available else available}):
         if first.threads < threads <= available:
-            yield fewer(devices, threads)[:packs]
+            workers = with_cores_for(devices, threads)[:packs]
+            yield tuple(with_threads(device, threads) for device in workers)
 
 
-def fewer(devices: Sequence[Device], threads: int) -> tuple[Device, ...]:
-    """So many of these CPU workers as this machine has cores for when each has `threads` of them; at least one."""
-    return tuple(with_threads(device, threads) for device in devices[: max(1, cores() // threads)])
+def with_cores_for(devices: Sequence[Device], threads: int) -> tuple[Device, ...]:
+    """The first of the CPU workers, as many as this machine has cores for with `threads` each; at least one."""
+    return tuple(devices[: max(1, cores() // threads)])
 
 
 def time_step(device: Device, *, config: dict[str, Any], packed: bool, size: int) -> float:

@@ -132,6 +132,9 @@ def test_a_study_keeps_its_threads(gpt, tmp_path):
     assert losses(sweep(config, tmp_path, again)) == losses(first)
     assert not again.tried
     assert shapes([again.at_last]) == [(1, 8)]
+    asked = Machine(worker_devices(workers=2), lambda count, threads: 1.0)
+    sweep(config, tmp_path, asked, arrange=False)
+    assert shapes([asked.at_last]) == [(2, 8)]
 
 
 def test_what_is_asked_for_is_not_measured(gpt, tmp_path):
