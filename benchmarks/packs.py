@@ -4,8 +4,9 @@
     python benchmarks/packs.py --device cpu --widths 32,64,128 --sizes 1,4,16,64 --models mlp
     python benchmarks/packs.py --device cuda --sizes 1,10,30,100 --precision bf16
 
-A row is the median over --steps steps, after two that are not counted; the ratio is trials' steps per second against
-one trial by itself, in the same process. Data is the digits for the mlp and the standard library's text for the gpt.
+A row is the median over --steps steps, after five that are not counted (warm-up, and the capture of CUDA graphs); the
+ratio is trials' steps per second against one trial by itself, in the same process. Data is the digits for the mlp and
+the standard library's text for the gpt.
 """
 
 from __future__ import annotations
@@ -44,16 +45,18 @@ MODELS: dict[str, dict[str, Any]] = {
 def timed(step: Callable[[int], Any], steps: int, device: torch.device, clock: Callable[[], float]) -> float:
     """Median seconds of a step."""
     times = []
-    for at in range(steps + 2):
+    for at in range(steps + 5):
         began = clock()
         step(at)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(clock() - began)
-    return statistics.median(times[2:])
+    return statistics.median(times[5:])
 
 
-def measure(config: RunConfig, size: int, steps: int, device: torch.device, clock: Callable[[], float]) -> float | None:
+def measure(
+    config: RunConfig, size: int, steps: int, device: torch.device, clock: Callable[[], float], *, graphs: bool
+) -> float | None:
     """Seconds per step and trial; None where memory does not suffice."""
     data, training = load_data(config.data), config.training
     batches = [data.batch(at, batch_size=training.batch_size, seed=0) for at in range(8)]
@@ -61,7 +64,7 @@ def measure(config: RunConfig, size: int, steps: int, device: torch.device, cloc
         if size == 1:
             alone = Learner(config, device)
             return timed(lambda at: alone.train_step(at, batches[at % 8]), steps, device, clock)
-        pack = PackLearner([config] * size, device)
+        pack = PackLearner([config] * size, device, graphs=graphs)
         return timed(lambda at: pack.train_step(at, [batches[at % 8]]), steps, device, clock) / size
     except torch.OutOfMemoryError:
         return None
@@ -77,6 +80,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="1,4,8,16,32")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--no-graphs", action="store_true", help="packs without CUDA graphs, to see what these gain")
     parser.add_argument("--cpu-time", action="store_true", help="time on the CPU, for machines that do other work")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     given = parser.parse_args()
@@ -92,7 +96,7 @@ def main() -> None:
             config = RunConfig.model_validate({**MODELS[model], "name": model, "model": section, "training": training})
             alone = None
             for size in map(int, given.sizes.split(",")):
-                seconds = measure(config, size, given.steps, device, clock)
+                seconds = measure(config, size, given.steps, device, clock, graphs=not given.no_graphs)
                 alone = seconds if size == 1 else alone
                 ratio = alone / seconds if alone and seconds else None
                 found.append({"model": model, "width": width, "size": size, "seconds": seconds, "ratio": ratio})

@@ -17,6 +17,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Array, Batch
 from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
+from mutransfer.training.graphs import Compute, Gradients, Graphed, Tensors
 from mutransfer.training.kernels import kernels
 from mutransfer.training.learner import precision, start_at
 from mutransfer.training.loss import counted, inputs_of, loss_of, losses_of, to_device, wide
@@ -31,15 +32,19 @@ class CannotPack(UsageError):
 class PackLearner:
     """`training.learner.Learner` for several runs at once; losses are (N,)."""
 
-    def __init__(self, configs: Sequence[RunConfig], device: torch.device) -> None:
+    def __init__(self, configs: Sequence[RunConfig], device: torch.device, *, graphs: bool = True) -> None:
         """Build and stack the members.
+
+        Args:
+            graphs: on a GPU, compute gradients by a CUDA graph.
 
         Raises:
             CannotPack: the configs differ in more than hparams and seed, or in the optimizer, or ask for
                 torch.compile.
         """
         _require_alike(configs)
-        self.config, self.device = configs[0], device
+        self.config, self.device, self._graphs = configs[0], device, graphs
+        self._computes: dict[bool, Compute] = {}
         self._members = list(configs)
         self._set_schedules()
         self.plan = plan_of(self.config)
@@ -57,14 +62,29 @@ class PackLearner:
         Args:
             batches: one that all members share, or one each.
         """
-        losses = self._losses(batches, train=True)
-        names = list(self._parameters)
-        grads = torch.autograd.grad(losses.sum(), list(self._parameters.values()), allow_unused=True)
-        found = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
+        inputs, targets = self._on_device(batches)
+        losses, grads = self._gradients(shared=len(batches) == 1)(inputs, targets)
+        found = {name: grad for name, grad in zip(self._parameters, grads, strict=True) if grad is not None}
         with torch.no_grad():
             self._clip(found)
             self._optimizer.step(found, self._lr_factors(step))
-        return losses.detach()
+        return losses
+
+    def _gradients(self, *, shared: bool) -> Compute:
+        """What computes losses (N,) and gradients of a batch on the device, one for all members or one each."""
+        if shared not in self._computes:
+
+            def compute(inputs: Tensors, targets: Tensor) -> Gradients:
+                losses = self._losses(inputs, targets, shared=shared, train=True)
+                grads = torch.autograd.grad(losses.sum(), list(self._parameters.values()), allow_unused=True)
+                return losses.detach(), list(grads)
+
+            graphed = self._can_graph()
+            self._computes[shared] = Graphed(compute, list(self._buffers.values())) if graphed else compute
+        return self._computes[shared]
+
+    def _can_graph(self) -> bool:
+        return self._graphs and self.device.type == "cuda"
 
     def _lr_factors(self, step: int) -> list[float]:
         """The factor of each member's schedule at `step`."""
@@ -84,7 +104,7 @@ class PackLearner:
         with torch.no_grad():
             for batch in batches:
                 targets = counted(batch, self.config.model.loss)
-                total += self._losses([batch], train=False) * targets
+                total += self._losses(*self._on_device([batch]), shared=True, train=False) * targets
                 count += targets
         self._template.train()
         return [value / count for value in total.tolist()]
@@ -98,6 +118,7 @@ class PackLearner:
             name: one.detach().index_select(0, index).requires_grad_() for name, one in self._parameters.items()
         }
         self._buffers = {name: one.index_select(0, index) for name, one in self._buffers.items()}
+        self._computes.clear()  # graphs of tensors that are gone
         self._optimizer.keep(members, self._parameters)
 
     def member(self, index: int) -> nn.Module:
@@ -126,10 +147,13 @@ class PackLearner:
         stacked = {name: torch.stack(own).requires_grad_() for name, own in parameters.items()}
         return stacked, {name: torch.stack(own) for name, own in buffers.items()}
 
-    def _losses(self, batches: Sequence[Batch], *, train: bool) -> Tensor:
-        shared, loss = len(batches) == 1, self.config.model.loss
+    def _on_device(self, batches: Sequence[Batch]) -> tuple[Tensors, Tensor]:
+        """Inputs and targets, stacked where there is a batch for each member."""
         inputs = tuple(to_device(_joined(arrays), self.device) for arrays in zip(*map(inputs_of, batches), strict=True))
-        targets = to_device(_joined([batch[1] for batch in batches]), self.device)
+        return inputs, to_device(_joined([batch[1] for batch in batches]), self.device)
+
+    def _losses(self, inputs: Tensors, targets: Tensor, *, shared: bool, train: bool) -> Tensor:
+        loss = self.config.model.loss
 
         def outputs(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
             def forward(*given: Tensor) -> Tensor:
