@@ -6,6 +6,7 @@ computation, so that a NaN in one stays there, and a member's losses equal those
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -46,11 +47,11 @@ class PackLearner:
         self.config, self.device, self._graphs = configs[0], device, graphs
         self._computes: dict[bool, Compute] = {}
         self._members = list(configs)
-        self._set_schedules()
         self.plan = plan_of(self.config)
         with device:
             self._template = build_model(self.config.model, self.config.data.spec)
         self._parameters, self._buffers = self._stack()
+        self._set_hparams()
         self._optimizer = pack_optimizer(
             self._template, self._parameters, self.plan, [config.hparams for config in configs]
         )
@@ -91,8 +92,13 @@ class PackLearner:
         factors = [schedule.factor(step) for schedule in self._schedules]
         return [factors[which] for which in self._schedule_of]
 
-    def _set_schedules(self) -> None:
-        """The members' different schedules, most often one, and which of them each member has."""
+    def _set_hparams(self) -> None:
+        """What a step needs of the members' hparams: their different schedules, most often one, and which of them each
+        member has; clipping thresholds (N,)."""
+        clips = [config.hparams.clip for config in self._members]
+        limits = [math.inf if clip is None else clip for clip in clips]
+        dtype = next(iter(self._parameters.values())).dtype
+        self._clips = torch.tensor(limits, dtype=dtype, device=self.device) if any(clips) else None
         own = [Schedule.of(config.hparams, config.training.steps) for config in self._members]
         self._schedules = list(dict.fromkeys(own))
         self._schedule_of = [self._schedules.index(schedule) for schedule in own]
@@ -113,7 +119,7 @@ class PackLearner:
         """Go on with these members only (positions among the present ones)."""
         index = torch.tensor(members, device=self.device)
         self._members = [self._members[member] for member in members]
-        self._set_schedules()
+        self._set_hparams()
         self._parameters = {
             name: one.detach().index_select(0, index).requires_grad_() for name, one in self._parameters.items()
         }
@@ -186,15 +192,11 @@ class PackLearner:
 
     def _clip(self, grads: dict[str, Tensor]) -> None:
         """torch.nn.utils.clip_grad_norm_ for every member by itself."""
-        clips = [config.hparams.clip for config in self._members]
-        if all(clip is None for clip in clips):
+        if self._clips is None:
             return
         squares = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads.values()]
         norm = torch.linalg.vector_norm(torch.stack(squares), dim=0)
-        limits = torch.tensor(
-            [float("inf") if clip is None else clip for clip in clips], dtype=norm.dtype, device=norm.device
-        )
-        factor = torch.clamp(limits / (norm + 1e-6), max=1.0)
+        factor = torch.clamp(self._clips / (norm + 1e-6), max=1.0)
         for grad in grads.values():
             grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
 

@@ -6,6 +6,7 @@ weights equal those of its solo run up to rounding.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -46,9 +47,16 @@ class _PerMember:
     """A number per member: a plain float while all agree, which spares torch a pass or a broadcast."""
 
     def __init__(self, values: Sequence[float], like: Tensor) -> None:
-        self.values, self._like = list(values), like
-        self.tensor = torch.tensor(self.values, dtype=like.dtype, device=like.device)
+        self.values, self.like = list(values), like
         self.same = len(set(self.values)) == 1
+
+    @functools.cached_property
+    def tensor(self) -> Tensor:
+        """(N,); copied to a GPU without waiting for it."""
+        values = torch.tensor(self.values, dtype=self.like.dtype)
+        if self.like.is_cuda:
+            values = values.pin_memory()
+        return values.to(self.like.device, non_blocking=True)
 
     def over(self, tensor: Tensor, change: Callable[[Any], Any] = lambda value: value) -> Any:
         """`change` of it, ready to meet a stacked tensor (N, …)."""
@@ -56,7 +64,7 @@ class _PerMember:
 
     def keep(self, members: Sequence[int]) -> _PerMember:
         """The numbers of these members."""
-        return _PerMember([self.values[index] for index in members], self._like)
+        return _PerMember([self.values[index] for index in members], self.like)
 
 
 def _against(values: Tensor, tensor: Tensor) -> Tensor:
@@ -98,7 +106,8 @@ class _Stacked:
 
     def _lrs(self, factors: Sequence[float]) -> Callable[[str], Tensor]:
         """lr (N,) by parameter name; equal ones are computed once."""
-        factor = _PerMember(factors, next(iter(self._parameters.values()))).tensor
+        factors_now = _PerMember(factors, next(iter(self._parameters.values())))
+        factor = factors_now.values[0] if factors_now.same else factors_now.tensor
         found: dict[tuple[float, ...], Tensor] = {}
 
         def lr(name: str) -> Tensor:
@@ -141,6 +150,7 @@ class _Adam(_Stacked):
         """See `PackOptimizer`."""
         self._steps += 1
         lr, beta1, beta2 = self._lrs(factors), self._hparams["beta1"], self._hparams["beta2"]
+        first, second = self._correction(beta1, root=False), self._correction(beta2, root=True)
         for name, grad in grads.items():
             parameter = self._parameters[name]
             mean, square = self._zeros("mean", name), self._zeros("square", name)
@@ -153,14 +163,14 @@ class _Adam(_Stacked):
             else:
                 square.mul_(beta2.over(square)).addcmul_(grad, grad * beta2.over(grad, lambda beta: 1 - beta))
             root = square.sqrt()
-            root.div_(self._correction(beta2, root, root=True)).add_(self._eps[name].over(root))
-            size = _against(own_lr, parameter) / self._correction(beta1, parameter)
+            root.div_(second.over(root)).add_(self._eps[name].over(root))
+            size = _against(own_lr, parameter) / first.over(parameter)
             parameter.addcmul_(torch.div(mean, root, out=root), size, value=-1)
 
-    def _correction(self, beta: _PerMember, tensor: Tensor, *, root: bool = False) -> Any:
+    def _correction(self, beta: _PerMember, *, root: bool) -> _PerMember:
         """1 - β^steps, or its root, computed on the host in double precision."""
         values = [1 - value**self._steps for value in beta.values]
-        return _PerMember([math.sqrt(value) if root else value for value in values], tensor).over(tensor)
+        return _PerMember([math.sqrt(value) if root else value for value in values], beta.like)
 
 
 class _Sliced:
