@@ -135,6 +135,7 @@ CASES: dict[str, ModelCase] = {
             "width_fields": {"width_fields": {"intermediate_size": 3}},
             "zero_readout": {"zero_readout": False},
             "zero_query": {"zero_query": False},
+            "roles": {"roles": {"model.layers.0.mlp.fc1.weight": "input"}},
         },
         refused=(
             ({"width_fields": {"hidden_size": 0}}, "positive number or a fraction"),
