@@ -187,7 +187,7 @@ CASES: dict[str, ModelCase] = {
             ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
             ({"qk_norm": True, "zero_query": True}, "a normalised zero has no direction"),
             ({"kv_heads": 1, "kv_group": 1}, "not both"),
-            ({"kv_heads": 1}, "no rule transfers: give kv_group"),
+            ({"kv_heads": 1}, "no rule transfers .*: write kv_group: 2 instead, .*, or heads: 2 instead of head_dim"),
             ({"head_dim": None, "heads": 2, "kv_heads": 4}, "4 does not divide the number of heads, which is 2"),
             ({"width": 32, "kv_group": 4}, "4 does not divide the number of heads, which is 2 at base_width 16"),
             ({"relative_buckets": 8}, "no effect: model.positions is rotary"),

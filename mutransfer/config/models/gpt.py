@@ -84,10 +84,12 @@ class GPTSection(BaseModelSection):
                 "not both",
             )
         if self.kv_heads is not None and self.head_dim is not None:
+            heads = max(self.width // self.head_dim, 1)
             raise FieldProblem(
                 ("kv_heads",),
-                "with head_dim keys and values would not grow with the model, for which no rule transfers: give "
-                "kv_group, so many heads to a key at every width",
+                "with head_dim keys and values would not grow with the model, for which no rule transfers "
+                f"(docs/models.md): write kv_group: {max(heads // self.kv_heads, 1)} instead, so many heads to a key at "
+                f"every width, or heads: {heads} instead of head_dim, heads that widen",
             )
         for name in ("width", "base_width"):
             width = getattr(self, name)
