@@ -43,5 +43,15 @@ def run(
             f"{narrow.hparams.lr:g} and every other hparam the same"
         )
         ui.say(f"Next: {following}, beside the same model in sp at its own width:")
-        repeated = [part for one in sets or () for part in ("--set", one)]
-        ui.say("  " + shlex.join(["mutransfer", "train", str(config), *repeated, "--set", "parametrization=sp"]))
+        again = [part for one in _last_of_each([*(sets or ()), "parametrization=sp"]) for part in ("--set", one)]
+        ui.say("  " + shlex.join(["mutransfer", "train", str(config), *again]))
+
+
+def _last_of_each(assignments: list[str]) -> list[str]:
+    """Of assignments to the same field the last, which is the one that counts."""
+    last: dict[str, str] = {}
+    for one in assignments:
+        field = one.partition("=")[0].strip()
+        last.pop(field, None)  # so that it moves behind what was set in between
+        last[field] = one
+    return list(last.values())

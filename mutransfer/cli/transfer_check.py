@@ -65,7 +65,8 @@ def run(
         from mutransfer.report.transfer_figure import transfer_figure
         from mutransfer.signals import stop_on_signals
         from mutransfer.verification.transfer_check import run_transfer_check
-        from mutransfer.verification.transfer_grid import CheckFolder, flops_by_size, make_grid
+        from mutransfer.verification.transfer_grid import flops_by_size, make_grid
+        from mutransfer.verification.transfer_points import CheckFolder
 
         parsed = load_config(config, sets or ())
         planned = make_grid(

@@ -138,7 +138,7 @@ def _fix_gains(model: nn.Module) -> None:
 
 
 def _start(model: nn.Module, section: HuggingFaceSection) -> None:
-    """What parametrization reads of a model: initial stds, tables of positions, warnings."""
+    """What parametrization and checks read of a model: initial stds, tables of positions, warnings."""
     modules = dict(model.named_modules())
     model.position_modules = tuple(name for name in modules if name.rpartition(".")[2] in _POSITIONS)  # type: ignore[assignment]
     queries = [name for name in modules if name.rpartition(".")[2] in _QUERIES]
@@ -155,6 +155,7 @@ def _start(model: nn.Module, section: HuggingFaceSection) -> None:
         # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
         table.register_buffer(EMBEDDING_GAIN, torch.tensor(math.sqrt(section.base_width)), persistent=False)
         table.register_forward_hook(_gain)
+    model.finite_modules = section.finite  # type: ignore[assignment]
     kept = dropouts(model.config)
     if kept:
         model.mup_warnings = (  # type: ignore[assignment]

@@ -2,14 +2,17 @@
 
 A matrix that holds parts of different roles, such as `Linear(width, width + classes)`, grows by an offset: no single
 lr is right for it. Sizes rounded to a multiple of something look like that at two widths, and not at four.
+
+A layer from the width to a constant size has the shape of a readout, wherever in the network it stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from mutransfer.errors import PlanError
+from mutransfer.parametrization.plan import ParameterShape
 
 Shapes = Mapping[str, tuple[int, ...]]
 _DOUBLINGS = (1, 2, 4, 8)
@@ -65,5 +68,33 @@ def check_growth(
             warnings.append(
                 f"{name}: dimension {dimension} is {sizes[0]} at width {base_width} and {sizes[1]} at "
                 f"{2 * base_width}, so it is rounded; its multipliers follow the size that it has"
+            )
+    return warnings
+
+
+def suspect_bottlenecks(shapes: Sequence[ParameterShape], *, given: Callable[[str], bool]) -> list[str]:
+    """Warnings on weights planned as readouts before which the network does not end, as far as shapes tell.
+
+    Modules are made in the order in which data goes through them, mostly; so a readout is the last layer, and a layer
+    after it, above all one whose input is as large as its output, makes it a bottleneck.
+
+    Args:
+        shapes: in the order in which the model registers them.
+        given: whether the user has said which role the parameter of a name has.
+    """
+    warnings = []
+    for place, shape in enumerate(shapes):
+        if shape.role != "output" or shape.tied_to is not None or given(shape.name):
+            continue
+        layers = [one for one in shapes[place + 1 :] if one.multiplies and one.role in ("input", "hidden")]
+        following = next((one for one in layers if one.role == "input" and one.fan_in == shape.fan_out), None)
+        after = following or next(iter(layers), None)
+        if after is not None:
+            takes = f"takes {shape.fan_out} inputs and " if following else ""
+            warnings.append(
+                f"{shape.name}: goes from the width to {shape.fan_out} at every width, so it is planned as a readout, "
+                f"which starts at zero and is multiplied by 1/m_in; but {after.name} {takes}comes after it. If it is a "
+                f'bottleneck inside the network, say so with roles: {{"{shape.name}": hidden}}; if it is a readout, '
+                "with output"
             )
     return warnings

@@ -18,7 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
-from mutransfer.parametrization.growth import check_growth
+from mutransfer.parametrization.growth import check_growth, suspect_bottlenecks
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
 from mutransfer.parametrization.rules import ROLES, Options, Parametrization, Role
 
@@ -137,6 +137,7 @@ def plan_for(
             in_branch=any(name.startswith(f"{block}.") for block in blocks),
         )
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
+    warnings += suspect_bottlenecks(list(shapes.values()), given=lambda name: _match(name, given) is not None)
     _start_tied_embeddings_like_readouts(shapes)
     for overrides in (own, asked):  # what the caller asks for has the last word, under any name of a tied weight
         for name, shape in list(shapes.items()):

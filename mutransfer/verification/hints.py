@@ -58,9 +58,11 @@ def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> s
 def _structural(culprit: ModuleVerdict, measured: Measurements) -> str:
     if "lack" in culprit.reasons[0]:
         return "make the optimizer from all parameters: those it lacks stay at their initial values"
+    own = measured.modules[culprit.module].own_name
+    role = f', and say that it is no readout: roles: {{"{own}.weight": hidden}}' if culprit.role == "output" else ""
     return (
         f"a size in {culprit.module} is a number where it should be the width, or a multiple of it; if it is not to "
-        f"grow, allow it by name (finite)"
+        f"grow, allow it by name (finite){role}"
     )
 
 

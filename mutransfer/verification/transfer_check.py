@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -14,9 +14,10 @@ import pandas as pd
 from mutransfer.executors.base import Executor
 from mutransfer.files import write_atomic, write_json
 from mutransfer.sweep.dispatcher import Observer
-from mutransfer.verification import transfer_words
+from mutransfer.verification import transfer_json, transfer_words
 from mutransfer.verification.optimum import Array, Noise, Optimum, find_optimum, interaction_noise, percentiles
-from mutransfer.verification.transfer_grid import CheckFolder, Key, Point, TransferGrid, Value, train_points
+from mutransfer.verification.transfer_grid import Key, TransferGrid, Value
+from mutransfer.verification.transfer_points import CheckFolder, Point, train_points, whole_values
 from mutransfer.verification.wider import Comparison, Curve, compare, read_curve
 
 State = Literal["passed", "failed", "undecided"]
@@ -84,6 +85,11 @@ class Verdict:
     curves: tuple[Curve, ...]
     comparisons: tuple[Comparison, ...]
     widened: bool
+    """Whether values count that no call named, because an optimum lay at an end of those named."""
+    earlier: tuple[Value, ...]
+    """Values that count although this call did not name them: those of earlier calls."""
+    left_out: tuple[Value, ...]
+    """Values of earlier calls that were not trained at every size with every seed of this one, and do not count."""
 
     @property
     def shows_drift(self) -> bool:
@@ -134,26 +140,7 @@ class TransferCheck:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; what is not finite is null."""
-        found: dict[str, Any] = _plain(
-            {
-                "check": "transfer-check",
-                "passed": self.passed,
-                "state": "no power" if self.judged.state == "passed" and not self.passed else self.judged.state,
-                "has_power": self.has_power,
-                "sentence": self.words[0],
-                "words": self.words,
-                "config": self.grid.config.resolved(),
-                "hparam": self.grid.hparam,
-                "axis": self.grid.axis,
-                "sizes": self.grid.sizes,
-                "seeds": self.grid.seeds,
-                "objective": self.grid.objective,
-                "tolerance_octaves": self.tolerance if self.grid.numeric else None,
-                "grid_step_octaves": self.grid.step if self.grid.numeric else None,
-                "parametrizations": {name: _verdict(self, one) for name, one in self.verdicts.items()},
-            }
-        )
-        return found
+        return transfer_json.as_dict(self)
 
 
 def run_transfer_check(
@@ -167,8 +154,9 @@ def run_transfer_check(
 ) -> TransferCheck:
     """Train the grid, widen it once where an optimum is at its edge, judge, write `verdict.json` and `points.csv`.
 
-    A parametrization with an optimum at an edge is widened at all its sizes: the largest size has to be trained
-    with the base's best value too, wherever that comes to lie.
+    What earlier calls trained in `folder` at the same sizes with the same seeds counts as if it were of the grid. A
+    parametrization with an optimum at an edge is widened at all its sizes: the largest size has to be trained with the
+    base's best value too, wherever that comes to lie.
 
     Args:
         tolerance: octaves by which the optimum may move; one step of the grid by default.
@@ -177,13 +165,15 @@ def run_transfer_check(
         UsageError, ConfigError, DataError, Interrupted, NothingUsable: see `train_points`.
     """
 
-    def train(wanted: set[Key]) -> dict[Key, Point]:
-        return train_points(grid, folder, wanted, executor=executor, observer=observer, should_stop=should_stop)
+    def train(wanted: set[Key], *, widening: bool = False) -> dict[Key, Point]:
+        return train_points(
+            grid, folder, wanted, widening=widening, executor=executor, observer=observer, should_stop=should_stop
+        )
 
     points = train(grid.keys())
     further = _further(grid, points)
     if further:
-        points = train(grid.keys() | further)
+        points = train(grid.keys() | further, widening=True)
     check = judge(grid, points, tolerance=tolerance)
     write_json(folder.verdict, check.as_dict())
     columns = ["parametrization", "size", "value", "seed", "outcome", "validation_loss", "training_loss"]
@@ -193,30 +183,39 @@ def run_transfer_check(
 
 
 def _further(grid: TransferGrid, points: Mapping[Key, Point]) -> set[Key]:
-    """Points beyond the ends at which optima lie; a function of the grid's own points, so that a resumed check
-    widens as the first one did."""
+    """Points beyond the ends at which optima lie; a function of the values that calls named, so that a resumed or
+    repeated check widens as the first one did."""
     found: set[Key] = set()
     if not grid.numeric:
         return found
     for name in grid.parametrizations:
-        edges = {one.optimum.edge for one in _size_results(grid, points, name) if one.optimum is not None}
-        values = grid.widened(bool(edges & {"lower", "both"}), bool(edges & {"upper", "both"}))
+        named = [value for value in whole_values(grid, points, name) if _is_named(grid, points, name, value)]
+        edges = {one.optimum.edge for one in _size_results(grid, points, name, named) if one.optimum is not None}
+        values = grid.widened(named, lower=bool(edges & {"lower", "both"}), upper=bool(edges & {"upper", "both"}))
         found |= set(product([name], grid.sizes, grid.seeds, values))
     return found
+
+
+def _is_named(grid: TransferGrid, points: Mapping[Key, Point], name: str, value: Value) -> bool:
+    """Whether this call or an earlier one named the value."""
+    return value in grid.values or points[(name, grid.sizes[0], grid.seeds[0], value)].asked
 
 
 def judge(grid: TransferGrid, points: Mapping[Key, Point], *, tolerance: float | None = None) -> TransferCheck:
     """What the points say."""
     allowed = grid.step if tolerance is None else tolerance
     verdicts = {name: _judge_one(grid, points, name, allowed) for name in grid.parametrizations}
-    ordered = sorted(points.values(), key=lambda one: (one.parametrization, one.size, str(one.seed), str(one.value)))
+    used = {(name, size.size, value) for name, one in verdicts.items() for size in one.sizes for value in size.values}
+    ordered = [one for one in points.values() if (one.parametrization, one.size, one.value) in used]
+    ordered.sort(key=lambda one: (one.parametrization, one.size, str(one.seed), str(one.value)))
     if grid.numeric:
         ordered.sort(key=lambda one: (one.parametrization, one.size, one.value, one.seed))
     return TransferCheck(grid, allowed, verdicts, tuple(ordered))
 
 
-def _size_results(grid: TransferGrid, points: Mapping[Key, Point], name: str) -> list[SizeResult]:
-    values = tuple(sorted({key[3] for key in points if key[0] == name}, key=grid.values_order))
+def _size_results(
+    grid: TransferGrid, points: Mapping[Key, Point], name: str, values: Sequence[Value]
+) -> list[SizeResult]:
     found = []
     for index, size in enumerate(grid.sizes):
         losses = np.array(
@@ -225,12 +224,15 @@ def _size_results(grid: TransferGrid, points: Mapping[Key, Point], name: str) ->
         optimum = None
         if grid.numeric:
             optimum = find_optimum(np.log2(np.array(values, dtype=np.float64)), losses, seed=index)
-        found.append(SizeResult(size, values, losses, optimum))
+        found.append(SizeResult(size, tuple(values), losses, optimum))
     return found
 
 
 def _judge_one(grid: TransferGrid, points: Mapping[Key, Point], name: str, tolerance: float) -> Verdict:
-    sizes = _size_results(grid, points, name)
+    values = whole_values(grid, points, name)
+    further = [value for value in values if value not in grid.values]
+    earlier = tuple(value for value in further if _is_named(grid, points, name, value))
+    sizes = _size_results(grid, points, name, values)
     base, largest = sizes[0], sizes[-1]
     transferred = None if base.best is None else base.values[base.best]
     regret, error = _regret(base, largest)
@@ -268,7 +270,9 @@ def _judge_one(grid: TransferGrid, points: Mapping[Key, Point], name: str, toler
         regret_error=error,
         curves=curves,
         comparisons=compare(curves, warmup=warmup),
-        widened=len(base.values) > len(grid.values),
+        widened=len(further) > len(earlier),
+        earlier=earlier,
+        left_out=tuple(sorted({key[3] for key in points if key[0] == name} - set(values), key=grid.values_order)),
     )
 
 
@@ -319,56 +323,3 @@ def _curves(grid: TransferGrid, points: Mapping[Key, Point], name: str, transfer
             return ()
         found.append(curve)
     return tuple(found)
-
-
-def _verdict(check: TransferCheck, one: Verdict) -> dict[str, Any]:
-    return {
-        "state": one.state,
-        "reasons": one.reasons,
-        "transferred_value": one.transferred,
-        "drift_octaves": one.drift,
-        "drift_interval": one.drift_interval,
-        "drift_steps": one.drift / check.grid.step if one.drift is not None and check.grid.step else None,
-        "largest_drift_octaves": one.largest_drift,
-        "drift_at_least_octaves": one.drift_at_least,
-        "regret": one.regret,
-        "regret_error": one.regret_error,
-        "widened": one.widened,
-        "values": one.sizes[0].values,
-        "sizes": [_size(size) for size in one.sizes],
-        "larger_is_better": [
-            {"smaller": c.smaller, "larger": c.larger, "share_of_steps": c.share, "difference": c.difference,
-             "error": c.error, "better": c.better}
-            for c in one.comparisons
-        ],
-    }  # fmt: skip
-
-
-def _size(one: SizeResult) -> dict[str, Any]:
-    optimum = one.optimum
-    found: dict[str, Any] = {
-        "size": one.size,
-        "best_value": None if one.best is None else one.values[one.best],
-        "loss": None if one.best is None else float(one.mean[one.best]),
-        "loss_deviation": one.deviation,
-        "losses": one.losses.tolist(),
-    }
-    if optimum is not None:
-        found |= {
-            "optimum": 2.0**optimum.octaves,
-            "optimum_octaves": optimum.octaves,
-            "interval_octaves": optimum.interval,
-            "fitted": optimum.fitted,
-            "edge": optimum.edge,
-            "edge_share": optimum.edge_share,
-        }
-    return found
-
-
-def _plain(data: Any) -> Any:
-    """JSON has no tuples and no infinity."""
-    if isinstance(data, dict):
-        return {key: _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -1,32 +1,19 @@
-"""The points of a transfer check: (parametrization × size × seed × value), trained through the sweep's machinery.
-
-A check's folder holds rounds, each a sweep across compute settings. What a round has is not trained again: the same
-command continues, and one with more sizes, values or seeds adds to what is there.
-"""
+"""What a transfer check trains: (parametrization × size × seed × value), with all that can be refused refused."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from pathlib import Path
-from typing import Any
 
 from mutransfer.config.base import SEEDS
 from mutransfer.config.hparams import SCHEDULE_FIELDS, Hparams
-from mutransfer.config.load import differences, load_config, save_config, validate
+from mutransfer.config.load import validate
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.source import Source
 from mutransfer.errors import UsageError
-from mutransfer.executors.base import Executor
 from mutransfer.models import plan_of
-from mutransfer.sweep.coordinator import run_points
-from mutransfer.sweep.dispatcher import Observer
-from mutransfer.sweep.folder import SweepFolder
-from mutransfer.sweep.space import point
-from mutransfer.sweep.study import Study, TrialRecord
-from mutransfer.training.folder import Outcome
 from mutransfer.transfer.cost import estimate
 
 AXES = {
@@ -109,9 +96,9 @@ class TransferGrid:
         """Numbers by size, names by the alphabet."""
         return isinstance(value, str), value
 
-    def widened(self, lower: bool, upper: bool) -> tuple[Value, ...]:
-        """Further values beyond the ends, two octaves and at least two of them, that the hparam can have."""
-        numbers = [value for value in self.values if not isinstance(value, str)]
+    def widened(self, values: Iterable[Value], *, lower: bool, upper: bool) -> tuple[Value, ...]:
+        """Values beyond the ends of `values`, two octaves and at least two of them, that the hparam can have."""
+        numbers = [value for value in values if not isinstance(value, str)]
         count = max(2, round(2 / self.step))
         further = [min(numbers) * 2.0 ** (-self.step * k) for k in range(count, 0, -1)] if lower else []
         further += [max(numbers) * 2.0 ** (self.step * k) for k in range(1, count + 1)] if upper else []
@@ -123,169 +110,6 @@ class TransferGrid:
         except ValueError:
             return False
         return True
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run of a check."""
-
-    parametrization: str
-    size: int
-    seed: int
-    value: Value
-    outcome: Outcome | None
-    validation_loss: float | None
-    training_loss: float | None
-    folder: Path
-    """Where its `metrics.jsonl` is."""
-
-    @property
-    def key(self) -> Key:
-        """What tells it from the others."""
-        return self.parametrization, self.size, self.seed, self.value
-
-    def loss(self, objective: str) -> float:
-        """The loss compared: infinite where the run diverged, NaN where it gave no result."""
-        if self.outcome == "diverged":
-            return math.inf
-        value: float | None = getattr(self, objective) if self.outcome == "completed" else None
-        return math.nan if value is None else value
-
-
-class CheckFolder:
-    """Files of one transfer check."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.config = root / "config.yaml"
-        self.rounds = root / "rounds"
-        self.verdict = root / "verdict.json"
-        self.points = root / "points.csv"
-        self.figure = root / "transfer-check"
-
-    def all_rounds(self) -> list[SweepFolder]:
-        """Rounds begun so far, oldest first."""
-        return [SweepFolder(path) for path in sorted(self.rounds.glob("[0-9]*")) if (path / "config.yaml").exists()]
-
-    def next_round(self) -> SweepFolder:
-        """The folder of a further round."""
-        return SweepFolder(self.rounds / f"{len(self.all_rounds()) + 1:03d}")
-
-
-def train_points(
-    grid: TransferGrid,
-    folder: CheckFolder,
-    wanted: set[Key],
-    *,
-    executor: Callable[[], Executor] | None = None,
-    observer: Observer | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> dict[Key, Point]:
-    """Train the points among `wanted` that `folder` lacks; all of them.
-
-    Raises:
-        UsageError: the folder holds points of another config or of other data, is in use, or cannot be written.
-        ConfigError: points make no possible run.
-        DataError: the data cannot be used.
-        Interrupted: `should_stop` was true; the same call continues.
-        NothingUsable: every point crashed.
-    """
-
-    def run(config: RunConfig, place: SweepFolder) -> None:
-        run_points(config, place, executor=executor, observer=observer, should_stop=should_stop)
-
-    lock = SweepFolder(folder.root)
-    with lock.sole_coordinator():
-        _require_same_config(grid, folder)
-        for place in folder.all_rounds():
-            lacking = set(_lacking(grid, place))
-            if lacking and lacking <= wanted:
-                run(load_config(place.config), place)
-        missing = wanted - known_points(grid, folder).keys()
-        for part in _products(missing):
-            run(grid.round(*part), folder.next_round())
-        found = known_points(grid, folder)
-    return {key: found[key] for key in sorted(wanted, key=str)}
-
-
-def known_points(grid: TransferGrid, folder: CheckFolder) -> dict[Key, Point]:
-    """Every point of the folder that has ended.
-
-    Raises:
-        UsageError: files are damaged, or rounds were trained on different data.
-    """
-    found: dict[Key, Point] = {}
-    data: set[Any] = set()
-    for place in folder.all_rounds():
-        if not place.exists:
-            continue
-        study = Study(place.study, None)
-        data.add(study.attributes.get("data"))
-        for record in study.records():
-            if record.outcome is not None:
-                one = _point(grid, place, record)
-                found.setdefault(one.key, one)
-    if len(data) > 1:
-        raise UsageError(
-            f"{folder.root}: the data changed between its rounds, so points do not compare; use another --out"
-        )
-    return found
-
-
-def _point(grid: TransferGrid, place: SweepFolder, record: TrialRecord) -> Point:
-    parametrization, size, seed, value = _key(grid, record.params)
-    return Point(
-        parametrization, size, seed, value, record.outcome, record.validation_loss, record.training_loss,
-        place.trial(record.number),
-    )  # fmt: skip
-
-
-def _key(grid: TransferGrid, params: dict[str, Any]) -> Key:
-    return params["parametrization"], params[AXES[grid.axis]], params["training.seed"], params[grid.hparam]
-
-
-def _lacking(grid: TransferGrid, place: SweepFolder) -> Iterator[Key]:
-    """Points that a round was to train and has not."""
-    search = load_config(place.config).require_search()
-    done = set()
-    if place.exists:
-        done = {record.number for record in Study(place.study, None).records() if record.outcome is not None}
-    for number in range(search.trial_count):
-        if number not in done:
-            yield _key(grid, point(search, number))
-
-
-def _require_same_config(grid: TransferGrid, folder: CheckFolder) -> None:
-    """Points of one folder differ in what the grid goes over and in nothing else."""
-    config = grid.config.model_copy(update={"search": None})
-    if folder.config.exists():
-        free = (AXES[grid.axis], "training.seed", "parametrization", f"hparams.{grid.hparam}", "name", "provenance")
-        changed = differences(load_config(folder.config), config, ignore=free)
-        if changed:
-            raise UsageError(
-                f"{folder.root}: holds the check of another config; give this one another --out. It differs in\n  "
-                + "\n  ".join(changed)
-            )
-        return
-    save_config(config, folder.config, heading="What mutransfer transfer-check was asked to check.")
-
-
-Part = tuple[set[str], set[int], set[int], set[Value]]
-
-
-def _products(missing: set[Key]) -> list[Part]:
-    """`missing` as few full grids: one when it is a grid itself, else one per parametrization, else per size."""
-    for split in (lambda key: (), lambda key: key[:1], lambda key: key[:2], lambda key: key[:3]):
-        groups: dict[tuple[Any, ...], set[Key]] = {}
-        for key in sorted(missing, key=str):
-            groups.setdefault(split(key), set()).add(key)
-        parts: list[Part] = [
-            ({k[0] for k in group}, {k[1] for k in group}, {k[2] for k in group}, {k[3] for k in group})
-            for group in groups.values()
-        ]
-        if sum(len(a) * len(b) * len(c) * len(d) for a, b, c, d in parts) == len(missing):
-            return parts
-    raise AssertionError("the values of one parametrization, size and seed are a grid")
 
 
 def _require_once(option: str, values: Sequence[Value]) -> None:

@@ -24,6 +24,7 @@ def sentences(check: TransferCheck) -> tuple[str, ...]:
         f"{grid.sizes[0]} to {grid.sizes[-1]}" + (f": {'; '.join(judged.reasons)}." if judged.reasons else ".")
     ]
     found += _figures(check, judged)
+    found += _of_earlier_calls(check)
     if control is None:
         found.append("No control was run, so nothing shows that this check can fail.")
         return tuple(found)
@@ -42,6 +43,25 @@ def sentences(check: TransferCheck) -> tuple[str, ...]:
             "sizes, more steps or a finer grid."
         )
     return (*found, *_figures(check, control))
+
+
+def _of_earlier_calls(check: TransferCheck) -> list[str]:
+    """What of the folder counts beyond this call's values, and what does not."""
+    found = []
+    for verdict in check.verdicts.values():
+        name, hparam, axis = verdict.parametrization, check.grid.hparam, check.grid.axis
+        if verdict.earlier:
+            found.append(f"{name}: {hparam} {_listed(verdict.earlier)} of earlier calls count too.")
+        if verdict.left_out:
+            found.append(
+                f"{name}: {hparam} {_listed(verdict.left_out)} of earlier calls do not count, having not been trained "
+                f"at every {axis} with every seed of this one; name them too, and what they lack is trained."
+            )
+    return found
+
+
+def _listed(values: Sequence[Value]) -> str:
+    return ", ".join(map(number, values))
 
 
 def doubts(grid: TransferGrid, sizes: Sequence[SizeResult]) -> list[str]:

@@ -15,6 +15,8 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
 from mutransfer.config.source import parse_yaml, read_yaml
 from mutransfer.config.templates import template
+from mutransfer.errors import PlanError
+from mutransfer.models import plan_of
 from tests.config.conftest import GPT
 from tests.conftest import REPOSITORY
 
@@ -48,6 +50,24 @@ def test_a_shipped_config_loads_from_any_folder_and_can_be_swept(
     assert config.model.width == config.model.base_width
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_can_be_planned_at_twice_its_width(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)  # which configs/llama.yaml and configs/module-example.yaml are run from
+    monkeypatch.syspath_prepend(str(REPOSITORY))
+    config = load_config(path)
+    config = load_config(path, [f"model.width={2 * config.model.width}"])
+    if config.model.external:
+        with pytest.raises(PlanError, match="model kind command has no plan"):
+            plan_of(config)
+        return
+    if config.model.kind == "huggingface":
+        pytest.importorskip("safetensors")  # of the extra hf; transformers itself is imported with care (torchvision)
+    plan = plan_of(config)
+    assert plan.width_multiplier == 2
+    assert {one.role for one in plan.parameters.values()} >= {"input", "hidden", "output"}
+    assert plan.warnings == ()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_model_kind_has_a_template_that_can_be_swept(kind: str) -> None:
     config = from_text(template(kind))
@@ -77,10 +97,18 @@ def test_there_are_search_spaces_of_our_own_and_of_tpv() -> None:
     assert {path.stem for path in SWEEPS} >= {"default", "mlp-sgd", "tpv-bert", "tpv-gpt3", "tpv-iwslt"}
 
 
+BERT = """\
+name: tiny
+model: {kind: bert, width: 16, base_width: 16, depth: 1, head_dim: 8, bias: true, norm_gain: true}
+data: {kind: text, paths: [a.txt], seq_len: 16, mask: 0.15}
+"""
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_a_shipped_search_space_works_as_the_search_of_a_gpt(path: Path, tmp_path: Path) -> None:
+def test_a_shipped_search_space_works_as_the_search_of_a_model(path: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    text = GPT.partition("search:")[0].replace("depth: 1,", "depth: 1, positions: relative,")
+    text = BERT if path.stem == "tpv-bert" else GPT.partition("search:")[0]
+    text = text.replace("depth: 1, head_dim: 8}", "depth: 1, head_dim: 8, positions: relative}")
     config.write_text(text + f"search: {path}\n", encoding="utf-8")
     assert load_config(config).search == SearchSection.model_validate(read_yaml(path).data)
 
@@ -111,6 +139,15 @@ def test_iwslt_learning_rates_are_the_twelve_published_ones() -> None:
     rates = values("tpv-iwslt", "lr")
     assert rates == pytest.approx([5e-4 * 2 ** (z / 4) for z in range(-6, 6)], rel=1e-12)
     assert (len(rates), rates[0], rates[-1]) == (12, 5e-4 * 2**-1.5, 5e-4 * 2**1.25)
+
+
+def test_bert_searches_the_six_hparams_that_tpv_searched_in_256_trials() -> None:
+    six = {"lr", "temperature", "attention_temperature", "embedding_lr", "norm_gain_lr", "bias_lr"}
+    shipped = load_config(REPOSITORY / "configs" / "bert-wikitext2.yaml").require_search()
+    assert set(sweep("tpv-bert").space) == set(shipped.space) == six
+    assert sweep("tpv-bert").trials == 256
+    for name in ("embedding_lr", "norm_gain_lr", "bias_lr"):
+        assert math.prod(values("tpv-bert", name)) == pytest.approx(1)  # around 1, which is what TP-V's rule says
 
 
 def test_bert_learning_rates_are_the_five_published_ones() -> None:

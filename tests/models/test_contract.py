@@ -135,6 +135,7 @@ CASES: dict[str, ModelCase] = {
             "width_fields": {"width_fields": {"intermediate_size": 3}},
             "zero_readout": {"zero_readout": False},
             "zero_query": {"zero_query": False},
+            "roles": {"roles": {"model.layers.0.mlp.fc1.weight": "input"}},
         },
         refused=(
             ({"width_fields": {"hidden_size": 0}}, "positive number or a fraction"),
@@ -186,7 +187,7 @@ CASES: dict[str, ModelCase] = {
             ({"tied_embeddings": True, "zero_readout": True}, "the embedding is the readout"),
             ({"qk_norm": True, "zero_query": True}, "a normalised zero has no direction"),
             ({"kv_heads": 1, "kv_group": 1}, "not both"),
-            ({"kv_heads": 1}, "no rule transfers: give kv_group"),
+            ({"kv_heads": 1}, "no rule transfers .*: write kv_group: 2 instead, .*, or heads: 2 instead of head_dim"),
             ({"head_dim": None, "heads": 2, "kv_heads": 4}, "4 does not divide the number of heads, which is 2"),
             ({"width": 32, "kv_group": 4}, "4 does not divide the number of heads, which is 2 at base_width 16"),
             ({"relative_buckets": 8}, "no effect: model.positions is rotary"),

@@ -133,6 +133,39 @@ def test_dimension_of_base_width_that_does_not_grow_is_reported():
     assert not plan_for(Stuck, width=32, base_width=4).warnings
 
 
+def narrowed(width, *, readout_first=False):
+    model = nn.Module()
+    if readout_first:
+        model.readout = nn.Linear(width, 7)
+    model.embedding, model.down = nn.Embedding(7, width), nn.Linear(width, 3)
+    model.up = nn.Linear(3, width)
+    if not readout_first:
+        model.readout = nn.Linear(width, 7)
+    return model
+
+
+def test_a_bottleneck_is_named_with_what_to_say_of_it():
+    (warning,) = plan_for(narrowed, width=32, base_width=8).warnings
+    assert warning.startswith("down.weight: goes from the width to 3 at every width, so it is planned as a readout")
+    assert "but up.weight takes 3 inputs and comes after it" in warning
+    assert 'roles: {"down.weight": hidden}' in warning
+    said = plan_for(narrowed, width=32, base_width=8, roles={"down.weight": "hidden"})
+    assert said.warnings == ()
+    assert said.parameters["down.weight"].init_std == pytest.approx(32**-0.5)
+    assert said.parameters["down.weight"].forward == 1
+    assert plan_for(narrowed, width=32, base_width=8, roles={"down.*": "output"}).warnings == ()
+
+
+def test_a_readout_that_is_made_before_the_layers_it_reads_can_be_said_to_be_one():
+    def factory(width):
+        return narrowed(width, readout_first=True)
+
+    roles = {"down.weight": "hidden"}
+    (warning,) = plan_for(factory, width=32, base_width=8, roles=roles).warnings
+    assert warning.startswith("readout.weight: goes from the width to 7")
+    assert plan_for(factory, width=32, base_width=8, roles={**roles, "readout.weight": "output"}).warnings == ()
+
+
 def test_shipped_models_raise_no_warning_when_sizes_coincide(gpt):
     coinciding = build(gpt, data__seq_len=16)  # seq_len = base width
     assert plan_of(coinciding).warnings == ()

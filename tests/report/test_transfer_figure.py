@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+from matplotlib.collections import PathCollection
 
 from mutransfer.report.transfer_figure import transfer_figure
 from mutransfer.verification.transfer_check import judge
-from mutransfer.verification.transfer_grid import Point, make_grid
+from mutransfer.verification.transfer_grid import make_grid
+from mutransfer.verification.transfer_points import Point
 from tests.conftest import build
 
 
@@ -41,3 +43,16 @@ def test_the_same_check_gives_the_same_picture(gpt, tmp_path):
     check = checked(gpt)
     first = transfer_figure(check, tmp_path / "one")[1].read_bytes()
     assert transfer_figure(check, tmp_path / "two")[1].read_bytes() == first
+
+
+def test_what_diverged_has_a_cross_at_its_value_in_the_row_of_its_size(gpt, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("mutransfer.report.transfer_figure.save_figure", lambda figure, stem: drawn.append(figure))
+    transfer_figure(checked(gpt), tmp_path / "picture")
+    axes = drawn[0].axes[0]
+    rows = [collection.get_offsets() for collection in axes.collections if isinstance(collection, PathCollection)]
+    assert [row[:, 0].tolist() for row in rows] == [pytest.approx([math.log2(0.04), math.log2(0.08)])] * 2
+    heights = [set(row[:, 1]) for row in rows]
+    assert [len(height) for height in heights] == [1, 1]
+    low, high = axes.get_ylim()
+    assert high > max(heights[0]) > max(heights[1]) > low

@@ -15,7 +15,8 @@ from mutransfer.errors import ConfigError, Interrupted, UsageError
 from mutransfer.executors.base import Job, JobFailed
 from mutransfer.sweep.folder import find_sweeps
 from mutransfer.verification.transfer_check import run_transfer_check
-from mutransfer.verification.transfer_grid import CheckFolder, Point, make_grid
+from mutransfer.verification.transfer_grid import make_grid
+from mutransfer.verification.transfer_points import CheckFolder, Point
 from tests.conftest import build
 
 
@@ -51,7 +52,7 @@ class Landscape:
     def close(self):
         pass
 
-    def train(self, grid, folder, wanted, **_):
+    def train(self, grid, folder, wanted, *, widening=False, **_):
         """Stands in for `train_points` where the machinery is not what is tested: a study writes for every point."""
         known = self.__dict__.setdefault("known", {})
         for key in sorted(wanted - known.keys(), key=str):
@@ -62,8 +63,8 @@ class Landscape:
             (result,) = [None] if crashed else self.last.result()
             outcome, loss = ("crashed", None) if crashed else (result["outcome"], result["training_loss"])
             name, size, seed, value = key
-            known[key] = Point(name, size, seed, value, outcome, loss, loss, folder.root / "none")
-        return {key: known[key] for key in wanted}
+            known[key] = Point(name, size, seed, value, outcome, loss, loss, folder.root / "none", not widening)
+        return dict(known)
 
 
 def still(parametrization, width):
@@ -245,6 +246,63 @@ def test_more_seeds_and_sizes_add_to_what_is_there(gpt, tmp_path):
     assert len(executor.jobs) == len(set(executor.jobs)) == before + 2 * 4 + 3 * 4
     assert len(found.points) == 3 * 3 * 4
     assert not find_sweeps(tmp_path / "check")
+
+
+def far_right(parametrization, width):
+    return -2.3
+
+
+def test_values_of_an_earlier_call_count_in_a_later_one(gpt, tmp_path):
+    """The optimum lies beyond the first call's values, widened; the second call's values bracket it from above only."""
+    executor, sizes = Landscape(far_right), {"sizes": [16, 64], "control": False}
+    first = grid(dict(gpt), values=[2.0**k for k in range(-9, -5)], **sizes)
+    undecided = really_check(first, tmp_path, executor)
+    assert undecided.judged.state == "undecided"
+    assert undecided.judged.sizes[0].values == tuple(2.0**k for k in range(-9, -3))
+    trained = len(executor.jobs)
+
+    second = grid(dict(gpt), values=[2.0**k for k in range(-3, 0)], **sizes)
+    found = really_check(second, tmp_path, executor)
+    assert found.judged.state == "passed"
+    assert found.judged.drift == pytest.approx(0, abs=0.2)
+    assert found.judged.sizes[0].optimum.octaves == pytest.approx(-2.3, abs=0.2)
+    assert found.judged.sizes[0].values == tuple(2.0**k for k in range(-9, 0))
+    assert found.judged.earlier == tuple(2.0**k for k in range(-9, -5))
+    assert found.judged.widened
+    assert len(executor.jobs) == len(set(executor.jobs)) == trained + 3 * 2 * 2
+    assert len(found.points) == 9 * 2 * 2
+    assert "mup: lr 0.001953, 0.003906, 0.007812, 0.01562 of earlier calls count too." in found.words
+    verdict = found.as_dict()["parametrizations"]["mup"]
+    assert (verdict["earlier_values"], verdict["left_out_values"]) == (list(found.judged.earlier), [])
+
+    alone = Landscape(far_right)  # the second call's values by themselves reach their lower end and have to be widened
+    assert {lr for *_, lr in check(second, tmp_path / "alone", alone) and alone.jobs} > set(second.values)
+
+
+def test_calls_repeated_in_any_order_train_nothing_more(gpt, tmp_path):
+    executor = Landscape(lambda parametrization, width: -20.0)  # below whatever is tried: every call widens downwards
+    calls = [grid(dict(gpt), sizes=[16, 64], control=False, values=[2.0**k for k in span])
+             for span in (range(-6, -3), range(-12, -9))]  # fmt: skip
+    really_check(calls[0], tmp_path, executor)
+    last = really_check(calls[1], tmp_path, executor)
+    trained = len(executor.jobs)
+    assert {math.log2(lr) for *_, lr in executor.jobs} == {-4, -5, -6, -7, -8, -10, -11, -12, -13, -14}
+    assert really_check(calls[1], tmp_path, executor).as_dict() == last.as_dict()
+    again = really_check(calls[0], tmp_path, executor)
+    assert again.judged.sizes[0].values == last.judged.sizes[0].values
+    assert len(executor.jobs) == trained
+
+
+def test_values_that_an_earlier_call_trained_elsewhere_are_left_out_and_named(gpt, tmp_path):
+    executor = Landscape(still)
+    first = {"sizes": [16, 32], "values": [2.0**k for k in range(-8, -3)]}
+    second = {"sizes": [16, 32, 64], "values": [2.0**k for k in range(-9, -4)]}
+    really_check(grid(dict(gpt), control=False, **first), tmp_path, executor)
+    found = really_check(grid(dict(gpt), control=False, **second), tmp_path, executor)
+    assert found.judged.left_out == (2.0**-4,)
+    assert found.judged.sizes[0].values == tuple(second["values"])
+    assert not any(point.value == 2.0**-4 for point in found.points)
+    assert any("lr 0.0625 of earlier calls do not count" in words for words in found.words)
 
 
 def test_another_config_in_the_folder_is_refused(gpt, tmp_path):

@@ -7,27 +7,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
-from mutransfer.config.models.base import BaseModelSection
+from mutransfer.config.models.heads import TransformerSection
 
 RELATIVE_BUCKETS, RELATIVE_DISTANCE = 32, 128
 
 
-class GPTSection(BaseModelSection):
+class GPTSection(TransformerSection):
     """Decoder-only Transformer, pre-norm."""
 
     implementation = "mutransfer.models.gpt:GPT"
     consumes = "tokens"
-    attention = True
-    residual = True
 
     kind: Literal["gpt"]
     """Model kind."""
-    depth: PositiveInt = 2
-    """Number of blocks."""
-    head_dim: PositiveInt | None = None
-    """Fixed size of a head: heads multiply as the model widens (TP-V's advice). Give this or `heads`."""
-    heads: PositiveInt | None = None
-    """Fixed number of heads: heads widen with the model. Give this or `head_dim`."""
     kv_group: PositiveInt | None = None
     """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): so many heads share a key and a value at every
     width. Give this or `kv_heads` or neither, for a key and a value per head."""
@@ -38,8 +30,6 @@ class GPTSection(BaseModelSection):
     """Queries and keys are normalised per head (Henry et al. 2020, arXiv 2010.04245), by the kind of `norm`."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     """Feed-forward layer: two matrices around a gelu, or three with a gate (Shazeer 2020, arXiv 2002.05202)."""
-    mlp_ratio: PositiveInt = 4
-    """Width of the feed-forward layer over the model's width."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation in front of each branch and of the readout."""
     positions: Literal["rotary", "learned", "relative"] = "rotary"
@@ -51,13 +41,6 @@ class GPTSection(BaseModelSection):
     the others for ranges that grow by a constant factor (Raffel et al. 2020, arXiv 1910.10683, §2.1)."""
     relative_distance: PositiveInt | None = None
     """Distance from which on `positions: relative` tells no two apart; 128 when left out."""
-    tied_embeddings: bool = False
-    """Readout shares the token embedding's weights; embeddings then start at 1/√base_width and are multiplied
-    by √base_width on the way in."""
-    norm_gain: bool = False
-    """Trainable norm gains. Off by default: they break transfer (Lingle 2024)."""
-    zero_readout: bool | None = None
-    """Readout weights start at zero: true when left out, and impossible with tied embeddings."""
     zero_query: bool = True
     """Query weights start at zero. False when left out with qk_norm, where true is impossible: a normalised zero has no
     direction."""
@@ -70,13 +53,7 @@ class GPTSection(BaseModelSection):
         return data
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if (self.head_dim is None) == (self.heads is None):
-            raise FieldProblem(
-                ("head_dim",),
-                "give exactly one of head_dim (fixed size, more heads as the model widens) and "
-                "heads (fixed number, wider heads)",
-            )
+    def _keys_fit(self) -> Self:
         if self.kv_heads is not None and self.kv_group is not None:
             raise FieldProblem(
                 ("kv_heads",),
@@ -84,17 +61,15 @@ class GPTSection(BaseModelSection):
                 "not both",
             )
         if self.kv_heads is not None and self.head_dim is not None:
+            heads = self.width // self.head_dim
             raise FieldProblem(
                 ("kv_heads",),
-                "with head_dim keys and values would not grow with the model, for which no rule transfers: give "
-                "kv_group, so many heads to a key at every width",
+                "with head_dim keys and values would not grow with the model, for which no rule transfers "
+                f"(docs/models.md): write kv_group: {max(heads // self.kv_heads, 1)} instead, so many heads to a key "
+                f"at every width, or heads: {heads} instead of head_dim, heads that widen",
             )
         for name in ("width", "base_width"):
             width = getattr(self, name)
-            if self.head_dim is not None and width % self.head_dim:
-                raise FieldProblem(("head_dim",), f"{self.head_dim} does not divide {name} {width}")
-            if self.heads is not None and width % self.heads:
-                raise FieldProblem(("heads",), f"{self.heads} does not divide {name} {width}")
             for field in ("kv_heads", "kv_group"):
                 number, heads = getattr(self, field), self.heads_at(width)
                 if number is not None and heads % number:
@@ -110,8 +85,6 @@ class GPTSection(BaseModelSection):
 
     @model_validator(mode="after")
     def _choices_fit(self) -> Self:
-        if self.tied_embeddings and self.zero_readout:
-            raise FieldProblem(("zero_readout",), "is impossible with tied_embeddings: the embedding is the readout")
         if self.qk_norm and self.zero_query:
             raise FieldProblem(("zero_query",), "is impossible with qk_norm: a normalised zero has no direction")
         for name in ("relative_buckets", "relative_distance"):
@@ -126,14 +99,6 @@ class GPTSection(BaseModelSection):
                     "them are for one distance each",
                 )
         return self
-
-    def head_dim_at(self, width: int) -> int:
-        """Size of one head at `width`."""
-        return self.head_dim if self.heads is None else width // self.heads  # type: ignore[return-value]  # _heads_fit
-
-    def heads_at(self, width: int) -> int:
-        """Number of heads at `width`."""
-        return width // self.head_dim_at(width)
 
     def kv_heads_at(self, width: int) -> int:
         """Number of keys and values at `width`."""

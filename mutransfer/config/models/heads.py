@@ -10,8 +10,8 @@ from mutransfer.config.base import FieldProblem
 from mutransfer.config.models.base import BaseModelSection
 
 
-class HeadsSection(BaseModelSection):
-    """Fields of pre-norm Transformers of `models.transformer`."""
+class TransformerSection(BaseModelSection):
+    """Fields of all pre-norm Transformers."""
 
     attention = True
     residual = True
@@ -21,13 +21,11 @@ class HeadsSection(BaseModelSection):
     head_dim: PositiveInt | None = None
     """Fixed size of a head: heads multiply as the model widens (TP-V's advice). Give this or `heads`."""
     heads: PositiveInt | None = None
-    """Fixed number of heads: heads widen with the model."""
+    """Fixed number of heads: heads widen with the model. Give this or `head_dim`."""
     mlp_ratio: PositiveInt = 4
     """Width of the feed-forward layer over the model's width."""
     norm_gain: bool = False
     """Trainable norm gains. Off by default: they break transfer (Lingle 2024)."""
-    bias: bool = False
-    """Whether layers, the readout and norms that have a gain have biases; they start at zero."""
     tied_embeddings: bool = False
     """Readout shares the weights of the embedding of what it predicts; these then start at 1/√base_width and are
     multiplied by √base_width on the way in."""
@@ -57,3 +55,14 @@ class HeadsSection(BaseModelSection):
     def head_dim_at(self, width: int) -> int:
         """Size of one head at `width`."""
         return self.head_dim if self.heads is None else width // self.heads  # type: ignore[return-value]  # _heads_fit
+
+    def heads_at(self, width: int) -> int:
+        """Number of heads at `width`."""
+        return width // self.head_dim_at(width)
+
+
+class HeadsSection(TransformerSection):
+    """Fields of the Transformers of `models.transformer`, whose layers may have biases."""
+
+    bias: bool = False
+    """Whether layers, the readout and norms that have a gain have biases; they start at zero."""

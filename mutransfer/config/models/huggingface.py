@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -50,6 +50,12 @@ class HuggingFaceSection(BaseModelSection):
     zero_query: bool | None = None
     """Query weights start at zero: true when left out, and impossible where queries, keys and values are one matrix
     (GPT-2)."""
+
+    roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
+    """Role by parameter name or pattern, where shapes cannot tell: that of a bottleneck is `hidden`."""
+    finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate
+    check."""
 
     @classmethod
     def accepts(cls, given: str) -> bool:

@@ -18,6 +18,8 @@ from mutransfer.errors import UsageError
 from mutransfer.parametrization.plan import Plan, optimizer_settings
 
 _TOLERANCE = 1e-6
+LATE_WARMUP = "during warmup its lr is one step behind: the first step has lr 0"
+"""A note of several trainers."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,27 @@ def in_effect(config: RunConfig, plan: Plan) -> dict[str, InEffect]:
             optimizer=hparams.optimizer,
         )
     return found
+
+
+def of_gpt(
+    section: GPTSection,
+    *,
+    embedding: InEffect,
+    readout: InEffect,
+    position: InEffect,
+    hidden: InEffect,
+    branch: InEffect,
+) -> dict[str, InEffect]:
+    """`{kind of weight: what it comes to}` under a trainer that starts what adds to the residual stream in its own way.
+
+    Args:
+        position: of learned positions, where the section has them.
+        hidden: of hidden matrices but those at the end of a branch.
+        branch: of these.
+    """
+    found = {"embedding": embedding, "readout": readout, "attention.out": branch, "up": hidden, "down": branch}
+    found |= {f"attention.{name}": hidden for name in ("query", "key", "value")}
+    return {**found, "position": position} if section.positions == "learned" else found
 
 
 def attention_scale(config: RunConfig, plan: Plan) -> float:
@@ -195,6 +218,11 @@ def origin(config: RunConfig) -> str:
     if source is None:
         return f"{config.name}; its hparams as they stand in the config, no sweep is on record for them"
     return f"{config.name}; hparams of trial {source.trial} of {source.study}, found at width {source.proxy_width}"
+
+
+def commented(heading: Iterable[str], lines: Iterable[str]) -> str:
+    """The text of a file: `heading` as comments, then `lines`."""
+    return "".join(f"{line}\n" for line in (*(f"# {line}" for line in heading), *lines))
 
 
 def short(value: float) -> str:

@@ -15,14 +15,17 @@ from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
 from mutransfer.parametrization.plan import Plan, optimizer_settings
 from mutransfer.transfer.export.base import (
+    LATE_WARMUP,
     Difference,
     Export,
     InEffect,
     attention_scale,
     choices,
+    commented,
     compare,
     in_effect,
     in_words,
+    of_gpt,
     origin,
     require_gpt,
     short,
@@ -60,8 +63,7 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
     notes = _notes(config, section, plan, flags, differences)
     heading = [f"Megatron-LM flags of {origin(config)}.", "pretrain_gpt.py $(grep -v '^#' THIS_FILE) …", *notes]
     lines = [f"--{name}" + ("" if value is True else f" {_text(value)}") for name, value in flags.items()]
-    text = "".join(f"# {line}\n" for line in heading) + "\n".join(lines) + "\n"
-    return Export("megatron", text, flags, tuple(notes), differences)
+    return Export("megatron", commented(heading, lines), flags, tuple(notes), differences)
 
 
 def flags_of(config: RunConfig, section: GPTSection, plan: Plan) -> dict[str, Any]:
@@ -169,17 +171,14 @@ def theirs(flags: dict[str, Any], section: GPTSection, optimizer: str) -> dict[s
         return InEffect.of(std=std, multiplier=1.0, lr=matrix_lr, weight_decay=flags["weight-decay"],
                            eps=None if eps is None else eps / m, optimizer=optimizer)  # fmt: skip
 
-    found = {
-        "embedding": table(flags["mup-embedding-mult"]),
-        "readout": table(flags["mup-output-mult"]),
-        **{f"attention.{name}": matrix(hidden) for name in ("query", "key", "value")},
-        "attention.out": matrix(branch),
-        "up": matrix(hidden),
-        "down": matrix(branch),
-    }
-    if section.positions == "learned":
-        found["position"] = table(flags["mup-embedding-mult"], decoupled=False)
-    return found
+    return of_gpt(
+        section,
+        embedding=table(flags["mup-embedding-mult"]),
+        readout=table(flags["mup-output-mult"]),
+        position=table(flags["mup-embedding-mult"], decoupled=False),
+        hidden=matrix(hidden),
+        branch=matrix(branch),
+    )
 
 
 def _notes(
@@ -216,7 +215,7 @@ def _notes(
             "--embedding-init-method-std have it, which is the same"
         )
     if flags["lr-warmup-iters"]:
-        notes.append("during warmup its lr is one step behind: the first step has lr 0")
+        notes.append(LATE_WARMUP)
     notes += [
         "its norms have gains"
         + (" and biases" if section.norm_gain else " and biases that are trained; the proxy's had none"),

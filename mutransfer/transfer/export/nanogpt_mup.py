@@ -11,14 +11,17 @@ from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
 from mutransfer.parametrization.plan import Plan, optimizer_settings
 from mutransfer.transfer.export.base import (
+    LATE_WARMUP,
     Difference,
     Export,
     InEffect,
     attention_scale,
     choices,
+    commented,
     compare,
     in_effect,
     in_words,
+    of_gpt,
     origin,
     require_gpt,
     short,
@@ -51,8 +54,7 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
              *_notes(config, section, plan, values, differences)]  # fmt: skip
     heading = [f"nanoGPT-mup config of {origin(config)}.", "python train.py THIS_FILE --dataset=…", *notes]
     lines = [f"{name} = {_text(value)}" for name, value in values.items()]
-    text = "".join(f"# {line}\n" for line in heading) + "\n".join(lines) + "\n"
-    return Export("nanogpt-mup", text, values, tuple(notes), differences)
+    return Export("nanogpt-mup", commented(heading, lines), values, tuple(notes), differences)
 
 
 def _other_model(section: GPTSection) -> dict[str, str]:
@@ -124,18 +126,14 @@ def theirs(values: dict[str, Any], section: GPTSection) -> dict[str, InEffect]:
         return InEffect.of(std=initial, multiplier=multiplier, lr=own_lr, weight_decay=values["weight_decay"],
                            eps=_EPS, optimizer="adamw")  # fmt: skip
 
-    hidden, branch = std / math.sqrt(m), std / math.sqrt(2 * values["n_layer"] * m)
-    found = {
-        "embedding": weight(std, values["mup_input_alpha"], lr),
-        "readout": weight(std, values["mup_output_alpha"] / m, lr),
-        **{f"attention.{name}": weight(hidden, 1.0, lr / m) for name in ("query", "key", "value")},
-        "attention.out": weight(branch, 1.0, lr / m),
-        "up": weight(hidden, 1.0, lr / m),
-        "down": weight(branch, 1.0, lr / m),
-    }
-    if section.positions == "learned":
-        found["position"] = weight(std, values["mup_input_alpha"], lr)
-    return found
+    return of_gpt(
+        section,
+        embedding=weight(std, values["mup_input_alpha"], lr),
+        readout=weight(std, values["mup_output_alpha"] / m, lr),
+        position=weight(std, values["mup_input_alpha"], lr),
+        hidden=weight(std / math.sqrt(m), 1.0, lr / m),
+        branch=weight(std / math.sqrt(2 * values["n_layer"] * m), 1.0, lr / m),
+    )
 
 
 def _notes(
@@ -156,7 +154,7 @@ def _notes(
     if hparams.schedule == "constant":
         notes.append("a constant lr is min_lr = learning_rate: decay_lr = False would leave out the warmup")
     if values["warmup_iters"]:
-        notes.append("during warmup its lr is one step behind: the first step has lr 0")
+        notes.append(LATE_WARMUP)
     if not section.norm_gain:
         notes.append("its norms have gains that are trained; the proxy's had none")
     notes.append("not in this file: dataset (its vocabulary comes from meta.pkl, else 50304), intervals, out_dir")
