@@ -25,7 +25,7 @@ from mutransfer.parametrization.apply import initialize, parameter_groups
 from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.learner import Learner
-from mutransfer.training.loss import inputs_of
+from mutransfer.training.loss import counted, inputs_of, no_targets
 from mutransfer.training.optimizers import Together
 from mutransfer.training.tryout import try_out
 
@@ -102,7 +102,10 @@ class ConfigSubject:
         probe = [torch.from_numpy(array).to(self._device) for array in arrays]
 
         def train_step(step: int) -> Tensor:
-            return learner.train_step(step, data.batch(step, batch_size=training.batch_size, seed=training.seed))
+            batch = data.batch(step, batch_size=training.batch_size, seed=training.seed)
+            if not counted(batch, config.model.loss):
+                raise no_targets(config, f"the training batch of step {step} (from 0, seed {training.seed})")
+            return learner.train_step(step, batch)
 
         return Trainee(learner.model, lambda: learner.model(*probe), train_step, learner.optimizer)
 
