@@ -39,7 +39,7 @@ def run(
         str | None,
         typer.Option(metavar="LOW:HIGH", help="Its values: LOW, 2·LOW, … HIGH; config's × 2^-3 … 2^3 when left out."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds per point; their spread is the noise.", min=2)] = 2,
+    seeds: Annotated[int, typer.Option(help="Seeds per point; their spread is the noise.", min=2, max=1000)] = 2,
     tolerance: Annotated[
         float | None, typer.Option(help="Octaves that the optimum may move; one step of the grid when left out.", min=0)
     ] = None,
