@@ -134,9 +134,7 @@ class ConfigSubject:
                 changes["rules"] = RulesSection()
             return RunConfig.model_validate({**dict(config), **changes})
         except ValidationError as error:
-            raise UsageError(
-                f"{config.name}: cannot be built at {self.axis} {size}: {first_problem(error)}"
-            ) from None
+            raise UsageError(f"{config.name}: cannot be built at {self.axis} {size}: {first_problem(error)}") from None
 
 
 class ModuleSubject:

@@ -78,9 +78,20 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
         (("--values", "1,2,3", "--grid", "1:4"), "--values and --grid: give one of them"),
         (("--grid", "4:1"), "--grid 4:1: write it as LOW:HIGH with 0 < LOW < HIGH"),
         (("--grid", "0.1:0.2"), "needs three values or more, but got 2"),
-        (("--sizes", "16,20"), "model.head_dim: 8 does not divide width 20"),
-        (("--hparam", "lrr"), "lrr: is no hparam; did you mean lr?"),
-        (("--hparam", "schedule", "--values", "cosine,linera"), "schedule: must be 'constant', 'linear', "),
+        (("--sizes", "16,20"), "--sizes 20: model.head_dim: 8 does not divide width 20"),
+        (("--axis", "seq-len", "--sizes", "16,4000"), "corpus.txt: too short: the training part has"),
+        (("--hparam", "lrr"), "--hparam lrr: is no hparam; did you mean lr? choose among lr, adam_lr, "),
+        (("--hparam", "nope"), "--hparam nope: is no hparam; choose among lr, adam_lr, "),
+        (("--hparam", "optimizer", "--values", "adam,sgd"), "--hparam optimizer: cannot be checked: its best lr is"),
+        (
+            ("--hparam", "momentum", "--values", "0.5,0.7,0.9"),
+            "--hparam momentum: search.space.momentum: has no",
+        ),
+        (
+            ("--hparam", "schedule", "--values", "cosine,linera"),
+            "--values linera: hparams.schedule: must be ",
+        ),
+        (("--values", "0.1,0.2,1e999"), "--values"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(refused: Refused, arguments: tuple[str, ...], message: str) -> None:
