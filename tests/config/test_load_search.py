@@ -274,14 +274,13 @@ def test_what_an_override_makes_wrong_elsewhere_is_blamed_on_it(
 
 def test_what_the_file_has_wrong_is_not_blamed_on_an_override(refuse: Refuse) -> None:
     wrong = GPT.replace("width: 16", "width: 20", 1)
-    assert refuse(wrong, "training.steps=5").startswith("tiny.yaml:2: model.head_dim: 8 does not divide width 20")
+    assert refuse(wrong, "training.steps=5").startswith("config.yaml:2: model.head_dim: 8 does not divide width 20")
 
 
 @pytest.mark.parametrize("seconds", ["0.001", "0.99"])
 def test_a_limit_that_would_end_every_worker_is_refused(refuse: Refuse, load: Load, seconds: str) -> None:
-    assert (
-        f"search.hang_after: must be 1 (second) or more, as a step may take that long, or 0 to wait for ever, but got "
-        f"{seconds}" in refuse(GPT, f"search.hang_after={seconds}")
-    )
+    message = refuse(GPT, f"search.hang_after={seconds}")
+    assert ": search.hang_after: must be 1 (second) or more, as a step may take that long, or 0 to wait" in message
+    assert message.endswith(f"but got {seconds}")
     assert load(GPT, "search.hang_after=1").require_search().hang_after == 1
     assert load(GPT, "search.hang_after=0").require_search().hang_after == 0
