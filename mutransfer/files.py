@@ -25,15 +25,26 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise UsageError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
 
 
+def require_no_file(path: Path) -> None:
+    """Refuse a path that is to become a folder, before the work whose result goes there.
+
+    Raises:
+        UsageError: something else stands there, or in the place of a folder above it.
+    """
+    with disk_errors(path):  # a name too long cannot even be looked for
+        there = next((one for one in (path, *path.parents) if one.exists()), None)
+        if there is not None and not there.is_dir():
+            raise UsageError(f"{there}: is a file, but has to be a folder")
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents.
 
     Raises:
         UsageError: it cannot be created or written to.
     """
-    with disk_errors(path):  # a name too long cannot even be looked for
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{path}: is a file, but has to be a folder")
+    require_no_file(path)
+    with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
             raise UsageError(f"{path}: folder cannot be written to")

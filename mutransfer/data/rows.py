@@ -170,6 +170,8 @@ def _why(origin: Origin, error: Exception, unreachable: str | None) -> str:
 
 def _first_line(error: BaseException) -> str:
     """What an error of a library says, without its essay."""
+    if isinstance(error, StopIteration):  # how the library says so of JSON lines
+        return "it has no rows"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

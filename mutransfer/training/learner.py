@@ -112,3 +112,9 @@ def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:
 def precision(config: RunConfig, device: torch.device) -> torch.autocast:
     """The context of `training.precision`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.training.precision == "bf16")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device's or the machine's memory did not suffice."""
+    # torch's CPU allocator raises a plain RuntimeError
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
