@@ -122,6 +122,9 @@ def _values(values: str | None, grid: str | None) -> tuple[Value, ...] | None:
     if not all(found):
         raise UsageError(f"--values {values}: write values with commas between them, for example 0.001,0.002,0.004")
     numbers = [_number(text) for text in found]
+    for text in found:
+        if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+            raise UsageError(f"--values {values}: {text} is no value; give finite numbers, or names")
     known = [number for number in numbers if number is not None]
     if known and len(known) < len(found):
         raise UsageError(f"--values {values}: has both numbers and names")

@@ -91,7 +91,8 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
             ("--hparam", "schedule", "--values", "cosine,linera"),
             "--values linera: hparams.schedule: must be ",
         ),
-        (("--values", "0.1,0.2,1e999"), "--values"),
+        (("--values", "0.1,0.2,nan"), "--values 0.1,0.2,nan: nan is no value; give finite numbers, or names"),
+        (("--grid", "a:b"), "--grid a:b: write it as LOW:HIGH"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(refused: Refused, arguments: tuple[str, ...], message: str) -> None:
