@@ -230,7 +230,7 @@ def tokenizer_of(name: str | None, vocab_size: int | None, eos: str | None) -> T
     if name is not None and name not in kinds and not Path(name).expanduser().exists():
         near = difflib.get_close_matches(name, kinds, n=1)
         raise UsageError(
-            f"--tokenizer {name}: no such file, and no kind of tokenizer{f'; did you mean {near[0]}?' if near else ';'} "
+            f"--tokenizer {name}: no such file and no kind of tokenizer{f'; did you mean {near[0]}?' if near else ';'} "
             f"give {', '.join(kinds)}, or the path of a tokenizer.json of the tokenizers library"
         )
     given: dict[str, Any] = {"kind": name or "bytes"} if name in (None, *kinds) else {"file": name}

@@ -65,7 +65,7 @@ def test_a_config_to_shards_as_json(home: Path) -> None:
         ("--input corpus.txt --tokenizer words --out out", "--vocab-size: tokenizer kind words needs it"),
         (
             "--input corpus.txt --tokenizer wrods --vocab-size 400 --out out",
-            "--tokenizer wrods: no such file, and no kind of tokenizer; did you mean words? give bytes, words, bpe",
+            "--tokenizer wrods: no such file and no kind of tokenizer; did you mean words? give bytes, words, bpe",
         ),
         ("--input empty.txt --out out/deeper", "out/deeper: the source has no text, so there is nothing to write"),
         ("--input broken.jsonl --out out", "broken.jsonl: cannot be read"),
