@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,19 +25,65 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise UsageError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
 
 
+def require_no_file(path: Path) -> None:
+    """Refuse a path that is to become a folder, before the work whose result goes there.
+
+    Raises:
+        UsageError: something else stands there, or in the place of a folder above it.
+    """
+    with disk_errors(path):  # a name too long cannot even be looked for
+        there = next((one for one in (path, *path.parents) if one.exists()), None)
+        if there is not None and not there.is_dir():
+            raise UsageError(f"{there}: is a file, but has to be a folder")
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents.
 
     Raises:
         UsageError: it cannot be created or written to.
     """
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path}: is a file, but has to be a folder")
+    require_no_file(path)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
             raise UsageError(f"{path}: folder cannot be written to")
     return path
+
+
+@contextmanager
+def folder_unless_refused(path: Path, *, begun: Collection[str]) -> Iterator[None]:
+    """`make_folder`, but as it was before where the work in it is refused before it has come to anything.
+
+    Args:
+        begun: names of files that are worth nothing by themselves.
+
+    Raises:
+        UsageError: it cannot be created or written to, or the work was refused. Nothing is removed of a folder in which
+            there was something before, or is something else now.
+    """
+    with disk_errors(path):
+        made = [one for one in (path, *path.parents) if not one.exists()]
+    fresh = bool(made) or _is_empty(path)
+    make_folder(path)
+    try:
+        yield
+    except UsageError:
+        with suppress(OSError):  # what was refused is what matters
+            left = list(path.iterdir()) if fresh else []
+            if all(one.name in begun for one in left):
+                for one in left:
+                    one.unlink()
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return not any(folder.iterdir())
+    except OSError:  # a file, or one that cannot be looked into
+        return False
 
 
 def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:

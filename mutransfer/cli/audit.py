@@ -22,11 +22,12 @@ def run(
 ) -> None:
     """Print what every parameter gets: role, init std, lr, weight decay, ε, forward multiplier."""
     with ui.errors_reported(as_json):
-        from mutransfer.config.load import load_config
+        from mutransfer.config.load import at_width, load_config
         from mutransfer.models import plan_of
 
-        assignments = [*(sets or ()), *([] if width is None else [f"model.width={width}"])]
-        parsed = load_config(config, assignments)
+        parsed = load_config(config, sets or ())
+        if width is not None:
+            parsed = at_width(parsed, width)
         plan = plan_of(parsed)
         rows = audit_rows(parsed, plan)
         if as_json:

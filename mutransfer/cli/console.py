@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -12,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mutransfer.errors import MutransferError
+from mutransfer.errors import MutransferError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _PIPE_WIDTH = 200
+_OF_PATHS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOSPC,
+    errno.EDQUOT,
+}  # fmt: skip
 _json_printed = False
 
 
@@ -26,14 +31,24 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else _PIPE_WIDTH)
+    width = None if stream.isatty() else _PIPE_WIDTH
+    # Without emoji: they would take the place of a line's number in `run.yaml:100: …`.
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, width=width)
 
 
 @contextmanager
 def errors_reported(as_json: bool) -> Iterator[None]:
-    """Turn a `MutransferError` into its message on stderr (and in the JSON) and its exit code."""
+    """Turn a `MutransferError` into its message on stderr (and in the JSON) and its exit code.
+
+    What the operating system has against a path that a user gave, wherever it says so first, is one too.
+    """
     try:
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _OF_PATHS or error.filename is None:
+                raise
+            raise UsageError(f"{error.filename}: cannot be used: {error.strerror}") from error
     except MutransferError as error:
         if as_json:
             print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})

@@ -39,7 +39,7 @@ def run(
         str | None,
         typer.Option(metavar="LOW:HIGH", help="Its values: LOW, 2·LOW, … HIGH; config's × 2^-3 … 2^3 when left out."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds per point; their spread is the noise.", min=2)] = 2,
+    seeds: Annotated[int, typer.Option(help="Seeds per point; their spread is the noise.", min=2, max=1000)] = 2,
     tolerance: Annotated[
         float | None, typer.Option(help="Octaves that the optimum may move; one step of the grid when left out.", min=0)
     ] = None,
@@ -123,6 +123,9 @@ def _values(values: str | None, grid: str | None) -> tuple[Value, ...] | None:
     if not all(found):
         raise UsageError(f"--values {values}: write values with commas between them, for example 0.001,0.002,0.004")
     numbers = [_number(text) for text in found]
+    for text in found:
+        if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+            raise UsageError(f"--values {values}: {text} is no value; give finite numbers, or names")
     known = [number for number in numbers if number is not None]
     if known and len(known) < len(found):
         raise UsageError(f"--values {values}: has both numbers and names")

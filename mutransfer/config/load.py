@@ -17,7 +17,7 @@ from mutransfer.config.messages import message_of
 from mutransfer.config.models import ModelSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
-from mutransfer.config.source import FieldPath, Source, read_yaml
+from mutransfer.config.source import FieldPath, Source, override_label, read_yaml
 from mutransfer.errors import ConfigError
 from mutransfer.files import write_atomic
 
@@ -34,6 +34,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             line per problem, each with file, line and field.
     """
     path = Path(path)
+    source = _assembled(path, overrides)
+    try:
+        return RunConfig.model_validate(source.data)
+    except ValidationError as error:
+        _blame_overrides(error, source, path, overrides)
+        raise _in_words(error, source) from None
+
+
+def _assembled(path: Path, overrides: Sequence[str]) -> Source:
+    """The file's data with overrides and the search file in it."""
     source = read_yaml(path)
     if not isinstance(source.data, dict):
         raise ConfigError(f"{path}: must be a mapping with name, model and data")
@@ -41,7 +51,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for assignment in overrides:
         source.override(assignment)
         _read_search(path, source)
-    return validate(source)
+    return source
+
+
+def _blame_overrides(found: ValidationError, source: Source, path: Path, overrides: Sequence[str]) -> None:
+    """Let the first override that made a sound config impossible stand for what it made wrong in other fields."""
+    wrong: set[FieldPath] = set()
+    for count in range(len(overrides) + 1):
+        try:
+            RunConfig.model_validate(_assembled(path, overrides[:count]).data)
+        except ValidationError as error:
+            if not count:  # of the file itself
+                return
+            wrong = {_path(detail) for detail in error.errors()}
+            field = overrides[count - 1].partition("=")[0]
+            label = override_label([one for one in overrides if one.partition("=")[0] == field][-1])
+            break
+    for detail in found.errors():
+        place = _path(detail)
+        if place in wrong and not source.is_overridden(place):
+            source.overridden[place] = label
+
+
+def _in_words(error: ValidationError, source: Source) -> ConfigError:
+    return ConfigError("\n".join(_describe(detail, source) for detail in error.errors()))
 
 
 def validate(source: Source) -> RunConfig:
@@ -53,7 +86,19 @@ def validate(source: Source) -> RunConfig:
     try:
         return RunConfig.model_validate(source.data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(detail, source) for detail in error.errors())) from None
+        raise _in_words(error, source) from None
+
+
+def at_width(config: RunConfig, width: int) -> RunConfig:
+    """The same run at the width that `--width` gives; other compute settings and the search stay.
+
+    Raises:
+        ConfigError: the width does not fit the model's other fields.
+    """
+    data = config.resolved()
+    data["model"]["width"] = width
+    option = f"--width {width}"
+    return validate(Source(option, data, overridden={("model",): option}))
 
 
 def _read_search(config: Path, source: Source) -> None:
@@ -79,24 +124,38 @@ def _read_search(config: Path, source: Source) -> None:
 _SEARCH_KEYS = tuple(SearchSection.model_fields)
 
 
+def first_problem(error: ValidationError) -> str:
+    """`field: what is wrong with it`, for a config that was not read from a file."""
+    detail = error.errors()[0]
+    field = ".".join(map(str, _path(detail)))
+    return f"{field}: {message_of(detail)}" if field else message_of(detail)
+
+
 def _describe(error: ErrorDetails, source: Source) -> str:
     """One line for one pydantic error."""
-    path = _without_tags(error["loc"])
+    path = _path(error)
     context = error.get("ctx", {})
     cause = context.get("error")
     if isinstance(cause, FieldProblem):
-        path = (*path, *cause.path)
         message = str(cause)
     elif error["type"] == "extra_forbidden":
         message = _unknown_key(path, _section_keys(path, source))
         return f"{source.where(path)}: {message}"
     elif error["type"] == "union_tag_invalid":
-        path = (*path, "kind")
         kinds = [kind.strip("' ") for kind in context["expected_tags"].split(",")]
         message = f"{context['tag']!r} is not one of {', '.join(kinds)}{_nearest(context['tag'], kinds)}"
     else:
         message = message_of(error)
     return f"{source.where(path)}: {'.'.join(map(str, path)) or 'config'}: {message}"
+
+
+def _path(error: ErrorDetails) -> FieldPath:
+    """The field that an error is about."""
+    path = _without_tags(error["loc"])
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, FieldProblem):
+        return (*path, *cause.path)
+    return (*path, "kind") if error["type"] == "union_tag_invalid" else path
 
 
 _TAGS = {

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -28,6 +29,7 @@ ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PASSWORD = re.compile(r"://[^/@:]*:(?P<login>.*)@|[?&][^=&]*(?:pass|pwd|secret|key)[^=&]*=(?P<option>[^&]*)", re.I)
 _MOST_POWERS = 1000
 _MOST_POINTS = 100_000
+LEAST_HANG_AFTER = 1.0
 # Settings that `across` takes, and the power of each that the cost of a run grows with.
 ACROSS: dict[str, int] = {
     "model.width": 2,
@@ -68,6 +70,15 @@ def _plain_settings(given: Any) -> Any:
 
 def _never(given: Any) -> Any:
     return 0.0 if given is None else given
+
+
+def _long_enough(seconds: float) -> float:
+    if 0 < seconds < LEAST_HANG_AFTER:
+        raise ValueError(
+            f"must be {LEAST_HANG_AFTER:g} (second) or more, as a step may take that long, or 0 to wait for ever, but "
+            f"got {seconds:g}"
+        )
+    return seconds
 
 
 def _no_password(given: Any) -> Any:
@@ -212,10 +223,10 @@ class SearchSection(Section):
     that fall behind. Needs `hparams.schedule: constant`: the unfinished curve of a decaying schedule says nothing."""
     retries: NonNegativeInt = 2
     """How often a trial that crashed, or ran out of memory by itself, is tried again."""
-    hang_after: Annotated[NonNegativeFloat, BeforeValidator(_never)] = 600.0
+    hang_after: Annotated[NonNegativeFloat, BeforeValidator(_never), AfterValidator(_long_enough)] = 600.0
     """A worker that ends no step for so many seconds is taken for hung: it is ended, and what it trained counts as
     crashed. Before a trial's first step (imports, data, compilation) three times as long, and at least 60 s for a
-    worker's first one. 0 waits for ever."""
+    worker's first one. 0 waits for ever; less than 1 is refused."""
     threads: PositiveInt | None = None
     """CPU threads per worker; on a machine without a GPU there is one worker per so many cores. Left out, it is one,
     or what a short trial of the config finds to be faster."""

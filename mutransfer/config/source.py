@@ -59,13 +59,17 @@ class Source:
                 return f"{self.label}:{self.lines[path[:end]]}"
         return self.label
 
+    def is_overridden(self, path: FieldPath) -> bool:
+        """Whether a field, or a section around it, came from elsewhere."""
+        return any(path[:end] in self.overridden for end in range(1, len(path) + 1))
+
     def override(self, assignment: str) -> None:
         """Set one field from `dotted.path=value`; the value is YAML.
 
         Raises:
             ConfigError: no `=`, bad YAML, or the path leads through something that is no mapping.
         """
-        label = "--set " + _LOGIN.sub(r"\1***@", assignment)
+        label = override_label(assignment)
         dotted, equals, text = assignment.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
@@ -81,7 +85,16 @@ class Source:
                 raise ConfigError(f"{label}: {'.'.join(inside)} is no section")
             target = target[key]
         target[keys[-1]] = value
-        self.overridden[tuple(keys)] = label
+        whole = tuple(keys)
+        for places in (self.lines, self.overridden):  # what stood inside it is no more
+            for inner in [path for path in places if path[: len(whole)] == whole]:
+                del places[inner]
+        self.overridden[whole] = label
+
+
+def override_label(assignment: str) -> str:
+    """How messages name an override."""
+    return "--set " + _LOGIN.sub(r"\1***@", assignment)
 
 
 def read_yaml(path: Path) -> Source:

@@ -80,9 +80,11 @@ class OwnDataset:
             raise DataError(f"{self._label}: {where} gave a {type(found).__name__}, and not a pair (inputs, targets)")
         inputs, targets = found
         label = f"{self._label}: {where}"
-        if isinstance(inputs, tuple):
-            return tuple(_array(one, label) for one in inputs), _array(targets, label)
-        return _array(inputs, label), _array(targets, label)
+        several = tuple(_array(one, label) for one in (inputs if isinstance(inputs, tuple) else (inputs,)))
+        answers = _array(targets, label)
+        if not len(answers):
+            raise DataError(f"{label} gave a batch without examples; each has to have one at least")
+        return several if isinstance(inputs, tuple) else several[0], answers
 
     @contextmanager
     def _blamed(self, where: str) -> Iterator[None]:

@@ -24,9 +24,10 @@ from mutransfer.data.shards import INDEX, PROGRESS, ShardWriter, read_record
 from mutransfer.data.source import Piece, Source
 from mutransfer.data.tokenizer import Library, Tokenizer, open_tokenizer, restore, smallest_type
 from mutransfer.errors import DataError, Interrupted, UsageError
-from mutransfer.files import make_folder, sole_holder, write_atomic
+from mutransfer.files import folder_unless_refused, sole_holder, write_atomic
 
 VOCABULARY = "vocabulary.json"
+_TOKENIZER = "tokenizer.json"
 LOCK = ".lock"
 SHARD_TOKENS = 1 << 27
 SAMPLE = 1 << 28
@@ -88,8 +89,10 @@ def prepare(
     """
     plan = {**source.facts(), "tokenizer": _settings(tokenizer), "shard_tokens": shard_tokens, "sample": sample}
     _require_free(out, plan)
-    make_folder(out)
-    with sole_holder(out / LOCK, lambda: f"{out}: another process is preparing data here"):
+    with (
+        folder_unless_refused(out, begun=(LOCK, VOCABULARY, PROGRESS, _TOKENIZER)),
+        sole_holder(out / LOCK, lambda: f"{out}: another process is preparing data here"),
+    ):
         for left in (*out.glob(".*.partial"), *out.glob(".*.json.*")):  # by a call that was killed
             left.unlink()
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # read once, when the library first trains or encodes
@@ -123,7 +126,7 @@ class _Job:
             raise error from None
         write_atomic(path, made.dump())
         if isinstance(made, Library):
-            write_atomic(self._out / "tokenizer.json", made.content)
+            write_atomic(self._out / _TOKENIZER, made.content)
         return made
 
     def _sampled(self, sample: int) -> Iterator[str]:
@@ -207,7 +210,7 @@ def _require_free(out: Path, plan: dict[str, Any]) -> None:
         return
     begun = read_record(out / PROGRESS)
     if begun is None:
-        others = [path.name for path in out.iterdir() if path.name not in (LOCK, VOCABULARY, "tokenizer.json")]
+        others = [path.name for path in out.iterdir() if path.name not in (LOCK, VOCABULARY, _TOKENIZER)]
         if others:
             raise UsageError(f"{out}: is not empty ({others[0]} is there); name another folder with --out")
         return

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mutransfer.config.hub import why_unreachable
 from mutransfer.data.cache import cache_key, files_key, versions
 from mutransfer.data.dataset import need_extra
 from mutransfer.data.paths import matching_files
@@ -111,12 +114,32 @@ def _open(origin: Origin, *, streaming: bool = False) -> Any:
             return datasets.load_dataset(builder, data_files=data_files, split="train", streaming=True)
         except Exception as error:  # files may be anything
             raise DataError(f"{origin.label}: cannot be read as {builder}: {_first_line(error)}") from None
+    unreachable = why_unreachable(_endpoint())
+    with _offline() if unreachable else nullcontext():  # what it has in its cache it gives then too, and at once
+        try:
+            return datasets.load_dataset(
+                origin.name, origin.config, revision=origin.revision, split=origin.split, streaming=streaming
+            )
+        except Exception as error:  # the library raises whatever its own dependencies do
+            raise DataError(_why(origin, error, unreachable)) from None
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the library from asking a hub that cannot be reached again and again."""
+    settings = [importlib.import_module(name) for name in ("huggingface_hub.constants", "datasets.config")]
+    before = [module.HF_HUB_OFFLINE for module in settings]
     try:
-        return datasets.load_dataset(
-            origin.name, origin.config, revision=origin.revision, split=origin.split, streaming=streaming
-        )
-    except Exception as error:  # the library raises whatever its own dependencies do
-        raise DataError(_why(origin, error)) from None
+        for module in settings:
+            module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+        yield
+    finally:
+        for module, value in zip(settings, before, strict=True):
+            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
 
 
 def _builder(paths: Sequence[Path], origin: Origin) -> str:
@@ -130,11 +153,11 @@ def _builder(paths: Sequence[Path], origin: Origin) -> str:
     return next(iter(kinds))
 
 
-def _why(origin: Origin, error: Exception) -> str:
+def _why(origin: Origin, error: Exception, unreachable: str | None) -> str:
     """What is the matter with a name on the hub, and what would do."""
-    first = _first_line(error)
-    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    first = unreachable or _first_line(error)
+    if unreachable or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
+        endpoint = _endpoint()
         offline = any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
                       for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))  # fmt: skip
         tried = "HF_HUB_OFFLINE is set" if offline else f"tried {endpoint}"
@@ -147,6 +170,8 @@ def _why(origin: Origin, error: Exception) -> str:
 
 def _first_line(error: BaseException) -> str:
     """What an error of a library says, without its essay."""
+    if isinstance(error, StopIteration):  # how the library says so of JSON lines
+        return "it has no rows"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

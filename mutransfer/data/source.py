@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,6 +227,12 @@ def tokenizer_of(name: str | None, vocab_size: int | None, eos: str | None) -> T
         UsageError: they name no possible one.
     """
     kinds = ("bytes", "words", "bpe")
+    if name is not None and name not in kinds and not Path(name).expanduser().exists():
+        near = difflib.get_close_matches(name, kinds, n=1)
+        raise UsageError(
+            f"--tokenizer {name}: no such file and no kind of tokenizer{f'; did you mean {near[0]}?' if near else ';'} "
+            f"give {', '.join(kinds)}, or the path of a tokenizer.json of the tokenizers library"
+        )
     given: dict[str, Any] = {"kind": name or "bytes"} if name in (None, *kinds) else {"file": name}
     given |= {key: value for key, value in (("vocab_size", vocab_size), ("eos", eos)) if value is not None}
     try:

@@ -7,8 +7,6 @@ import difflib
 import functools
 import importlib
 import json
-import os
-import socket
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -16,10 +14,9 @@ from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from mutransfer.config.data import TokenSpec
+from mutransfer.config.hub import why_unreachable
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.config.models.huggingface import config_file
 from mutransfer.errors import ConfigError, UsageError
@@ -30,7 +27,6 @@ _INNER = ("intermediate_size", "n_inner", "ffn_dim")
 _HEADS = ("num_attention_heads", "num_key_value_heads")
 _HEAD_DIM = ("head_dim",)
 _NOT_TAKEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
-_CONNECT_SECONDS = 5.0
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -158,21 +154,15 @@ def _from_hub(name: str) -> Path:
         cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
         if isinstance(cached, str):
             return Path(cached)
-        _require_reachable(huggingface_hub.constants.ENDPOINT)
+        unreachable = why_unreachable(huggingface_hub.constants.ENDPOINT)
+        if unreachable:
+            raise ConnectionError(unreachable)
         return Path(huggingface_hub.hf_hub_download(name, "config.json"))
     except Exception as error:  # its client raises OSError, errors of its own and those of the network below it
         raise ConfigError(
             f"model.config: {name}: is no local file or folder, and the Hugging Face hub does not give it "
             f"({_first_line(error)}); give the path of its config.json"
         ) from None
-
-
-def _require_reachable(endpoint: str) -> None:
-    """Without a network the hub's client tries again for half a minute; through a proxy only it can tell."""
-    address = urlsplit(endpoint)
-    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-    if address.hostname and not getproxies() and not offline:
-        socket.create_connection((address.hostname, address.port or 443), timeout=_CONNECT_SECONDS).close()
 
 
 def _made(plain: Mapping[str, Any], label: str) -> Any:

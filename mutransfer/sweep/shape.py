@@ -130,7 +130,7 @@ def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) 
     """
     import torch
 
-    from mutransfer.sweep.trial import is_out_of_memory
+    from mutransfer.training.learner import is_out_of_memory
 
     torch.set_num_threads(device.threads)
     parsed = RunConfig.model_validate({**config, "search": None})

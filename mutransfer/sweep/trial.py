@@ -41,6 +41,7 @@ def run_trials(
     """
     import torch
 
+    from mutransfer.training.learner import is_out_of_memory
     from mutransfer.training.loop import Hooks, fit_pack
     from mutransfer.training.metrics import MetricsFile
 
@@ -107,11 +108,3 @@ def run_commands(
         except CommandFailed as error:
             raise JobFailed(str(error), error.lines + "\n") from None
     return [asdict(result) for result in results]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device's or the machine's memory did not suffice."""
-    import torch
-
-    # torch's CPU allocator raises a plain RuntimeError
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

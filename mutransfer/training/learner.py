@@ -16,7 +16,7 @@ from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.apply import initialize, set_multipliers
 from mutransfer.parametrization.plan import Plan
 from mutransfer.training.kernels import kernels
-from mutransfer.training.loss import counted, inputs_of, loss_of, to_device
+from mutransfer.training.loss import counted, inputs_of, loss_of, no_targets, to_device
 from mutransfer.training.optimizers import Together, build_optimizer, set_lr
 from mutransfer.training.schedules import Schedule
 
@@ -60,15 +60,22 @@ class Learner:
         return loss.detach()
 
     def evaluate(self, batches: Iterable[Batch]) -> float:
-        """Mean loss per target over `batches`, without a gradient."""
+        """Mean loss per target over `batches`, without a gradient.
+
+        Raises:
+            DataError: none of them has a target that counts.
+        """
         self.model.eval()
         total, count = torch.zeros((), device=self.device), 0
         with torch.no_grad():
             for batch in batches:
                 targets = counted(batch, self.config.model.loss)
-                total += self._loss(batch, train=False) * targets
-                count += targets
+                if targets:  # of none the mean is no number
+                    total += self._loss(batch, train=False) * targets
+                    count += targets
         self.model.train()
+        if not count:
+            raise no_targets(self.config, "the validation part")
         return float(total) / count
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,3 +112,9 @@ def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:
 def precision(config: RunConfig, device: torch.device) -> torch.autocast:
     """The context of `training.precision`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.training.precision == "bf16")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device's or the machine's memory did not suffice."""
+    # torch's CPU allocator raises a plain RuntimeError
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -16,6 +16,7 @@ from mutransfer.data import load_data
 from mutransfer.data.dataset import Batch, Dataset
 from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.learner import Learner
+from mutransfer.training.loss import counted, no_targets
 from mutransfer.training.measures import measure
 from mutransfer.training.metrics import MetricsFile, Monitor, Pending
 from mutransfer.training.pack import PackLearner
@@ -265,7 +266,19 @@ class _Fit:
         for member, losses in zip(self._alive if fetched else (), fetched, strict=True):
             for step, loss in member.take(losses):
                 self._hooks.progress(Progress(step + 1, self._training.steps, loss))
-        self._end([member for member in self._alive if member.monitor.diverged], "diverged")
+        diverged = [member for member in self._alive if member.monitor.diverged]
+        for member in diverged:
+            self._require_targets(member)
+        self._end(diverged, "diverged")
+
+    def _require_targets(self, member: _Member) -> None:
+        """A mean over no target is no divergence. Asked behind the event, as a look at every batch would cost time."""
+        step, seed = len(member.monitor.losses) - 1, member.config.training.seed
+        if math.isfinite(member.monitor.losses[step]):
+            return
+        batch = self._data.batch(step, batch_size=self._training.batch_size, seed=seed)
+        if not counted(batch, member.config.model.loss):
+            raise no_targets(member.config, f"the training batch of step {step} (from 0, seed {seed})")
 
     def _prune(self, done: int, validated: Sequence[float] | None) -> None:
         """Drop the members that the caller gives up."""

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mutransfer.config.models import Loss
+from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import IGNORED, Array, Batch
+from mutransfer.errors import DataError
 
 Tensors = tuple[Tensor, ...]
 
@@ -71,6 +73,20 @@ def counted(batch: Batch, loss: Loss) -> int:
     """How many targets of a batch the mean runs over."""
     targets = batch[1]
     return int(np.count_nonzero(targets != IGNORED)) if loss.ignores else int(targets.size)
+
+
+def no_targets(config: RunConfig, what: str) -> DataError:
+    """What to raise where a mean would run over no target and be no number.
+
+    Args:
+        what: of which part of the data, such as "training batch 3".
+    """
+    named = getattr(config.data, "factory", None)
+    return DataError(
+        f"{f'data.factory: {named}' if named else f'data kind {config.data.kind}'}: {what} has no target that counts: "
+        f"all are {IGNORED}, which says that there is nothing to predict, and so there is no loss; leave such "
+        "examples out, or take more of them at once (training.batch_size)"
+    )
 
 
 def inputs_of(batch: Batch) -> tuple[Array, ...]:

@@ -21,7 +21,7 @@ from mutransfer.models import build_model, plan_of
 from mutransfer.training.graphs import Compute, Gradients, Graphed, Tensors
 from mutransfer.training.kernels import kernels
 from mutransfer.training.learner import precision, start_at
-from mutransfer.training.loss import counted, inputs_of, loss_of, losses_of, to_device, wide
+from mutransfer.training.loss import counted, inputs_of, loss_of, losses_of, no_targets, to_device, wide
 from mutransfer.training.pack_optimizers import pack_optimizer
 from mutransfer.training.schedules import Schedule
 
@@ -104,15 +104,22 @@ class PackLearner:
         self._schedule_of = [self._schedules.index(schedule) for schedule in own]
 
     def evaluate(self, batches: Iterable[Batch]) -> list[float]:
-        """Each member's mean loss per target over `batches`, which all share, without a gradient."""
+        """Each member's mean loss per target over `batches`, which all share, without a gradient.
+
+        Raises:
+            DataError: none of them has a target that counts.
+        """
         self._template.eval()
         total, count = torch.zeros(len(self._members), device=self.device), 0
         with torch.no_grad():
             for batch in batches:
                 targets = counted(batch, self.config.model.loss)
-                total += self._losses(*self._on_device([batch]), shared=True, train=False) * targets
-                count += targets
+                if targets:  # of none the mean is no number
+                    total += self._losses(*self._on_device([batch]), shared=True, train=False) * targets
+                    count += targets
         self._template.train()
+        if not count:
+            raise no_targets(self.config, "the validation part")
         return [value / count for value in total.tolist()]
 
     def keep(self, members: Sequence[int]) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.data.dataset import Dataset, notes_of
 from mutransfer.errors import NothingUsable, UsageError
-from mutransfer.files import disk_errors, make_folder, sole_holder, write_atomic, write_json
+from mutransfer.files import disk_errors, folder_unless_refused, sole_holder, write_atomic, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from mutransfer.training.command import RUN_GRACE, CommandFailed, last_lines, require_program, run_command
 from mutransfer.training.folder import TrainFolder, TrainResult
-from mutransfer.training.learner import Learner
+from mutransfer.training.learner import Learner, is_out_of_memory
 from mutransfer.training.loop import Hooks, Progress, fit
 from mutransfer.training.measures import measures_of
 from mutransfer.training.metrics import MetricsFile
@@ -45,7 +46,7 @@ def train(
         UsageError: `folder` holds a run and `resume` is false, or another config's run, or damaged files, or
             is in use, or cannot be written.
         DataError: the data cannot be used, or a package that a metric needs is not installed.
-        NothingUsable: a command failed; the message has the last lines that it wrote.
+        NothingUsable: a command failed, and the message has the last lines that it wrote; or memory did not suffice.
     """
     external = config.model.external
     if not folder.started and not external:
@@ -54,8 +55,10 @@ def train(
         try_out(config)
     elif external:
         require_program(config, folder.root)
-    make_folder(folder.root)
-    with sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"):
+    with (
+        folder_unless_refused(folder.root, begun=(folder.lock.name,)),
+        sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"),
+    ):
         if folder.started and not resume:
             raise UsageError(
                 f"{folder.root}: holds a run already; continue it with --resume, or choose another folder with --out"
@@ -69,12 +72,9 @@ def train(
         if external:
             result = _run_command(config, folder, should_stop, on_progress)
         else:
-            result = fit(
-                config,
-                MetricsFile(folder.metrics),
-                _FolderHooks(config, folder, should_stop, on_progress, on_note),
-                device=device,
-            )
+            hooks = _FolderHooks(config, folder, should_stop, on_progress, on_note)
+            with _enough_memory(config, folder, device):
+                result = fit(config, MetricsFile(folder.metrics), hooks, device=device)
         folder.write_result(result)
         return result
 
@@ -102,6 +102,21 @@ def _run_command(
     if result.outcome == "out_of_memory":
         raise NothingUsable(f"{folder.root}: the command ran out of memory:\n{last_lines(folder.root)}")
     return result
+
+
+@contextmanager
+def _enough_memory(config: RunConfig, folder: TrainFolder, device: str) -> Iterator[None]:
+    """A model too large for the device is no bug."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NothingUsable(
+            f"{folder.root}: out of memory on {device}: a model of width {config.model.width} does not fit with its "
+            f"gradients, its optimizer's state and batches of {config.training.batch_size}; take smaller batches "
+            "(training.batch_size), training.precision bf16, or a device with more memory"
+        ) from error
 
 
 class _FolderHooks(Hooks):

@@ -256,11 +256,14 @@ def run_check(
         UsageError: no seed, too few steps, or a threshold that is no positive number.
         Interrupted: `should_stop` said so.
     """
-    if seeds < 1 or steps < LEAST_STEPS or not threshold > 0:
+    if seeds < 1:
+        raise UsageError(f"seeds must be >= 1, but got {seeds}")
+    if steps < LEAST_STEPS:
         raise UsageError(
-            f"needs seeds >= 1, steps >= {LEAST_STEPS} (layers behind others that start at zero move late) and "
-            f"threshold > 0, but got {seeds}, {steps}, {threshold:g}"
+            f"steps must be >= {LEAST_STEPS} (layers behind others that start at zero move late), but got {steps}"
         )
+    if not 0 < threshold < math.inf:
+        raise UsageError(f"threshold must be a positive number, but got {threshold:g}")
     with_control = control and subject.has_control
     total, done = seeds * len(subject.sizes) * (2 if with_control else 1), 0
 

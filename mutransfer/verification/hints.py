@@ -10,6 +10,12 @@ from mutransfer.verification.coordinates import Measurements, ParameterFacts
 from mutransfer.verification.verdict import SMALLEST_FAULT, ModuleVerdict
 
 _NEAR = 0.25
+# Parametrizations that are there to be compared with, by what they are.
+_CONTROLS = {
+    "sp": "the standard parametrization, PyTorch's way",
+    "ntk": "the kernel regime, where features stop moving",
+    "interpolated": "a point between the standard parametrization and µP",
+}
 
 
 def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> str:
@@ -24,6 +30,11 @@ def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> s
     if not any("slope" in one or "like" in one for one in culprit.reasons):
         return _without_slope(culprit)
     facts = _own_facts(culprit, measured)
+    if measured.parametrization in _CONTROLS and measured.axis == "width":
+        return (
+            f"parametrization {measured.parametrization} is {_CONTROLS[measured.parametrization]}: it is there as a "
+            "control, and is expected to fail; it is parametrization mup that has to pass"
+        ) + _measured(facts)
     if measured.axis == "depth":
         return (
             "over depth: residual branches are not multiplied by 1/m_L, or lrs do not follow depth as that asks for; "

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from mutransfer.config.messages import message_of
+from mutransfer.config.load import first_problem
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
@@ -25,10 +25,11 @@ from mutransfer.parametrization.apply import initialize, parameter_groups
 from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.learner import Learner
-from mutransfer.training.loss import inputs_of
+from mutransfer.training.loss import counted, inputs_of, no_targets
 from mutransfer.training.optimizers import Together
 from mutransfer.training.tryout import try_out
 
+AXES = ("width", "depth")
 FACTORS = (1, 2, 4, 8, 16)
 # What the probe may hold: enough for sizes within a percent, little enough that looking costs less than training.
 _PROBE_TOKENS, _PROBE_EXAMPLES = 512, 64
@@ -80,6 +81,8 @@ class ConfigSubject:
                 f"{config.name}: the coordinate check cannot look into a command; mutransfer transfer-check compares "
                 "losses only, and takes one"
             )
+        if axis not in AXES:
+            raise UsageError(f"axis {axis}: must be {' or '.join(AXES)}")
         if axis not in config.model.model_dump():
             raise UsageError(f"axis {axis}: model kind {config.model.kind} has no {axis}")
         start = config.model.base_width if axis == "width" else 2
@@ -102,7 +105,10 @@ class ConfigSubject:
         probe = [torch.from_numpy(array).to(self._device) for array in arrays]
 
         def train_step(step: int) -> Tensor:
-            return learner.train_step(step, data.batch(step, batch_size=training.batch_size, seed=training.seed))
+            batch = data.batch(step, batch_size=training.batch_size, seed=training.seed)
+            if not counted(batch, config.model.loss):
+                raise no_targets(config, f"the training batch of step {step} (from 0, seed {training.seed})")
+            return learner.train_step(step, batch)
 
         return Trainee(learner.model, lambda: learner.model(*probe), train_step, learner.optimizer)
 
@@ -128,9 +134,7 @@ class ConfigSubject:
                 changes["rules"] = RulesSection()
             return RunConfig.model_validate({**dict(config), **changes})
         except ValidationError as error:
-            raise UsageError(
-                f"{config.name}: cannot be built at {self.axis} {size}: {message_of(error.errors()[0])}"
-            ) from None
+            raise UsageError(f"{config.name}: cannot be built at {self.axis} {size}: {first_problem(error)}") from None
 
 
 class ModuleSubject:
@@ -227,5 +231,5 @@ def _call(model: nn.Module, inputs: Any) -> Any:
 def _checked_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     found = tuple(sorted(set(sizes)))
     if len(found) < 3 or found[0] < 1:
-        raise UsageError(f"a slope needs at least three sizes, all >= 1, but got {', '.join(map(str, sizes))}")
+        raise UsageError(f"sizes: a slope needs three of them at least, all >= 1, but got {', '.join(map(str, sizes))}")
     return found

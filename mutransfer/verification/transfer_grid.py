@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
+from pydantic import ValidationError
+
 from mutransfer.config.base import SEEDS
-from mutransfer.config.hparams import SCHEDULE_FIELDS, Hparams
-from mutransfer.config.load import validate
+from mutransfer.config.hparams import SCHEDULE_FIELDS, UNSWEEPABLE, Hparams
+from mutransfer.config.load import first_problem, validate
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.source import Source
-from mutransfer.errors import UsageError
+from mutransfer.errors import ConfigError, UsageError
 from mutransfer.models import plan_of
 from mutransfer.transfer.cost import estimate
 
@@ -89,6 +92,7 @@ class TransferGrid:
             },
         }
         source = Source("--sizes, --values", {**self.config.resolved(), "search": search})
+        source.overridden[("search", "space", self.hparam)] = f"--hparam {self.hparam}"
         return validate(source)
 
     @staticmethod
@@ -148,6 +152,9 @@ def make_grid(
     _require_once("--sizes", grown)
     if len(grown) < 2:
         raise UsageError(f"--sizes {grown[0]}: give two sizes or more")
+    for size in grown:
+        _require_possible(config, AXES[axis], size, f"--sizes {size}")
+    _require_sweepable(hparam)
     chosen = _default_values(config, hparam) if values is None else tuple(values)
     _require_once("--values", chosen)
     ordered = tuple(sorted(chosen, key=TransferGrid.values_order))
@@ -158,6 +165,8 @@ def make_grid(
         raise UsageError(f"--values of {hparam}: must be > 0, the optimum is looked for on a log scale")
     if len(ordered) < 2:
         raise UsageError(f"--values of {hparam}: give two names or more")
+    for value in ordered:
+        _require_possible(config, hparam, value, f"--values {value if isinstance(value, str) else f'{value:g}'}")
     judged = config.parametrization
     parametrizations = (judged, "sp") if control and judged != "sp" and config.model.has_control else (judged,)
     trained = tuple((config.training.seed + k) % SEEDS for k in range(seeds))
@@ -166,11 +175,30 @@ def make_grid(
     return grid
 
 
+def _require_sweepable(hparam: str) -> None:
+    """Refuse what is no hparam, or none that a grid can go over."""
+    known = [name for name in Hparams.model_fields if name not in UNSWEEPABLE]
+    if hparam in known:
+        return
+    if hparam in UNSWEEPABLE:
+        why = f"cannot be checked: {UNSWEEPABLE[hparam]}"
+    else:
+        near = difflib.get_close_matches(hparam, known, n=1)
+        why = f"is no hparam{f'; did you mean {near[0]}?' if near else ''}"
+    raise UsageError(f"--hparam {hparam}: {why}{';' if '?' not in why else ''} choose among {', '.join(known)}")
+
+
+def _require_possible(config: RunConfig, name: str, value: Value, label: str) -> None:
+    """Refuse a value that makes no possible run."""
+    try:
+        config.at_point({name: value})
+    except ValidationError as error:
+        raise ConfigError(f"{label}: {first_problem(error)}") from None
+
+
 def _default_values(config: RunConfig, hparam: str) -> tuple[Value, ...]:
     if hparam == "schedule":
         return tuple(SCHEDULE_FIELDS)
-    if hparam not in Hparams.model_fields:
-        return (1.0, 2.0, 4.0)  # the config refuses the name, and says which there are
     value = config.hparams.resolved(hparam)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise UsageError(

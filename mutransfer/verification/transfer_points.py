@@ -16,6 +16,7 @@ from typing import Any
 
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
+from mutransfer.data import load_data
 from mutransfer.errors import UsageError
 from mutransfer.executors.base import Executor
 from mutransfer.sweep.coordinator import run_points
@@ -109,6 +110,8 @@ def train_points(
     def run(config: RunConfig, place: SweepFolder) -> None:
         run_points(config, place, executor=executor, observer=observer, should_stop=should_stop)
 
+    if not folder.config.exists() and not grid.config.model.external:
+        _require_data(grid)
     lock = SweepFolder(folder.root)
     with lock.sole_coordinator():
         _require_same_config(grid, folder)
@@ -122,6 +125,14 @@ def train_points(
         found = known_points(grid, folder)
     places = set(product(grid.parametrizations, grid.sizes, grid.seeds))
     return {key: found[key] for key in sorted(found, key=str) if key[:3] in places}
+
+
+def _require_data(grid: TransferGrid) -> None:
+    """Refuse data that cannot be used, at the largest size too, before the check's folder is made."""
+    from mutransfer.training.tryout import try_out  # imports torch, which a coordinator otherwise does without
+
+    load_data(grid.config.at_point({AXES[grid.axis]: grid.sizes[-1]}).data)
+    try_out(grid.config)
 
 
 def whole_values(grid: TransferGrid, points: Mapping[Key, Point], parametrization: str) -> tuple[Value, ...]:

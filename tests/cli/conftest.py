@@ -72,9 +72,13 @@ def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def files(home: Path) -> dict[str, bytes]:
-    """Every file but locks, with its content."""
-    found = {path.relative_to(home).as_posix(): path for path in home.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if not path.name.startswith(".lock")}
+    """Every folder, and every file but locks with its content."""
+    found = {path.relative_to(home).as_posix(): path for path in home.rglob("*") if path.name != "__pycache__"}
+    return {
+        name: path.read_bytes() if path.is_file() else b"folder"
+        for name, path in found.items()
+        if not path.name.startswith(".lock") and "__pycache__" not in path.parts
+    }
 
 
 def invoke(*arguments: str) -> tuple[int, str, str]:

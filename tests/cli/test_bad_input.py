@@ -181,9 +181,34 @@ def test_training_where_a_run_stands(refused: Refused) -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", [("sweep", "gpt.yaml"), ("train", "gpt.yaml")])
+@pytest.mark.parametrize("arguments", [("sweep", "gpt.yaml"), ("train", "gpt.yaml"), ("coord-check", "gpt.yaml")])
 def test_a_runs_folder_that_is_a_file(refused: Refused, arguments: tuple[str, ...]) -> None:
-    assert refused(*arguments, "--runs", "corpus.txt").startswith("corpus.txt/tiny")
+    assert refused(*arguments, "--runs", "corpus.txt") == "corpus.txt: is a file, but has to be a folder"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "gpt.yaml", "--out", "x" * 300),
+        ("sweep", "gpt.yaml", "--runs", "x" * 300),
+        ("transfer-check", "gpt.yaml", "--out", "x" * 300, "--sizes", "16,32"),
+        ("export", "x" * 300, "--format", "json"),
+        ("status", "x" * 300),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_name_that_is_too_long_for_the_disk(workspace: Path, arguments: tuple[str, ...]) -> None:
+    before = files(workspace)
+    code, stdout, stderr = invoke(*arguments)
+    assert (code, stdout) == (2, "")
+    assert "error: " in stderr
+    assert "x" * 300 in stderr
+    assert files(workspace) == before
+
+
+def test_a_line_number_is_no_picture(workspace: Path, refused: Refused) -> None:
+    Path("long.yaml").write_text("#\n" * 96 + GPT.replace("steps: 6", "steps: x"), encoding="utf-8")
+    assert refused("audit", "long.yaml") == "long.yaml:100: training.steps: must be a whole number, but got 'x'"
 
 
 @needs_permissions

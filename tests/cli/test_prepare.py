@@ -63,7 +63,11 @@ def test_a_config_to_shards_as_json(home: Path) -> None:
         ("--input corpus.txt --set a=1 --out out", "--set: belongs to a CONFIG, not to --input"),
         ("--input gone.txt --out out", "--input: gone.txt: matches no file"),
         ("--input corpus.txt --tokenizer words --out out", "--vocab-size: tokenizer kind words needs it"),
-        ("--input corpus.txt --tokenizer wrods --out out", "--tokenizer: wrods: no such file; with vocab_size stated"),
+        (
+            "--input corpus.txt --tokenizer wrods --vocab-size 400 --out out",
+            "--tokenizer wrods: no such file and no kind of tokenizer; did you mean words? give bytes, words, bpe",
+        ),
+        ("--input empty.txt --out out/deeper", "out/deeper: the source has no text, so there is nothing to write"),
         ("--input corpus.txt --eos x --out out", "--eos: has no effect with tokenizer kind bytes"),
         ("--input corpus.txt --out .", ".: is not empty ("),
         ("--input corpus.txt --out corpus.txt", "corpus.txt: is a file, but has to be a folder"),
@@ -71,10 +75,11 @@ def test_a_config_to_shards_as_json(home: Path) -> None:
     ],
 )
 def test_what_cannot_be_prepared_is_refused_and_nothing_written(home: Path, arguments: str, message: str) -> None:
+    (home / "empty.txt").touch()
     before = files(home)
     code, stdout, stderr = invoke("prepare", *arguments.split())
     assert (code, stdout) == (2, "")
-    assert stderr.startswith(f"error: {message}")
+    assert stderr.rpartition("error: ")[2].startswith(message)
     code, stdout, _ = invoke("prepare", *arguments.split(), "--json")
     assert code == 2
     assert json.loads(stdout)["error"]["message"].startswith(message)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Refused, invoke
+from tests.cli.conftest import Refused, files, invoke
 from tests.conftest import REPOSITORY
 
 SMALL = ("--sizes", "16,32", "--values", "0.002,0.004,0.008", "--seeds", "2", "--workers", "2")
@@ -78,13 +78,32 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
         (("--values", "1,2,3", "--grid", "1:4"), "--values and --grid: give one of them"),
         (("--grid", "4:1"), "--grid 4:1: write it as LOW:HIGH with 0 < LOW < HIGH"),
         (("--grid", "0.1:0.2"), "needs three values or more, but got 2"),
-        (("--sizes", "16,20"), "model.head_dim: 8 does not divide width 20"),
-        (("--hparam", "lrr"), "lrr: is no hparam; did you mean lr?"),
-        (("--hparam", "schedule", "--values", "cosine,linera"), "schedule: must be 'constant', 'linear', "),
+        (("--sizes", "16,20"), "--sizes 20: model.head_dim: 8 does not divide width 20"),
+        (("--hparam", "lrr"), "--hparam lrr: is no hparam; did you mean lr? choose among lr, adam_lr, "),
+        (("--hparam", "nope"), "--hparam nope: is no hparam; choose among lr, adam_lr, "),
+        (("--hparam", "optimizer", "--values", "adam,sgd"), "--hparam optimizer: cannot be checked: its best lr is"),
+        (
+            ("--hparam", "momentum", "--values", "0.5,0.7,0.9"),
+            "momentum: has no effect with optimizer adamw",
+        ),
+        (
+            ("--hparam", "schedule", "--values", "cosine,linera"),
+            "--values linera: schedule: must be ",
+        ),
+        (("--values", "0.1,0.2,nan"), "--values 0.1,0.2,nan: nan is no value; give finite numbers, or names"),
+        (("--grid", "a:b"), "--grid a:b: write it as LOW:HIGH"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(refused: Refused, arguments: tuple[str, ...], message: str) -> None:
     assert message in refused("transfer-check", "gpt.yaml", *arguments)
+
+
+def test_data_too_short_for_the_largest_size_leaves_no_folder(workspace: Path) -> None:
+    before = files(workspace)
+    code, stdout, stderr = invoke("transfer-check", "gpt.yaml", "--axis", "seq-len", "--sizes", "16,4000")
+    assert (code, stdout) == (2, "")
+    assert "error: corpus.txt: too short: the " in stderr
+    assert files(workspace) == before
 
 
 @pytest.mark.parametrize(

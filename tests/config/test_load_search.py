@@ -248,3 +248,39 @@ def test_stages_across_compute_settings_are_refused(refuse: Refuse) -> None:
 def test_stages_load_and_their_last_horizon_is_the_run_s(load: Load) -> None:
     config = load(edited(GPT, "trials: 4", "stages: [{steps: 5}, {keep: 0.5}]"), "training.steps=40")
     assert [(one.steps, one.keep) for one in config.require_search().stages or ()] == [(5, None), (None, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "problem"),
+    [
+        (["model.base_width=32"], "--set model.base_width=32: model.width: 16 is narrower than base_width 32"),
+        (["data.kind=tokens"], "--set data.kind=tokens: data.path: is required"),
+        (["training={steps: x}"], "--set training={steps: x}: training.steps: must be a whole number, but got 'x'"),
+        (
+            ["training.steps=5", "search.space.lr.uniform=[0, 1]"],
+            "--set search.space.lr.uniform=[0, 1]: search.space.lr: give exactly one of",
+        ),
+        (
+            ["model.base_width=32", "model.base_width=64"],
+            "--set model.base_width=64: model.width: 16 is narrower than base_width 64",
+        ),
+    ],
+)
+def test_what_an_override_makes_wrong_elsewhere_is_blamed_on_it(
+    refuse: Refuse, assignments: list[str], problem: str
+) -> None:
+    assert refuse(GPT, *assignments).startswith(problem)
+
+
+def test_what_the_file_has_wrong_is_not_blamed_on_an_override(refuse: Refuse) -> None:
+    wrong = GPT.replace("width: 16", "width: 20", 1)
+    assert refuse(wrong, "training.steps=5").startswith("config.yaml:2: model.head_dim: 8 does not divide width 20")
+
+
+@pytest.mark.parametrize("seconds", ["0.001", "0.99"])
+def test_a_limit_that_would_end_every_worker_is_refused(refuse: Refuse, load: Load, seconds: str) -> None:
+    message = refuse(GPT, f"search.hang_after={seconds}")
+    assert ": search.hang_after: must be 1 (second) or more, as a step may take that long, or 0 to wait" in message
+    assert message.endswith(f"but got {seconds}")
+    assert load(GPT, "search.hang_after=1").require_search().hang_after == 1
+    assert load(GPT, "search.hang_after=0").require_search().hang_after == 0

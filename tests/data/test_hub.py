@@ -62,6 +62,21 @@ def test_a_name_on_the_hub_is_downloaded_once_and_used_without_the_hub(served: P
     assert absent.startswith(f"refused: {NAME} (train): the Hugging Face hub cannot be reached and the data is not on ")
 
 
+def test_a_hub_that_cannot_be_reached_is_said_at_once_and_the_cache_used(served: Path, tmp_path: Path) -> None:
+    """The library's own client would try again for some 25 s."""
+    with hub(served) as address:
+        first = python(tmp_path, "-c", PROGRAM, NAME, HF_ENDPOINT=address).stdout.splitlines()
+    waits = f"import time\nwaited = []\ntime.sleep = waited.append\n{PROGRAM}\nprint(sum(waited))"
+    *cached, waited = python(tmp_path, "-c", waits, NAME, HF_ENDPOINT=address).stdout.splitlines()
+    assert (cached, float(waited)) == (first, 0)
+    refused, waited = python(tmp_path / "new", "-c", waits, NAME, HF_ENDPOINT=address).stdout.splitlines()
+    assert float(waited) == 0
+    assert refused.startswith(
+        f"refused: {NAME} (train): the Hugging Face hub cannot be reached and the data is not on "
+    )
+    assert f"(tried {address}: [Errno 111] Connection refused)" in refused
+
+
 def test_a_name_on_the_hub_is_streamed_into_shards(served: Path, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(

@@ -7,12 +7,14 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mutransfer.data import load_data
-from mutransfer.errors import ConfigError, PlanError, UsageError
+from mutransfer.data.dataset import IGNORED
+from mutransfer.errors import ConfigError, DataError, PlanError, UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.folder import TrainFolder
@@ -126,6 +128,22 @@ class TwoInputs(nn.Module):
 
     def forward(self, a, b):
         return self.head(torch.relu(self.a(a) + self.b(b)))
+
+
+class Sparse:
+    """Random tokens; nothing is to be guessed in the training steps and validation batches named."""
+
+    def __init__(self, steps=(), parts=2, validations=()):
+        self.fingerprint, self.steps, self.parts, self.validations = "sparse", steps, parts, validations
+
+    def batch(self, step, *, batch_size, seed):
+        tokens = np.random.default_rng([seed, step]).integers(0, 256, (batch_size, 4))
+        return tokens, np.full_like(tokens, IGNORED) if step in self.steps else tokens
+
+    def validation(self, *, batch_size, batches):
+        for part in range(min(batches, self.parts)):
+            tokens, _ = self.batch(1000 + part, batch_size=batch_size, seed=0)
+            yield tokens, np.full_like(tokens, IGNORED) if part in self.validations else tokens
 
 
 def two_inputs(width: int) -> nn.Module:
@@ -310,6 +328,43 @@ def test_what_cannot_run_is_refused_before_a_folder_is_made(own, tmp_path, facto
     with pytest.raises(UsageError, match=message):
         train(own(factory, **fields), TrainFolder(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def sparse(**fields):
+    return {"kind": "module", "factory": f"{HERE}:Sparse", **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"parts": 0}, r"^data\.factory: .*: validation gave no batch; it has to give one at least$"),
+        ({"validations": [0, 1]}, r"^data\.factory: .*: the validation part has no target that counts: all are -100"),
+        ({"steps": [0]}, r"^data\.factory: .*: the training batch of step 0 \(seed 0\) has no target that counts"),
+    ],
+)
+def test_data_with_nothing_to_learn_or_to_validate_is_refused_before_a_folder_is_made(own, tmp_path, fields, message):
+    with pytest.raises(DataError, match=message):
+        train(own("with_depth", depth=1, data=sparse(**fields)), TrainFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_later_batch_with_nothing_to_learn_is_no_divergence(own, packed):
+    config = own("with_depth", depth=1, data=sparse(steps=[5]))
+    with pytest.raises(DataError, match=r"the training batch of step 5 \(from 0, seed 0\) has no target that counts"):
+        fit_pack([config], [MetricsFile(None)], Hooks(), packed=packed)
+    blown_up = own("with_depth", depth=1, data=sparse(), hparams={"lr": 1e30})
+    assert fit_pack([blown_up], [MetricsFile(None)], Hooks(), packed=packed)[0].outcome == "diverged"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_validation_batch_with_nothing_to_predict_does_not_count(own, packed):
+    def loss(**fields):
+        config = own("with_depth", depth=1, data=sparse(**fields))
+        return fit_pack([config], [MetricsFile(None)], Hooks(), packed=packed)[0].validation_loss
+
+    assert loss(parts=2, validations=[1]) == loss(parts=1)
+    assert loss(parts=2) != loss(parts=1)
 
 
 def test_the_coordinate_check_names_the_attention_whose_scale_is_wrong(own):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, load_model
 
 from mutransfer.data import load_data
-from mutransfer.errors import UsageError
+from mutransfer.errors import DataError, NothingUsable, UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.apply import set_multipliers
 from mutransfer.training.folder import TrainFolder
@@ -151,3 +151,27 @@ def test_resuming_on_other_data_is_refused(gpt, folder, corpus):
     load_data.cache_clear()
     with pytest.raises(UsageError, match="the data has changed since it was saved"):
         train(build(gpt), folder, resume=True)
+
+
+def test_a_model_that_does_not_fit_into_memory_is_no_bug(gpt, folder, monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 6399999999936 bytes.")
+
+    monkeypatch.setattr("mutransfer.training.run.fit", refuse)
+    with pytest.raises(NothingUsable, match=r"out of memory on cpu: a model of width 16 does not fit .*batches"):
+        train(build(gpt), folder)
+
+
+def test_what_is_refused_at_its_start_leaves_no_folder_and_what_stood_there_stays(gpt, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise DataError("no")
+
+    monkeypatch.setattr("mutransfer.training.run.fit", refuse)
+    with pytest.raises(DataError):
+        train(build(gpt), TrainFolder(tmp_path / "new" / "run"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError):
+        train(build(gpt), TrainFolder(tmp_path / "old"))
+    assert (tmp_path / "old" / "notes.txt").read_text() == "mine"

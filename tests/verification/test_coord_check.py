@@ -119,6 +119,15 @@ def test_a_fault_in_a_gpt_is_caught(gpt: Data, planted: Planted, fault: str, cul
     assert hint in str(check.hint)
 
 
+@pytest.mark.parametrize("parametrization", ["sp", "ntk"])
+def test_a_control_fails_as_it_should_and_no_missing_rule_is_blamed(mlp: Data, parametrization: str) -> None:
+    check = check_mlp(mlp, seeds=1, parametrization=parametrization)
+    assert check.outcome == "failed"
+    assert f"parametrization {parametrization} is " in str(check.hint)
+    assert "is expected to fail" in str(check.hint)
+    assert "missing" not in str(check.hint)
+
+
 def test_every_fault_is_tried() -> None:
     assert {fault for fault, _, _ in (*MLP_FAULTS, *GPT_FAULTS)} == set(FAULTS)
 
@@ -318,7 +327,7 @@ def test_impossible_arguments_are_refused(options: Data, message: str) -> None:
 def test_a_config_that_cannot_take_a_size_is_refused_before_anything_runs(gpt: Data) -> None:
     with pytest.raises(UsageError, match=r"cannot be built at width 36.*does not divide"):
         check_config(build(gpt), sizes=[16, 36, 64])
-    with pytest.raises(UsageError, match="no height"):
+    with pytest.raises(UsageError, match="axis height: must be width or depth"):
         check_config(build(gpt), axis="height")
     with pytest.raises(PlanError):
         check_net(optimizer="adam", weight_decay=0.1)
