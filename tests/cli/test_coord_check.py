@@ -41,7 +41,7 @@ def test_a_failing_check_names_the_culprit_and_exits_with_3(workspace: Path) -> 
     code, stdout, _ = invoke("coord-check", "mlp.yaml", *SMALL, *SIZES, *chosen)
     answer = json.loads(stdout)
     assert (code, answer["passed"], answer["outcome"], answer["culprit"]) == (3, False, "failed", "readout")
-    assert "multiplier 1/m_in is missing" in answer["hint"]
+    assert "is the standard parametrization" in answer["hint"]
     assert answer["control"] is None
     assert sorted(Path(path).name for path in answer["files"]) == sorted(
         path.name for path in Path("elsewhere").iterdir()
@@ -73,10 +73,10 @@ class _stopped:  # noqa: N801 - stands for a function
     ("arguments", "message"),
     [
         (("--sizes", "64,wide"), "--sizes 64,wide: must be whole numbers"),
-        (("--sizes", "64,128"), "at least three sizes"),
+        (("--sizes", "64,128"), "a slope needs three of them"),
         (("--sizes", "8,16,32"), "narrower than base_width 16"),
-        (("--axis", "height"), "has no height"),
-        (("--threshold", "0"), "threshold > 0"),
+        (("--axis", "height"), "axis height: must be width or depth"),
+        (("--threshold", "0"), "threshold must be a positive number"),
     ],
 )
 def test_impossible_options_are_refused(refused: Refused, arguments: tuple[str, ...], message: str) -> None:

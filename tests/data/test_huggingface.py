@@ -245,6 +245,7 @@ def test_a_hub_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr("mutransfer.data.rows.why_unreachable", lambda endpoint: None)
     message = refused(section(name="a/b"))
     assert "(tried https://mirror.example: Couldn't reach 'a/b' on the Hub (ConnectError))" in message
 

@@ -14,6 +14,7 @@ import torch
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("needs the extra hf", allow_module_level=True)
 
+from mutransfer.config import hub
 from mutransfer.config.data import TokenSpec
 from mutransfer.errors import ConfigError, PlanError, UsageError
 from mutransfer.models import build_model, plan_of
@@ -217,6 +218,7 @@ def test_a_name_that_is_not_local_and_a_hub_that_cannot_be_reached(hf, monkeypat
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("socket.create_connection", unreachable)
+    monkeypatch.setattr(hub, "_why_no_connection", hub._why_no_connection.__wrapped__)
     with pytest.raises(ConfigError, match=r"some/model: is no local file.*no route to.*config.json"):
         plan_of(hf("llama", config="some/model"))
 

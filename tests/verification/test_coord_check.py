@@ -312,9 +312,9 @@ def test_a_stop_is_an_interruption() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"widths": [64, 128]}, "at least three sizes"),
-        ({"steps": 5}, "steps >= 6"),
-        ({"threshold": 0.0}, "threshold > 0"),
+        ({"widths": [64, 128]}, "a slope needs three of them"),
+        ({"steps": 5}, "steps must be >= 6"),
+        ({"threshold": 0.0}, "threshold must be a positive number"),
         ({"prepare": lambda model, width: None}, "belong together"),
         ({"axis": "depth"}, "over depth give prepare"),
     ],
