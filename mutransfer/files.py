@@ -52,31 +52,33 @@ def make_folder(path: Path) -> Path:
 
 
 @contextmanager
-def folder_unless_refused(path: Path, *, begun: Collection[str]) -> Iterator[None]:
-    """`make_folder`, but as it was before where the work in it is refused before it has come to anything.
+def sole_folder(path: Path, lock: Path, busy: Callable[[], str], *, begun: Collection[str]) -> Iterator[None]:
+    """`make_folder` and `sole_holder` of a lock in it; where the work is then refused before it has come to anything,
+    the folder is left as it was before.
 
     Args:
         begun: names of files that are worth nothing by themselves.
 
     Raises:
-        UsageError: it cannot be created or written to, or the work was refused. Nothing is removed of a folder in which
-            there was something before, or is something else now.
+        UsageError: it cannot be created or written to, another process holds it, or the work was refused. Nothing is
+            removed of a folder in which there was something before, or is something else now, or which another holds.
     """
     with disk_errors(path):
         made = [one for one in (path, *path.parents) if not one.exists()]
     fresh = bool(made) or _is_empty(path)
     make_folder(path)
-    try:
-        yield
-    except UsageError:
-        with suppress(OSError):  # what was refused is what matters
-            left = list(path.iterdir()) if fresh else []
-            if all(one.name in begun for one in left):
-                for one in left:
-                    one.unlink()
-                for folder in made:
-                    folder.rmdir()
-        raise
+    with sole_holder(lock, busy):
+        try:
+            yield
+        except UsageError:
+            with suppress(OSError):  # what was refused is what matters
+                left = list(path.iterdir()) if fresh else []
+                if all(one.name in (lock.name, *begun) for one in left):
+                    for one in left:
+                        one.unlink()
+                    for folder in made:
+                        folder.rmdir()
+            raise
 
 
 def _is_empty(folder: Path) -> bool:

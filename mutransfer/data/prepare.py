@@ -24,7 +24,7 @@ from mutransfer.data.shards import INDEX, PROGRESS, ShardWriter, read_record
 from mutransfer.data.source import Piece, Source
 from mutransfer.data.tokenizer import Library, Tokenizer, open_tokenizer, restore, smallest_type
 from mutransfer.errors import DataError, Interrupted, UsageError
-from mutransfer.files import folder_unless_refused, sole_holder, write_atomic
+from mutransfer.files import sole_folder, write_atomic
 
 VOCABULARY = "vocabulary.json"
 _TOKENIZER = "tokenizer.json"
@@ -89,10 +89,8 @@ def prepare(
     """
     plan = {**source.facts(), "tokenizer": _settings(tokenizer), "shard_tokens": shard_tokens, "sample": sample}
     _require_free(out, plan)
-    with (
-        folder_unless_refused(out, begun=(LOCK, VOCABULARY, PROGRESS, _TOKENIZER)),
-        sole_holder(out / LOCK, lambda: f"{out}: another process is preparing data here"),
-    ):
+    busy = f"{out}: another process is preparing data here"
+    with sole_folder(out, out / LOCK, lambda: busy, begun=(VOCABULARY, PROGRESS, _TOKENIZER)):
         for left in (*out.glob(".*.partial"), *out.glob(".*.json.*")):  # by a call that was killed
             left.unlink()
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # read once, when the library first trains or encodes

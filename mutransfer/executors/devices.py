@@ -60,8 +60,8 @@ def shared(devices: Sequence[Device], each: int) -> tuple[Device, ...]:
 
 
 def with_threads(device: Device, threads: int) -> Device:
-    """The CPU worker with another number of threads."""
-    return replace(_cpu(threads), name=device.name)
+    """The same worker with another number of CPU threads."""
+    return replace(device, threads=threads, environment={**device.environment, **_threads(threads)})
 
 
 def single_device() -> Device:
@@ -71,8 +71,11 @@ def single_device() -> Device:
 
 
 def _cpu(threads: int) -> Device:
-    count = str(threads)
-    return Device("cpu", "cpu", threads, {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count})
+    return Device("cpu", "cpu", threads, _threads(threads))
+
+
+def _threads(count: int) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
 
 
 def _gpus(threads: int) -> list[Device]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mutransfer.errors import UsageError
-from mutransfer.files import folder_unless_refused, is_held, sole_holder, write_json
+from mutransfer.files import is_held, sole_folder, write_json
 from mutransfer.training.folder import TrainFolder
 
 
@@ -65,10 +65,9 @@ class SweepFolder:
         Raises:
             UsageError: another coordinator holds it, or the folder cannot be written.
         """
-        begun = (self._lock.name, self._holder.name, self.config.name)
-        with (
-            folder_unless_refused(self.root, begun=begun),
-            sole_holder(self._lock, lambda: f"{self.root}: is being swept by {self._describe_holder()}"),
+        begun = (self._holder.name, self.config.name)
+        with sole_folder(
+            self.root, self._lock, lambda: f"{self.root}: is being swept by {self._describe_holder()}", begun=begun
         ):
             write_json(self._holder, {"pid": os.getpid(), "host": socket.gethostname()})
             try:

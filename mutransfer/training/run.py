@@ -12,7 +12,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.data.dataset import Dataset, notes_of
 from mutransfer.errors import NothingUsable, UsageError
-from mutransfer.files import disk_errors, folder_unless_refused, sole_holder, write_atomic, write_json
+from mutransfer.files import disk_errors, sole_folder, write_atomic, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from mutransfer.training.command import RUN_GRACE, CommandFailed, last_lines, require_program, run_command
 from mutransfer.training.folder import TrainFolder, TrainResult
@@ -55,10 +55,7 @@ def train(
         try_out(config)
     elif external:
         require_program(config, folder.root)
-    with (
-        folder_unless_refused(folder.root, begun=(folder.lock.name,)),
-        sole_holder(folder.lock, lambda: f"{folder.root}: another process is training here"),
-    ):
+    with sole_folder(folder.root, folder.lock, lambda: f"{folder.root}: another process is training here", begun=()):
         if folder.started and not resume:
             raise UsageError(
                 f"{folder.root}: holds a run already; continue it with --resume, or choose another folder with --out"

@@ -34,3 +34,12 @@ def test_a_gpu_each_and_more_in_turn(monkeypatch):
     assert devices.worker_devices(workers=1) == gpus[:1]
     assert devices.single_device() == gpus[0]
     assert devices.worker_devices(workers=3) == [*gpus, gpus[0]]
+
+
+def test_other_threads_leave_a_worker_where_it_is():
+    gpu = devices.Device("cuda:1", "cuda", 1, {"CUDA_VISIBLE_DEVICES": "1"})
+    other = devices.with_threads(gpu, 4)
+    assert (other.name, other.torch_name, other.threads) == ("cuda:1", "cuda", 4)
+    assert other.environment == {"CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "4", "MKL_NUM_THREADS": "4"}
+    (cpu,) = devices.worker_devices(workers=1)
+    assert devices.with_threads(cpu, 4) == devices.worker_devices(workers=1, threads=4)[0]
