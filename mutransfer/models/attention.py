@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mutransfer.config.models import GPTSection
-from mutransfer.models.layers import RelativeBias, norm_of, rotate
+from mutransfer.models.layers import RelativeBias, norm_of, rotary_tables, rotate
 
 
 class Attention(nn.Module):
@@ -48,7 +48,8 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary:
-            q, k = rotate(q), rotate(k)
+            tables = rotary_tables(q)
+            q, k = rotate(q, tables), rotate(k, tables)
         q = q * self.attention_scale.to(q.dtype)
         if self.group > 1:
             # Not SDPA's enable_gqa: with it CUDA has no fused kernel for fp32, and none that takes a bias.

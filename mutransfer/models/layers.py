@@ -52,11 +52,17 @@ def bucket_of(distances: Tensor, buckets: int, furthest: int) -> Tensor:
     return torch.where(distances < exact, distances, far.clamp(max=buckets - 1))
 
 
-def rotate(x: Tensor) -> Tensor:
-    """Rotary position embedding of (…, S, K), first half of K against the second (Su et al. 2021)."""
+def rotary_tables(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `rotate` multiplies an x (…, S, K) by: cosines, and sines that are negative in the first half, (S, K)."""
     half = x.shape[-1] // 2
     frequencies = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * frequencies
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding of (…, S, K), first half of K against the second (Su et al. 2021)."""
+    cos, sin = tables
+    # One pass over all of K, whose gradient is one too: halves by themselves need zeros around theirs.
+    return x * cos + torch.roll(x, x.shape[-1] // 2, dims=-1) * sin

@@ -23,7 +23,11 @@ _WORTH = 1.1
 _SECONDS = 1.0
 # Seconds of one step from which the calls around its arithmetic, which a pack shares, are nothing.
 _LONG = 0.25
+# Steps that are timed: four, or as many as fill a fortieth of a second; of steps that take long, which noise distorts
+# least, two.
 _LEAST_STEPS = 4
+_LEAST_LONG_STEPS = 2
+_LONG_STEP = 0.1
 # What a pack's speed has to be over the most that one by one could do, for that to be left unmeasured.
 _CLEAR = 1.5
 # A pack so much slower per trial than the fastest is the last one: larger ones will be slower still.
@@ -211,7 +215,11 @@ def fastest(step: Callable[[int], Any], place: Any) -> float:
     step(0)
     _wait(place)
     times: list[float] = []
-    while len(times) < _LEAST_STEPS or (sum(times) < _SECONDS / 40 and len(times) < 50):
+
+    def wanted() -> int:
+        return _LEAST_LONG_STEPS if times and min(times) > _LONG_STEP else _LEAST_STEPS
+
+    while len(times) < wanted() or (sum(times) < _SECONDS / 40 and len(times) < 50):
         began = time.perf_counter()
         step(len(times) + 1)
         _wait(place)

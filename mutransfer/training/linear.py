@@ -22,6 +22,8 @@ from torch.autograd.function import once_differentiable
 # Multiplications in one product from which oneDNN repays its calls (measured: 64³ does not, 64·256² does).
 _WORTHWHILE = 1 << 21
 
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
 
 @functools.cache
 def onednn_is_faster() -> bool:
@@ -48,7 +50,7 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """`linear` under `torch.func.vmap`."""
     if torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight, bias)  # autocast casts torch's own function only
-    out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    out: Tensor = _PackedLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -73,13 +75,44 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return out
 
 
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Gradients:
+    x, weight = ctx.saved_tensors
+    rows = grad.reshape(-1, grad.shape[-1])
+    want_x, want_weight, want_bias = ctx.needs_input_grad
+    return (
+        _product(rows, weight.t()).view(x.shape) if want_x else None,
+        _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if want_weight else None,
+        rows.sum(0) if want_bias else None,
+    )
+
+
 class _Linear(torch.autograd.Function):
     """One linear layer."""
 
     @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(…, I) → (…, O)."""
+        ctx.save_for_backward(x, weight)
+        return _forward(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        """Gradients of x, weight and bias."""
+        return _backward(ctx, grad)
+
+
+class _PackedLinear(torch.autograd.Function):
+    """`_Linear` with a batching rule. It needs `setup_context`, for which torch binds a signature at every call."""
+
+    @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(…, I) → (…, O)."""
-        return _product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+        return _forward(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
@@ -89,16 +122,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Gradients of x, weight and bias."""
-        x, weight = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1])
-        want_x, want_weight, want_bias = ctx.needs_input_grad
-        return (
-            _product(rows, weight.t()).view(x.shape) if want_x else None,
-            _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if want_weight else None,
-            rows.sum(0) if want_bias else None,
-        )
+        return _backward(ctx, grad)
 
     @staticmethod
     def vmap(
@@ -133,7 +159,7 @@ class _Stacked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         rows, grads = _rows(x), _rows(grad)
@@ -161,7 +187,7 @@ class _StackedOnOne(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         rows, grads = x.reshape(-1, x.shape[-1]), _rows(grad)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
 from mutransfer.models import build_model
 from mutransfer.models.gpt import GPT
-from mutransfer.models.layers import bucket_of, norm_of, rotate
+from mutransfer.models.layers import bucket_of, norm_of, rotary_tables, rotate
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, fit
 from mutransfer.training.metrics import MetricsFile
@@ -107,7 +107,8 @@ def test_gpt_sees_no_later_token_and_sees_earlier_ones(gpt, fields):
 
 def test_rotary_scores_depend_on_distance_only():
     q, k = torch.randn(8), torch.randn(8)
-    scores = rotate(q.expand(12, 8)) @ rotate(k.expand(12, 8)).T
+    tables = rotary_tables(q.expand(12, 8))
+    scores = rotate(q.expand(12, 8), tables) @ rotate(k.expand(12, 8), tables).T
     torch.testing.assert_close(scores.diagonal(3), scores[0, 3].expand(9))
     assert not torch.isclose(scores[0, 3], scores[0, 4])
 
