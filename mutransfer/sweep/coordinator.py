@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from mutransfer.config.load import differences, load_config, save_config
@@ -12,18 +12,16 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.data.dataset import notes_of
 from mutransfer.errors import NothingUsable, UsageError
-from mutransfer.executors.base import Arranging, Executor
-from mutransfer.executors.devices import with_threads
+from mutransfer.executors.base import Executor
+from mutransfer.sweep.chosen import choose_shape
 from mutransfer.sweep.confirmation import Repeats, confirmation
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
-from mutransfer.sweep.shape import Packing, measure_packing
 from mutransfer.sweep.stages import entrants, finalists, standing
 from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.sweep.trial import local_executor
-from mutransfer.sweep.workers import arrange_workers, in_words, with_cores_for
 
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = (
@@ -60,7 +58,7 @@ def run_sweep(
         check: called with the run folder before the first trial, unless an earlier call has passed it; what it
             returns goes into the study's records, what it raises ends the sweep before it begins.
         pack: trials that a worker trains at once as one program; 1 trains them one by one, None measures what is
-            fastest, once per sweep.
+            fastest, once per sweep, and remembers it for sweeps like this one.
         arrange: whether the workers may be had in another number, with more threads each, where that is faster.
 
     Raises:
@@ -141,7 +139,7 @@ def _run(
         study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
         crew = crew or stack.enter_context(closing(make_crew()))
         try:
-            packing = _shape(config, study, crew, watching, pack, arrange, should_stop)
+            packing = choose_shape(config, study, crew, watching, pack=pack, arrange=arrange, should_stop=should_stop)
             Dispatcher(config, folder, study, crew, watching, should_stop, packing).run()
         except BaseException:
             with suppress(UsageError):  # a full disk refuses these too; why the sweep ended is what counts
@@ -159,61 +157,6 @@ def _finish(
     selection = None if config.require_search().across else select(config, records, repeats)
     write_results(folder, config, records, selection)
     return records, selection, repeats
-
-
-def _shape(
-    config: RunConfig,
-    study: Study,
-    crew: Executor,
-    observer: Observer,
-    pack: int | None,
-    arrange: bool,
-    should_stop: Callable[[], bool],
-) -> Packing:
-    """How many trials a worker trains at once: what is asked for, or what this sweep began with, or what is fastest.
-    The workers' number and threads likewise."""
-    external, seconds = config.model.external, None
-    if external:
-        pack = 1
-    known = study.attributes.get("packing")
-    if pack is not None:
-        packing = Packing(packed=pack > 1, size=pack)
-    elif known is not None:
-        packing = Packing(**known)
-    else:
-        missing = config.require_search().trial_count - len(study.records())
-        packing, why, seconds = measure_packing(config, crew, trials=missing, should_stop=should_stop)
-        if why:
-            observer.shaped(packing.size, why)
-    if known != asdict(packing):
-        study.set_attribute("packing", asdict(packing))
-    if isinstance(crew, Arranging) and not external:
-        _arrange(config, study, crew, observer, packing, arrange, seconds, should_stop)
-    return packing
-
-
-def _arrange(
-    config: RunConfig,
-    study: Study,
-    crew: Arranging,
-    observer: Observer,
-    packing: Packing,
-    arrange: bool,
-    seconds: float | None,
-    should_stop: Callable[[], bool],
-) -> None:
-    """The workers' number and threads: as given, or as this sweep began, or what is fastest."""
-    threads = study.attributes.get("threads")
-    if threads is None:
-        if arrange and config.require_search().threads is None:
-            trials = config.require_search().trial_count - len(study.records())
-            why = arrange_workers(config, crew, packing, trials=trials, seconds=seconds, should_stop=should_stop)
-            if why:
-                observer.arranged(in_words(crew.devices), why)
-        study.set_attribute("threads", crew.devices[0].threads)
-    elif threads != crew.devices[0].threads:  # which shows in a loss's last bits
-        fewer = with_cores_for(crew.devices, threads) if arrange else crew.devices
-        crew.arrange([with_threads(device, threads) for device in fewer])
 
 
 def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: Callable[[], bool]) -> Study:

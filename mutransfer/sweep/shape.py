@@ -51,18 +51,28 @@ class Packing:
 ALONE = Packing(packed=False, size=1)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a measurement gave."""
+
+    packing: Packing
+    """The fastest."""
+    why: str = ""
+    """The reason in words; empty where the trials are too few for packs."""
+    seconds: float | None = None
+    """Of one step of such a pack; None where they were not measured."""
+    lasting: bool = False
+    """Whether it was measured to its end, and not cut short by a failure or by memory that others have."""
+
+
 def measure_packing(
     config: RunConfig, executor: Executor, *, trials: int, should_stop: Callable[[], bool] = lambda: False
-) -> tuple[Packing, str, float | None]:
+) -> Measured:
     """Time packs of several sizes on every worker at once, as the sweep will load them.
 
     Args:
         trials: how many there will be; no pack is larger than a worker's share of them, nor than a pruner lets
             train at once.
-
-    Returns:
-        The fastest packing; the reason in words, empty where the trials are too few for packs; and the seconds of one
-        step of such a pack, None where they were not measured.
 
     Raises:
         Interrupted: `should_stop` was true.
@@ -73,7 +83,7 @@ def measure_packing(
         largest = min(largest, pruner.largest_pack(executor.capacity))
     sizes = [size for size in SIZES if size <= max(1, largest)]
     if len(sizes) == 1:
-        return ALONE, "", None
+        return Measured(ALONE)
     arguments = {"config": config.resolved(), "sizes": sizes}
     job = Job("mutransfer.sweep.shape:time_steps", arguments, config.require_search().hang_after)
     try:
@@ -82,15 +92,15 @@ def measure_packing(
         try:
             found = every_worker(executor, job, should_stop)
         except (JobFailed, WorkerDied) as error:
-            return ALONE, f"packs could not be tried: {error}", None
+            return Measured(ALONE, f"packs could not be tried: {error}")
     except JobFailed as error:
-        return ALONE, f"packs could not be tried: {error}", None
+        return Measured(ALONE, f"packs could not be tried: {error}")
     measured = [{int(size): seconds for size, seconds in one["seconds"].items()} for one in found]
     stopped = next((one["stop"] for one in found if one["stop"]), "")
     bounded = any(one["bounded"] for one in found)
     packing, why = choose(measured, stopped, at_least=bounded)
     step = packing.size * statistics.median_low(one[packing.size] for one in measured)
-    return packing, why, step if packing.packed or not bounded else None
+    return Measured(packing, why, step if packing.packed or not bounded else None, lasting=not stopped)
 
 
 def every_worker(executor: Executor, job: Job, should_stop: Callable[[], bool]) -> list[Any]:

@@ -43,12 +43,14 @@ def arrange_workers(
     trials: int,
     seconds: float | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> str:
-    """Time other arrangements of the workers and leave the executor in the fastest; the reason in words if it is
-    another than before.
+) -> str | None:
+    """Time other arrangements of the workers and leave the executor in the fastest.
 
     Args:
         seconds: of one step of a worker's pack as the workers are now, where that is known.
+
+    Returns:
+        The reason in words, empty if the workers stay as they are; None if a failure cut the measurement short.
 
     Raises:
         Interrupted: `should_stop` was true.
@@ -66,6 +68,7 @@ def arrange_workers(
         return Timed(devices, statistics.median_low(every_worker(executor, job, should_stop)))
 
     first = best = Timed(executor.devices, seconds or 0.0)
+    failed = False
     try:
         if seconds is None:
             first = best = timed(executor.devices)
@@ -77,10 +80,10 @@ def arrange_workers(
             elif gain < 1 / _WORTH:
                 break
     except (JobFailed, WorkerDied):  # what was fine before is fine, and says by itself what is not
-        pass
+        failed = True
     executor.arrange(best.devices)
     if best is first:
-        return ""
+        return None if failed else ""
     times = first.sweep(trials, packing.size) / best.sweep(trials, packing.size)
     return f"{times:.2g} × as fast as {in_words(first.devices)}"
 
@@ -103,6 +106,12 @@ def arrangements(devices: Sequence[Device], packing: Packing, trials: int) -> It
         if first.threads < threads <= available:
             workers = with_cores_for(devices, threads)[:packs]
             yield tuple(with_threads(device, threads) for device in workers)
+
+
+def arranged(devices: Sequence[Device], *, workers: int, threads: int) -> tuple[Device, ...]:
+    """The devices of `workers` workers with `threads` CPU threads each; more than there are share them."""
+    one_each = tuple(with_threads(device, threads) if device.threads != threads else device for device in devices)
+    return shared(one_each, math.ceil(workers / len(devices)))[:workers]
 
 
 def with_cores_for(devices: Sequence[Device], threads: int) -> tuple[Device, ...]:

@@ -15,7 +15,7 @@ from mutransfer.models import mlp as mlp_module
 from mutransfer.sweep import shape
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
-from mutransfer.sweep.shape import ALONE, Packing, choose, measure_packing, time_steps
+from mutransfer.sweep.shape import ALONE, Measured, Packing, choose, measure_packing, time_steps
 from mutransfer.sweep.study import Study
 from mutransfer.training import pack
 from tests.conftest import build
@@ -123,7 +123,7 @@ def test_no_larger_pack_is_tried_than_a_pruner_lets_train(gpt):
             asked.append(job.arguments["sizes"])
             return super().submit(job)
 
-    assert measure_packing(config, Noting(CPU), trials=256) == (ALONE, "", None)
+    assert measure_packing(config, Noting(CPU), trials=256) == Measured(ALONE)
     assert asked == []  # packs of 2 are not worth a measurement
 
 
@@ -198,18 +198,19 @@ def test_sizes_are_measured_on_the_config_itself(mlp):
     measured = time_steps(CPU, config=config.resolved(), sizes=[1, 8])
     assert set(measured["seconds"]) == {1, 8}
     assert all(0 < value < 1 for value in measured["seconds"].values())
-    packing, why, _ = measure_packing(config, InlineExecutor(CPU), trials=64)
-    assert why
-    assert packing.packed == (packing.size > 1)
-    assert measure_packing(config, InlineExecutor(CPU), trials=7) == (ALONE, "", None)
+    found = measure_packing(config, InlineExecutor(CPU), trials=64)
+    assert found.why
+    assert found.lasting
+    assert found.packing.packed == (found.packing.size > 1)
+    assert measure_packing(config, InlineExecutor(CPU), trials=7) == Measured(ALONE)
 
 
 def test_a_model_that_cannot_be_packed_trains_one_by_one_and_says_why(mlp, monkeypatch):
     monkeypatch.setitem(mlp_module._ACTIVATIONS, "relu", lambda x: x * float(x.max().item() > 0))
-    packing, why, _ = measure_packing(build(mlp, search__trials=64), InlineExecutor(CPU), trials=64)
-    assert packing == ALONE
-    assert why.startswith("its model cannot be packed: ")
-    assert "item()" in why
+    found = measure_packing(build(mlp, search__trials=64), InlineExecutor(CPU), trials=64)
+    assert found.packing == ALONE
+    assert found.why.startswith("its model cannot be packed: ")
+    assert "item()" in found.why
 
 
 def test_no_memory_for_packs_is_no_failure(mlp, monkeypatch):
@@ -218,10 +219,10 @@ def test_no_memory_for_packs_is_no_failure(mlp, monkeypatch):
 
     monkeypatch.setattr(pack.PackLearner, "train_step", full)
     config = build(mlp, search__trials=64)
-    assert measure_packing(config, InlineExecutor(CPU), trials=64)[:2] == (ALONE, "no memory for packs")
+    assert measure_packing(config, InlineExecutor(CPU), trials=64) == Measured(ALONE, "no memory for packs")
     monkeypatch.undo()
     monkeypatch.setattr(shape, "_free_memory", lambda: 1e5)
-    assert measure_packing(config, InlineExecutor(CPU), trials=64)[:2] == (ALONE, "no memory for packs")
+    assert measure_packing(config, InlineExecutor(CPU), trials=64) == Measured(ALONE, "no memory for packs")
 
 
 def test_a_long_step_needs_no_pack(mlp, monkeypatch):
@@ -237,8 +238,9 @@ def test_failed_and_stopped_measurements(mlp):
             return super().submit(Job("mutransfer.nowhere:gone", {}))
 
     config = build(mlp, search__trials=64)
-    packing, why, _ = measure_packing(config, Broken(CPU), trials=64)
-    assert packing == ALONE
-    assert why.startswith("packs could not be tried: ")
+    found = measure_packing(config, Broken(CPU), trials=64)
+    assert found.packing == ALONE
+    assert not found.lasting
+    assert found.why.startswith("packs could not be tried: ")
     with pytest.raises(Interrupted, match="the same command continues"):
         measure_packing(config, InlineExecutor(CPU), trials=64, should_stop=lambda: True)

@@ -117,7 +117,7 @@ def test_a_failure_leaves_things_as_they_were(gpt):
     why = arrange_workers(build(gpt), executor, ALONE, trials=1000)
     assert (4, 2) in executor.tried
     assert shapes([executor.at_last]) == [(8, 1)]
-    assert not why
+    assert why is None
     with pytest.raises(Interrupted):
         arrange_workers(build(gpt), executor, ALONE, trials=1000, should_stop=lambda: True)
 

@@ -1,0 +1,102 @@
+"""How a sweep trains: as asked for, as it began, as was found for one like it, or as is measured now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from mutransfer.config.schema import RunConfig
+from mutransfer.executors.base import Arranging, Executor
+from mutransfer.executors.devices import with_threads
+from mutransfer.sweep.dispatcher import Observer
+from mutransfer.sweep.remembered import Remembered
+from mutransfer.sweep.shape import Measured, Packing, measure_packing
+from mutransfer.sweep.study import Study
+from mutransfer.sweep.workers import arrange_workers, arranged, in_words, with_cores_for
+
+_REMEMBERED = ", as measured for an earlier sweep like this"
+
+
+def choose_shape(
+    config: RunConfig,
+    study: Study,
+    crew: Executor,
+    observer: Observer,
+    *,
+    pack: int | None,
+    arrange: bool,
+    should_stop: Callable[[], bool],
+) -> Packing:
+    """Trials that a worker trains at once; the crew's number and threads are arranged too.
+
+    Args:
+        pack: trials at once as asked for.
+        arrange: whether the workers may be had in another number.
+
+    Raises:
+        Interrupted: `should_stop` was true.
+    """
+    external, seconds = config.model.external, None
+    missing = config.require_search().trial_count - len(study.records())
+    memory = None
+    if isinstance(crew, Arranging) and not config.model.draws:  # foreign code changes without the config
+        memory = Remembered(config, crew.devices, trials=missing)
+    known = study.attributes.get("packing")
+    if external or pack is not None:
+        size = 1 if external or pack is None else pack
+        packing, memory = Packing(packed=size > 1, size=size), None  # workers for another packing
+    elif known is not None:
+        packing = Packing(**known)
+    else:
+        found = _packing(config, crew, memory, missing, should_stop)
+        packing, seconds = found.packing, found.seconds
+        if found.why:
+            observer.shaped(packing.size, found.why)
+    if known != asdict(packing):
+        study.set_attribute("packing", asdict(packing))
+    if isinstance(crew, Arranging) and not external:
+        threads = study.attributes.get("threads")
+        if threads is None:
+            if arrange and config.require_search().threads is None:
+                why = _arrangement(config, crew, memory, packing, missing, seconds, should_stop)
+                if why:
+                    observer.arranged(in_words(crew.devices), why)
+            study.set_attribute("threads", crew.devices[0].threads)
+        elif threads != crew.devices[0].threads:  # which shows in a loss's last bits
+            fewer = with_cores_for(crew.devices, threads) if arrange else crew.devices
+            crew.arrange([with_threads(device, threads) for device in fewer])
+    return packing
+
+
+def _packing(
+    config: RunConfig, crew: Executor, memory: Remembered | None, trials: int, should_stop: Callable[[], bool]
+) -> Measured:
+    before = None if memory is None else memory.get("packing")
+    if before is not None:
+        return Measured(Packing(before["packed"], before["size"]), before["why"] + _REMEMBERED, before["seconds"])
+    found = measure_packing(config, crew, trials=trials, should_stop=should_stop)
+    if memory is not None and found.lasting:
+        memory.put("packing", {**asdict(found.packing), "why": found.why, "seconds": found.seconds})
+    return found
+
+
+def _arrangement(
+    config: RunConfig,
+    crew: Arranging,
+    memory: Remembered | None,
+    packing: Packing,
+    trials: int,
+    seconds: float | None,
+    should_stop: Callable[[], bool],
+) -> str:
+    before = None if memory is None else memory.get("arrangement")
+    if before is None:
+        found = arrange_workers(config, crew, packing, trials=trials, seconds=seconds, should_stop=should_stop)
+        if memory is not None and found is not None:
+            memory.put("arrangement", {"workers": len(crew.devices), "threads": crew.devices[0].threads, "why": found})
+        return found or ""
+    devices = arranged(crew.devices, workers=before["workers"], threads=before["threads"])
+    if devices == crew.devices:
+        return ""
+    crew.arrange(devices)
+    return f"{before['why']}{_REMEMBERED}"

@@ -1,0 +1,134 @@
+"""A sweep like an earlier one takes over what was measured for that; another, or a damaged or old finding, does not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mutransfer.data.cache import cache_folder
+from mutransfer.executors import devices as machine
+from mutransfer.executors.devices import Device, worker_devices
+from mutransfer.sweep import chosen, remembered, workers
+from mutransfer.sweep.remembered import Remembered
+from mutransfer.sweep.shape import Measured, Packing
+from mutransfer.sweep.workers import arranged
+from tests.conftest import build
+from tests.sweep.test_coordinator import sweep
+from tests.sweep.test_workers import Machine
+
+GPUS = [Device(f"cuda:{index}", "cuda", 1) for index in range(2)]
+FOUND = {"packed": True, "size": 8}
+
+
+@pytest.fixture(autouse=True)
+def _eight_cores(monkeypatch):
+    monkeypatch.setattr(machine, "_gpus", lambda threads: [])
+    for module in (machine, workers):
+        monkeypatch.setattr(module, "cores", lambda: 8)
+
+
+@pytest.fixture
+def measurements(monkeypatch):
+    """Counts measurements of packs, which find packs of 2."""
+    asked = []
+
+    def measure(config, executor, **given):
+        asked.append(config.name)
+        return Measured(Packing(packed=True, size=2), "why not", lasting=True)
+
+    monkeypatch.setattr(chosen, "measure_packing", measure)
+    return asked
+
+
+def memory(config, devices=GPUS, trials=10):
+    return Remembered(config, devices, trials=trials)
+
+
+def test_alike_is_what_costs_the_same(gpt):
+    memory(build(gpt)).put("packing", FOUND)
+    assert memory(build(gpt)).get("packing") == FOUND
+    assert memory(build(gpt)).get("arrangement") is None
+    same = {"hparams__lr": 0.5, "training__seed": 3, "training__steps": 77, "name": "other"}
+    for field, value in same.items():
+        assert memory(build(gpt, **{field: value})).get("packing") == FOUND, field
+    other = {"model__width": 32, "training__batch_size": 2, "hparams__optimizer": "adam", "hparams__clip": 1.0,
+             "data__seq_len": 8, "training__precision": "bf16", "search__pruner": {"kind": "median"}}  # fmt: skip
+    for field, value in other.items():
+        constant = {"hparams__schedule": "constant"} if field == "search__pruner" else {}
+        assert memory(build(gpt, **constant, **{field: value})).get("packing") is None, field
+    assert memory(build(gpt), GPUS[:1]).get("packing") is None
+    assert memory(build(gpt), trials=11).get("packing") is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"at": 1}', '{"at": "x", "found": {}}', "null"])
+def test_what_cannot_be_read_is_not_known(gpt, damage):
+    memory(build(gpt)).put("packing", FOUND)
+    [path] = (cache_folder() / "shapes").iterdir()
+    path.write_text(damage)
+    assert memory(build(gpt)).get("packing") is None
+
+
+@pytest.mark.parametrize("days", [-1, 8])
+def test_a_week_is_long_enough(gpt, days):
+    memory(build(gpt)).put("packing", FOUND)
+    [path] = (cache_folder() / "shapes").iterdir()
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"at": data["at"] - days * 24 * 3600}))
+    assert memory(build(gpt)).get("packing") is None
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(gpt, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(remembered, "cache_folder", lambda: tmp_path / "file")
+    memory(build(gpt)).put("packing", FOUND)
+    assert memory(build(gpt)).get("packing") is None
+
+
+def test_a_second_sweep_does_not_measure(gpt, tmp_path, measurements):
+    def seconds(count, threads):
+        return 0.02 * count * count
+
+    first = Machine(worker_devices(), seconds)
+    sweep(build(gpt, search__trials=6), tmp_path, first, pack=None)
+    assert len(measurements) == 1
+    assert first.tried
+    shape = [(len(first.at_last), first.at_last[0].threads)]
+    assert shape != [(8, 1)]
+    again = Machine(worker_devices(), seconds)
+    sweep(build(gpt, search__trials=6, hparams__lr=0.5, name="again"), tmp_path, again, pack=None)
+    assert len(measurements) == 1
+    assert not again.tried
+    assert [(len(again.at_last), again.at_last[0].threads)] == shape
+    sweep(
+        build(gpt, search__trials=6, model__width=32, name="wider"),
+        tmp_path,
+        Machine(worker_devices(), seconds),
+        pack=None,
+    )
+    assert measurements[1:] == ["wider"]
+
+
+def test_what_failed_is_measured_again(gpt, tmp_path, monkeypatch):
+    asked = []
+
+    def measure(config, executor, **given):
+        asked.append(config.name)
+        return Measured(Packing(packed=False, size=1), "no memory for packs")
+
+    monkeypatch.setattr(chosen, "measure_packing", measure)
+    for name in ("one", "two"):
+        sweep(
+            build(gpt, search__trials=6, name=name),
+            tmp_path,
+            Machine(worker_devices(), lambda count, threads: 1.0),
+            pack=None,
+        )
+    assert asked == ["one", "two"]
+
+
+def test_workers_as_remembered():
+    cpus = worker_devices()
+    assert [device.threads for device in arranged(cpus, workers=2, threads=4)] == [4, 4]
+    assert arranged(cpus, workers=8, threads=1) == tuple(cpus)
+    assert [device.name for device in arranged(GPUS, workers=4, threads=1)] == ["cuda:0", "cuda:1"] * 2
