@@ -12,7 +12,7 @@ from mutransfer.cli import console as ui
 from mutransfer.data.prepare import Progress
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
-from mutransfer.sweep.study import TrialRecord
+from mutransfer.sweep.record import TrialRecord
 
 
 class Bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.executors.base import Arranging, Executor
@@ -11,8 +12,10 @@ from mutransfer.executors.devices import with_threads
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.remembered import Remembered
 from mutransfer.sweep.shape import Measured, Packing, measure_packing
-from mutransfer.sweep.study import Study
 from mutransfer.sweep.workers import arrange_workers, arranged, in_words, with_cores_for
+
+if TYPE_CHECKING:
+    from mutransfer.sweep.study import Study
 
 _REMEMBERED = ", as measured for an earlier sweep like this"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mutransfer.config.base import SEEDS
 from mutransfer.config.schema import RunConfig
-from mutransfer.sweep.study import TrialRecord
+from mutransfer.sweep.record import TrialRecord
 
 Repeat = float | Mapping[str, Any] | None
 """The objective of a trial trained again; what `Failure` says of one that gave none (studies of before: None)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
@@ -17,11 +18,14 @@ from mutransfer.sweep.chosen import choose_shape
 from mutransfer.sweep.confirmation import Repeats, confirmation
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.record import TrialRecord, completed
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.stages import entrants, finalists, standing
-from mutransfer.sweep.study import Study, TrialRecord, completed
 from mutransfer.sweep.trial import local_executor
+
+if TYPE_CHECKING:
+    from mutransfer.sweep.study import Study
 
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = (
@@ -161,6 +165,8 @@ def _finish(
 
 def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: Callable[[], bool]) -> Study:
     """Create the study, or continue the one that stands there if it is this config's."""
+    from mutransfer.sweep.study import Study  # a database's libraries take as long as a worker needs to start
+
     if not folder.exists:
         if folder.trials.exists():
             raise UsageError(f"{folder.root}: has trials but no study.db; move it away to start over")

@@ -12,8 +12,8 @@ import yaml
 from mutransfer.config.schema import RunConfig
 from mutransfer.files import write_atomic
 from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.selection import Selection
-from mutransfer.sweep.study import TrialRecord
 
 _COLUMNS = (
     "number", "stage", "outcome", "rank", "value", "mean", "validation_loss", "training_loss", "steps", "seconds",

@@ -9,9 +9,9 @@ from typing import Any
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.sweep.confirmation import Confirmation, Failure, Repeats, confirmation
+from mutransfer.sweep.record import TrialRecord, completed
 from mutransfer.sweep.space import EDGE, edge
 from mutransfer.sweep.stages import finalists
-from mutransfer.sweep.study import TrialRecord, completed
 
 
 @dataclass(frozen=True)

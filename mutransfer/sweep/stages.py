@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.sweep.study import TrialRecord, completed
+from mutransfer.sweep.record import TrialRecord, completed
 
 
 def horizons(config: RunConfig) -> tuple[int, ...]:

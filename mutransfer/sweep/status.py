@@ -10,9 +10,10 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.errors import MutransferError, UsageError
 from mutransfer.sweep.confirmation import confirmation
 from mutransfer.sweep.folder import SweepFolder, find_sweeps, resolve_sweep
+from mutransfer.sweep.record import TrialRecord, completed
 from mutransfer.sweep.selection import select
 from mutransfer.sweep.stages import Standing, finalists, standing
-from mutransfer.sweep.study import Study, TrialRecord, completed
+from mutransfer.sweep.study import Study
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +22,7 @@ from mutransfer.sweep.database import Database, cannot_be, optuna_storage
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.lease import FREE, KEY, Lease
 from mutransfer.sweep.place import Place, new_link, own_place, read_place, save_link
-from mutransfer.training.folder import Outcome
+from mutransfer.sweep.record import TrialRecord
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -36,46 +35,6 @@ _PACKAGES = ("mutransfer", "torch", "optuna", "numpy")
 _RESULT = "result"
 _STAGE = "stage-"
 _RESULT_FIELDS = ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error", "metrics")
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the study knows it."""
-
-    number: int
-    params: dict[str, Any]
-    outcome: Outcome | None = None
-    """None while it has not ended."""
-    value: float | None = None
-    """The objective; None unless completed."""
-    training_loss: float | None = None
-    validation_loss: float | None = None
-    steps: int | None = None
-    seconds: float | None = None
-    seed: int | None = None
-    error: str | None = None
-    metrics: dict[str, float] | None = None
-    """What was measured beside the loss, where `evaluation.trials` asks for it."""
-    stage: int = 1
-    """Which stage of the sweep this is the result of."""
-    longer: tuple[TrialRecord, ...] = ()
-    """The same trial in the stages after, in order."""
-
-    @property
-    def score(self) -> float:
-        """The objective, and infinity where there is none: sorts last."""
-        return math.inf if self.value is None else self.value
-
-    @property
-    def furthest(self) -> TrialRecord:
-        """The trial in the last stage that has trained it."""
-        return self.longer[-1] if self.longer else self
-
-    def at(self, stage: int) -> TrialRecord:
-        """The trial in a later stage (from 2), which may not have trained it yet."""
-        if len(self.longer) > stage - 2:
-            return self.longer[stage - 2]
-        return TrialRecord(self.number, self.params, stage=stage)
 
 
 class Study:
@@ -333,12 +292,6 @@ class _Writer:
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what comes out."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
-
-
-def completed(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials with an objective, best first; ties go to the lower number."""
-    usable = [record for record in records if record.value is not None]
-    return sorted(usable, key=lambda record: (record.score, record.number))
 
 
 def _create(place: Place, attributes: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.models import plan_of
 from mutransfer.parametrization.options import options_of
 from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.record import TrialRecord, completed
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.stages import finalists, standing
-from mutransfer.sweep.study import Study, TrialRecord, completed, versions
+from mutransfer.sweep.study import Study, versions
 from mutransfer.training.folder import TrainFolder
 from mutransfer.transfer.cost import Cost, estimate
 from mutransfer.transfer.reasons import reasons_against

@@ -22,8 +22,9 @@ from mutransfer.executors.base import Executor
 from mutransfer.sweep.coordinator import run_points
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.space import point
-from mutransfer.sweep.study import Study, TrialRecord
+from mutransfer.sweep.study import Study
 from mutransfer.training.folder import Outcome
 from mutransfer.verification.transfer_grid import AXES, Key, TransferGrid, Value
 

@@ -10,8 +10,8 @@ from mutransfer.errors import Interrupted, NothingUsable
 from mutransfer.executors.base import JobFailed
 from mutransfer.sweep.confirmation import Failure, confirmation
 from mutransfer.sweep.dispatcher import Observer
+from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.status import status
-from mutransfer.sweep.study import TrialRecord
 from mutransfer.transfer.target import Overrides, make_target
 from tests.conftest import build
 from tests.sweep.test_coordinator import Scripted, fake, losses, result, sweep

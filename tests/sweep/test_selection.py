@@ -7,8 +7,8 @@ import math
 import pytest
 
 from mutransfer.sweep.confirmation import confirmation
+from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.selection import select
-from mutransfer.sweep.study import TrialRecord
 from tests.conftest import build
 
 

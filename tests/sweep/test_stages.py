@@ -10,9 +10,9 @@ from mutransfer.errors import Interrupted, NothingUsable, UsageError
 from mutransfer.executors.base import JobFailed
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.stages import Standing, entrants, finalists, horizons, standing
 from mutransfer.sweep.status import status
-from mutransfer.sweep.study import TrialRecord
 from mutransfer.training.metrics import read_metrics
 from mutransfer.transfer.target import Overrides, make_target
 from tests.conftest import build

@@ -31,9 +31,10 @@ from mutransfer.sweep import database, lease, tables
 from mutransfer.sweep.coordinator import run_sweep
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.place import Place
+from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.space import point
 from mutransfer.sweep.status import status
-from mutransfer.sweep.study import Study, TrialRecord
+from mutransfer.sweep.study import Study
 from tests.conftest import build
 from tests.sweep.test_coordinator import Scripted, fake, losses
 

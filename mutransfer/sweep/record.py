@@ -1,0 +1,56 @@
+"""What a study says of a trial. By itself, so that what reads records does without a database's libraries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mutransfer.training.folder import Outcome
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the study knows it."""
+
+    number: int
+    params: dict[str, Any]
+    outcome: Outcome | None = None
+    """None while it has not ended."""
+    value: float | None = None
+    """The objective; None unless completed."""
+    training_loss: float | None = None
+    validation_loss: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    seed: int | None = None
+    error: str | None = None
+    metrics: dict[str, float] | None = None
+    """What was measured beside the loss, where `evaluation.trials` asks for it."""
+    stage: int = 1
+    """Which stage of the sweep this is the result of."""
+    longer: tuple[TrialRecord, ...] = ()
+    """The same trial in the stages after, in order."""
+
+    @property
+    def score(self) -> float:
+        """The objective, and infinity where there is none: sorts last."""
+        return math.inf if self.value is None else self.value
+
+    @property
+    def furthest(self) -> TrialRecord:
+        """The trial in the last stage that has trained it."""
+        return self.longer[-1] if self.longer else self
+
+    def at(self, stage: int) -> TrialRecord:
+        """The trial in a later stage (from 2), which may not have trained it yet."""
+        if len(self.longer) > stage - 2:
+            return self.longer[stage - 2]
+        return TrialRecord(self.number, self.params, stage=stage)
+
+
+def completed(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials with an objective, best first; ties go to the lower number."""
+    usable = [record for record in records if record.value is not None]
+    return sorted(usable, key=lambda record: (record.score, record.number))
