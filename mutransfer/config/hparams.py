@@ -31,6 +31,8 @@ UNSWEEPABLE = {
     "milestones": "it is a list; sweep step_factor or schedule instead",
 }
 
+_COUPLED = "adam's coupled L2 has no width-independent rule; use optimizer adamw"
+
 
 class Hparams(Section):
     """Hyperparameters that proxy and target share; the values are those at the base width."""
@@ -93,7 +95,7 @@ class Hparams(Section):
                     raise FieldProblem((name,), f"has no effect with {chooser} {chosen}; it is for {users}")
         if self.optimizer == "adam" and self.weight_decay:
             raise FieldProblem(
-                ("weight_decay",), "adam's coupled L2 has no width-independent rule; use optimizer adamw"
+                ("weight_decay",), _COUPLED
             )
         if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
             raise FieldProblem(("milestones",), f"must rise, but got {list(self.milestones)}")
@@ -105,6 +107,19 @@ class Hparams(Section):
         if value is None:
             value = {**OPTIMIZER_FIELDS[self.optimizer], **SCHEDULE_FIELDS[self.schedule]}.get(name)
         return value
+
+    @property
+    def dead(self) -> dict[str, str]:
+        """Hparams that would change nothing with this optimizer and schedule, each with the reason."""
+        found = {}
+        for chooser, fields in (("optimizer", OPTIMIZER_FIELDS), ("schedule", SCHEDULE_FIELDS)):
+            chosen = getattr(self, chooser)
+            for name in {name for group in fields.values() for name in group} - set(fields[chosen]):
+                users = " and ".join(choice for choice, group in fields.items() if name in group)
+                found[name] = f"hparams.{chooser} is {chosen}; it is for {users}"
+        if self.optimizer == "adam":
+            found["weight_decay"] = _COUPLED
+        return found
 
     def for_optimizer(self) -> dict[str, Any]:
         """The arguments of `parametrization.apply.parameter_groups`."""

@@ -110,11 +110,14 @@ def train_points(
     def run(config: RunConfig, place: SweepFolder) -> None:
         run_points(config, place, executor=executor, observer=observer, should_stop=should_stop)
 
-    if not folder.config.exists() and not grid.config.model.external:
+    begun = folder.config.exists()
+    if not begun and not grid.config.model.external:
         _require_data(grid)
     lock = SweepFolder(folder.root)
     with lock.sole_coordinator():
         _require_same_config(grid, folder)
+        if begun and grid.axis == "seq-len" and wanted - known_points(grid, folder).keys():
+            _require_data(grid)  # the largest size may be a new one
         for place in folder.all_rounds():
             lacking = set(_lacking(grid, place))
             if lacking and lacking <= wanted:
