@@ -94,9 +94,7 @@ class Hparams(Section):
                     users = " and ".join(choice for choice, group in fields.items() if name in group)
                     raise FieldProblem((name,), f"has no effect with {chooser} {chosen}; it is for {users}")
         if self.optimizer == "adam" and self.weight_decay:
-            raise FieldProblem(
-                ("weight_decay",), _COUPLED
-            )
+            raise FieldProblem(("weight_decay",), _COUPLED)
         if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
             raise FieldProblem(("milestones",), f"must rise, but got {list(self.milestones)}")
         return self

@@ -16,7 +16,6 @@ from mutransfer.files import is_held
 from mutransfer.signals import LAUNCHER
 from mutransfer.training.folder import TrainFolder
 
-
 _PATIENCE = 10.0
 """Seconds for a run whose launcher was killed to notice it and to save."""
 
