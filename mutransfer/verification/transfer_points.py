@@ -197,6 +197,14 @@ def _lacking(grid: TransferGrid, place: SweepFolder) -> Iterator[Key]:
 def _require_same_config(grid: TransferGrid, folder: CheckFolder) -> None:
     """Points of one folder differ in what the grid goes over and in nothing else."""
     config = grid.config.model_copy(update={"search": None})
+    for place in folder.all_rounds():
+        search = load_config(place.config).require_search()
+        axes = [axis for axis, field in AXES.items() if field in (search.across or {})]
+        if (axes, list(search.space)) != ([grid.axis], [grid.hparam]):
+            raise UsageError(
+                f"{folder.root}: holds the check of {', '.join(search.space)} over {', '.join(axes)}; give this one, "
+                f"of {grid.hparam} over {grid.axis}, another --out"
+            )
     if folder.config.exists():
         free = (AXES[grid.axis], "training.seed", "parametrization", f"hparams.{grid.hparam}", "name", "provenance")
         changed = differences(load_config(folder.config), config, ignore=free)

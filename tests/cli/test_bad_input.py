@@ -55,6 +55,20 @@ def test_a_bad_override(refused: Refused, verb: str) -> None:
     assert refused(verb, "gpt.yaml", "--set", "training.step=5") == message
 
 
+@pytest.mark.parametrize(
+    ("assignment", "meant"),
+    [
+        ("lr=1e-3", "hparams.lr"),
+        ("training.width=64", "model.width"),
+        ("hparams.seed=1", "training.seed or search.seed"),
+    ],
+)
+def test_a_field_of_another_section(refused: Refused, assignment: str, meant: str) -> None:
+    field = assignment.partition("=")[0]
+    message = refused("audit", "gpt.yaml", "--set", assignment)
+    assert message == f"--set {assignment}: {field}: unknown key; did you mean {meant}?"
+
+
 @pytest.mark.parametrize("verb", ["sweep", "train"])
 def test_text_that_is_too_short(refused: Refused, verb: str) -> None:
     Path("corpus.txt").write_text("to be", encoding="utf-8")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from mutransfer.config.load import load_config, save_config
+from mutransfer.verification.transfer_grid import make_grid
+from mutransfer.verification.transfer_points import CheckFolder
 from tests.cli.conftest import Refused, invoke
 from tests.conftest import REPOSITORY
 
@@ -137,6 +139,19 @@ def test_a_check_that_cannot_go_on_says_so_before_its_plan(
     save_config(begun, Path("elsewhere/config.yaml"))
     options = ("--axis", "seq-len", "--sizes", "16,4000", "--out", "elsewhere")
     assert refused("transfer-check", "gpt.yaml", *options).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "of"), [(("--hparam", "init_scale"), "init_scale over width"), (("--axis", "depth"), "lr over depth")]
+)
+def test_the_folder_of_another_check_is_left_alone(refused: Refused, options: tuple[str, ...], of: str) -> None:
+    config = load_config("gpt.yaml")
+    grid = make_grid(config, sizes=[16, 32])
+    folder = CheckFolder(Path("elsewhere"))
+    save_config(config.model_copy(update={"search": None}), folder.config)
+    save_config(grid.round(grid.parametrizations, grid.sizes, grid.seeds, grid.values), folder.next_round().config)
+    message = refused("transfer-check", "gpt.yaml", "--out", "elsewhere", *options)
+    assert message == f"elsewhere: holds the check of lr over width; give this one, of {of}, another --out"
 
 
 @pytest.mark.parametrize(
