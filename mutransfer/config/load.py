@@ -176,6 +176,8 @@ def _unknown_key(path: FieldPath, source: Source) -> str:
     key, valid = str(path[-1]), _section_keys(path, source)
     sections = [name for name in RunConfig.model_fields if name != "provenance"]
     elsewhere = [f"{name}.{key}" for name in sections if key in _section_keys((name, key), source)]
+    if path[0] == "search":  # what is to be swept stands one deeper
+        elsewhere = [one.replace("hparams.", "search.space.") for one in elsewhere]
     near = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else _nearest(key, valid)
     return f"{'.'.join(map(str, path))}: unknown key" + (near or f"; the keys here are {', '.join(valid)}")
 

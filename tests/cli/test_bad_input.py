@@ -61,6 +61,7 @@ def test_a_bad_override(refused: Refused, verb: str) -> None:
         ("lr=1e-3", "hparams.lr"),
         ("training.width=64", "model.width"),
         ("hparams.seed=1", "training.seed or search.seed"),
+        ("search.lr={choice: [1e-3]}", "search.space.lr"),
     ],
 )
 def test_a_field_of_another_section(refused: Refused, assignment: str, meant: str) -> None:
