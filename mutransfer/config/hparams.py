@@ -31,8 +31,6 @@ UNSWEEPABLE = {
     "milestones": "it is a list; sweep step_factor or schedule instead",
 }
 
-_COUPLED = "adam's coupled L2 has no width-independent rule; use optimizer adamw"
-
 
 class Hparams(Section):
     """Hyperparameters that proxy and target share; the values are those at the base width."""
@@ -87,14 +85,9 @@ class Hparams(Section):
 
     @model_validator(mode="after")
     def _nothing_is_dead(self) -> Self:
-        for chooser, fields in (("optimizer", OPTIMIZER_FIELDS), ("schedule", SCHEDULE_FIELDS)):
-            chosen = getattr(self, chooser)
-            for name in {name for group in fields.values() for name in group} - set(fields[chosen]):
-                if getattr(self, name) is not None:
-                    users = " and ".join(choice for choice, group in fields.items() if name in group)
-                    raise FieldProblem((name,), f"has no effect with {chooser} {chosen}; it is for {users}")
-        if self.optimizer == "adam" and self.weight_decay:
-            raise FieldProblem(("weight_decay",), _COUPLED)
+        for name, why in self.dead.items():
+            if getattr(self, name) != Hparams.model_fields[name].default:
+                raise FieldProblem((name,), why)
         if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
             raise FieldProblem(("milestones",), f"must rise, but got {list(self.milestones)}")
         return self
@@ -108,15 +101,15 @@ class Hparams(Section):
 
     @property
     def dead(self) -> dict[str, str]:
-        """Hparams that would change nothing with this optimizer and schedule, each with the reason."""
+        """Hparams that cannot be set with this optimizer and schedule, each with what is wrong with it there."""
         found = {}
         for chooser, fields in (("optimizer", OPTIMIZER_FIELDS), ("schedule", SCHEDULE_FIELDS)):
             chosen = getattr(self, chooser)
             for name in {name for group in fields.values() for name in group} - set(fields[chosen]):
                 users = " and ".join(choice for choice, group in fields.items() if name in group)
-                found[name] = f"hparams.{chooser} is {chosen}; it is for {users}"
+                found[name] = f"has no effect with {chooser} {chosen}; it is for {users}"
         if self.optimizer == "adam":
-            found["weight_decay"] = _COUPLED
+            found["weight_decay"] = "adam's coupled L2 has no width-independent rule; use optimizer adamw"
         return found
 
     def for_optimizer(self) -> dict[str, Any]:

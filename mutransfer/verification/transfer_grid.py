@@ -177,14 +177,15 @@ def make_grid(
 
 def _require_live(config: RunConfig, hparam: str) -> None:
     """Refuse what is no hparam, none that a grid can go over, or one that changes nothing in this run."""
-    dead = config.hparams.dead | config.model.dead_hparams()
+    dead = {name: f"has no effect: {why}" for name, why in config.model.dead_hparams().items()}
+    dead |= config.hparams.dead
     known = [name for name in Hparams.model_fields if name not in UNSWEEPABLE and name not in dead]
     if hparam in known:
         return
     if hparam in UNSWEEPABLE:
         why = f"cannot be checked: {UNSWEEPABLE[hparam]}"
     elif hparam in dead:
-        why = f"has no effect: {dead[hparam]}"
+        why = dead[hparam]
     else:
         near = difflib.get_close_matches(hparam, known, n=1)
         why = f"is no hparam{f'; did you mean {near[0]}?' if near else ''}"

@@ -87,17 +87,17 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
         (("--hparam", "optimizer", "--values", "adam,sgd"), "--hparam optimizer: cannot be checked: its best lr is"),
         (
             ("--hparam", "momentum", "--values", "0.5,0.7,0.9"),
-            "--hparam momentum: has no effect: hparams.optimizer is adamw; it is for sgd and muon; choose among lr, "
+            "--hparam momentum: has no effect with optimizer adamw; it is for sgd and muon; choose among lr, "
             "embedding_lr, ",
         ),
-        (("--hparam", "momentum"), "--hparam momentum: has no effect: hparams.optimizer is adamw; it is for sgd and"),
+        (("--hparam", "momentum"), "--hparam momentum: has no effect with optimizer adamw; it is for sgd and"),
         (
             ("--set", "hparams.optimizer=adam", "--hparam", "weight_decay", "--values", "0.1,0.2,0.4"),
-            "--hparam weight_decay: has no effect: adam's coupled L2 has no width-independent rule",
+            "--hparam weight_decay: adam's coupled L2 has no width-independent rule",
         ),
         (
             ("--hparam", "step_factor", "--values", "0.1,0.2,0.4"),
-            "--hparam step_factor: has no effect: hparams.schedule is cosine; it is for step; choose among ",
+            "--hparam step_factor: has no effect with schedule cosine; it is for step; choose among ",
         ),
         (
             ("--hparam", "relative_scale", "--values", "0.5,1,2"),
