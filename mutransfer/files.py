@@ -25,16 +25,18 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise UsageError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
 
 
-def require_no_file(path: Path) -> None:
-    """Refuse a path that is to become a folder, before the work whose result goes there.
+def require_place(path: Path) -> None:
+    """Refuse a path that cannot become a folder to write in, before the work whose result goes there.
 
     Raises:
-        UsageError: something else stands there, or in the place of a folder above it.
+        UsageError: something else stands there, or in the place of a folder above it, or nothing can be written there.
     """
     with disk_errors(path):  # a name too long cannot even be looked for
         there = next((one for one in (path, *path.parents) if one.exists()), None)
         if there is not None and not there.is_dir():
             raise UsageError(f"{there}: is a file, but has to be a folder")
+        if there is not None and not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(f"{there}: folder cannot be written to")
 
 
 def make_folder(path: Path) -> Path:
@@ -43,11 +45,9 @@ def make_folder(path: Path) -> Path:
     Raises:
         UsageError: it cannot be created or written to.
     """
-    require_no_file(path)
+    require_place(path)
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise UsageError(f"{path}: folder cannot be written to")
     return path
 
 

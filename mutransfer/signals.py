@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -36,3 +37,16 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         yield lambda: requested
     finally:
         restore()
+
+
+LAUNCHER = "MUTRANSFER_LAUNCHER"
+"""Environment variable for a process that is to end with the one that starts it; holds the latter's process id."""
+
+
+def launcher_gone() -> Callable[[], bool]:
+    """A question: whether the process that launched this one has ended, as one does that is killed outright.
+
+    Never where none has set `LAUNCHER`; which is unset, as processes started from here have this one for a parent.
+    """
+    launcher = os.environ.pop(LAUNCHER, None)
+    return lambda: launcher is not None and str(os.getppid()) != launcher

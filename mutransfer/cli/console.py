@@ -50,11 +50,11 @@ def errors_reported(as_json: bool) -> Iterator[None]:
                 raise
             raise UsageError(f"{error.filename}: cannot be used: {error.strerror}") from error
     except MutransferError as error:
-        if as_json:
-            print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})
         if os.environ.get("MUTRANSFER_DEBUG"):
             traceback.print_exception(error)
         note(f"error: {error}", style="bold red")
+        if as_json:  # last: whoever was to read it may be gone
+            print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})
         raise typer.Exit(error.exit_code) from error
 
 

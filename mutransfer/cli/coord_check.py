@@ -56,14 +56,14 @@ def run(
         from mutransfer.cli.progress import Bar
         from mutransfer.config.load import load_config
         from mutransfer.executors.devices import single_device
-        from mutransfer.files import require_no_file
+        from mutransfer.files import require_place
         from mutransfer.report.coordinate_files import coord_check_folder, write_coordinate_check
         from mutransfer.signals import stop_on_signals
         from mutransfer.verification.coord_check import check_config
 
         parsed, wanted = load_config(config, sets or ()), _parse(sizes)
         folder = out if out is not None else coord_check_folder(runs, parsed.name, axis)
-        require_no_file(folder)
+        require_place(folder)
         bar = Bar("models")
 
         def progress(done: int, total: int, news: str) -> None:

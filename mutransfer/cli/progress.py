@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -111,7 +112,29 @@ class SweepProgress(Observer):
 
 
 class CheckProgress(SweepProgress):
-    """Points done and what each of them is; a check has no best one."""
+    """Points done and what each of them is; a check has no best one.
+
+    Nothing is shown before training begins, so that whatever is refused is refused first.
+    """
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        super().__init__()
+        self._announce: Callable[[], None] | None = announce
+        self._held: list[str] = []
+
+    def noted(self, text: str) -> None:  # noqa: D102
+        if self._announce is None:
+            super().noted(text)
+        else:
+            self._held.append(text)
+
+    def started(self, folder: SweepFolder, done: int, total: int, workers: int) -> None:  # noqa: D102
+        if self._announce is not None:
+            self._announce()
+            self._announce = None
+            for text in self._held:
+                super().noted(text)
+        super().started(folder, done, total, workers)
 
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
         del best

@@ -34,13 +34,14 @@ def run(
         from mutransfer.errors import Interrupted, NothingUsable
         from mutransfer.executors.devices import single_device
         from mutransfer.parametrization.options import options_of
-        from mutransfer.signals import stop_on_signals
+        from mutransfer.signals import launcher_gone, stop_on_signals
         from mutransfer.training.folder import TrainFolder
         from mutransfer.training.run import train
 
         parsed = load_config(config, sets or ())
         for rule in options_of(parsed).notes:
             ui.note(rule)
+        orphaned = launcher_gone()
         folder = TrainFolder(out if out is not None else _home(config, parsed, runs))
         with stop_on_signals() as stopping, TrainProgress() as progress:
             result = train(
@@ -48,7 +49,7 @@ def run(
                 folder,
                 device=single_device().torch_name,
                 resume=resume,
-                should_stop=stopping,
+                should_stop=lambda: stopping() or orphaned(),
                 on_progress=lambda news: progress(news.step, news.steps, news.loss),
                 on_note=ui.note,
             )

@@ -51,7 +51,7 @@ def run(
             _show(sweep, target)
         if start:
             ui.note(f"$ mutransfer train {target.folder.config}")
-            answer["launched"] = launch(target.folder.config, resume=target.folder.started)
+            answer["launched"] = launch(target.folder)
             if not as_json:
                 trained = answer["launched"]
                 weights = f"; weights: {target.folder.weights}" if target.cost is not None else ""

@@ -81,8 +81,7 @@ def run(
         per_worker = threads or (parsed.search and parsed.search.threads) or 1
         folder = CheckFolder(out or runs / parsed.name / "checks" / "transfer-check" / f"{hparam}-{axis.value}")
         flops = flops_by_size(planned)
-        _announce(planned, flops)
-        with stop_on_signals() as stopping, CheckProgress() as observer:
+        with stop_on_signals() as stopping, CheckProgress(lambda: _announce(planned, flops)) as observer:
             check = run_transfer_check(
                 planned,
                 folder,

@@ -85,16 +85,9 @@ class Hparams(Section):
 
     @model_validator(mode="after")
     def _nothing_is_dead(self) -> Self:
-        for chooser, fields in (("optimizer", OPTIMIZER_FIELDS), ("schedule", SCHEDULE_FIELDS)):
-            chosen = getattr(self, chooser)
-            for name in {name for group in fields.values() for name in group} - set(fields[chosen]):
-                if getattr(self, name) is not None:
-                    users = " and ".join(choice for choice, group in fields.items() if name in group)
-                    raise FieldProblem((name,), f"has no effect with {chooser} {chosen}; it is for {users}")
-        if self.optimizer == "adam" and self.weight_decay:
-            raise FieldProblem(
-                ("weight_decay",), "adam's coupled L2 has no width-independent rule; use optimizer adamw"
-            )
+        for name, why in self.dead.items():
+            if getattr(self, name) != Hparams.model_fields[name].default:
+                raise FieldProblem((name,), why)
         if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
             raise FieldProblem(("milestones",), f"must rise, but got {list(self.milestones)}")
         return self
@@ -105,6 +98,19 @@ class Hparams(Section):
         if value is None:
             value = {**OPTIMIZER_FIELDS[self.optimizer], **SCHEDULE_FIELDS[self.schedule]}.get(name)
         return value
+
+    @property
+    def dead(self) -> dict[str, str]:
+        """Hparams that cannot be set with this optimizer and schedule, each with what is wrong with it there."""
+        found = {}
+        for chooser, fields in (("optimizer", OPTIMIZER_FIELDS), ("schedule", SCHEDULE_FIELDS)):
+            chosen = getattr(self, chooser)
+            for name in {name for group in fields.values() for name in group} - set(fields[chosen]):
+                users = " and ".join(choice for choice, group in fields.items() if name in group)
+                found[name] = f"has no effect with {chooser} {chosen}; it is for {users}"
+        if self.optimizer == "adam":
+            found["weight_decay"] = "adam's coupled L2 has no width-independent rule; use optimizer adamw"
+        return found
 
     def for_optimizer(self) -> dict[str, Any]:
         """The arguments of `parametrization.apply.parameter_groups`."""

@@ -139,7 +139,7 @@ def _describe(error: ErrorDetails, source: Source) -> str:
     if isinstance(cause, FieldProblem):
         message = str(cause)
     elif error["type"] == "extra_forbidden":
-        message = _unknown_key(path, _section_keys(path, source))
+        message = _unknown_key(path, source)
         return f"{source.where(path)}: {message}"
     elif error["type"] == "union_tag_invalid":
         kinds = [kind.strip("' ") for kind in context["expected_tags"].split(",")]
@@ -172,8 +172,13 @@ def _without_tags(loc: Iterable[int | str]) -> FieldPath:
     return path
 
 
-def _unknown_key(path: FieldPath, valid: Sequence[str]) -> str:
-    near = _nearest(str(path[-1]), valid)
+def _unknown_key(path: FieldPath, source: Source) -> str:
+    key, valid = str(path[-1]), _section_keys(path, source)
+    sections = [name for name in RunConfig.model_fields if name != "provenance"]
+    elsewhere = [f"{name}.{key}" for name in sections if key in _section_keys((name, key), source)]
+    if path[0] == "search":  # what is to be swept stands one deeper
+        elsewhere = [one.replace("hparams.", "search.space.") for one in elsewhere]
+    near = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else _nearest(key, valid)
     return f"{'.'.join(map(str, path))}: unknown key" + (near or f"; the keys here are {', '.join(valid)}")
 
 

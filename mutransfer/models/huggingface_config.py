@@ -18,6 +18,7 @@ from typing import Any
 from mutransfer.config.data import TokenSpec
 from mutransfer.config.hub import why_unreachable
 from mutransfer.config.models import HuggingFaceSection
+from mutransfer.config.models.base import MOST_DEPTH
 from mutransfer.config.models.huggingface import config_file
 from mutransfer.errors import ConfigError, UsageError
 
@@ -87,6 +88,9 @@ def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
     plain.update(dict.fromkeys(_SPECIAL_TOKENS))
     plain["vocab_size"], plain[own("max_position_embeddings")] = spec.vocab_size, spec.seq_len
     plain["use_cache"] = False
+    layers = getattr(whole, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > MOST_DEPTH:
+        raise ConfigError(f"model.config: {section.config}: has {layers} layers; at most {MOST_DEPTH} are built")
     if not section.dropout:
         plain.update(dict.fromkeys(dropouts(whole), 0.0))
     return _made(plain, section.config)

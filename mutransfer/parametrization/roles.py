@@ -127,14 +127,15 @@ def plan_for(
     warnings += getattr(model, "mup_warnings", ())
     shapes: dict[str, ParameterShape] = {}
     owners: dict[int, str] = {}
-    blocks = [name for name, module in model.named_modules() if _has_buffer(module, "residual_scale")]
+    # In the order of the model, and looked up for every parameter: there may be thousands of both.
+    blocks = dict.fromkeys(name for name, module in model.named_modules() if _has_buffer(module, "residual_scale"))
     for name, use in uses.items():
         shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given), zero_readout=zero_readout)
         owner = owners.setdefault(id(use.parameter), name)
         shapes[name] = replace(
             shape,
             tied_to=None if owner == name else owner,
-            in_branch=any(name.startswith(f"{block}.") for block in blocks),
+            in_branch=any(around in blocks for around in _around(name)),
         )
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
     warnings += suspect_bottlenecks(list(shapes.values()), given=lambda name: _match(name, given) is not None)
@@ -231,6 +232,12 @@ def _uses(model: nn.Module) -> dict[str, _Use]:
         for prefix, module in model.named_modules(remove_duplicate=False)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
     }
+
+
+def _around(name: str) -> Iterator[str]:
+    """The modules around a parameter: `a.b` and `a` of `a.b.weight`."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def _shapes(uses: Mapping[str, _Use]) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from mutransfer.training.folder import TrainFolder, TrainResult
 from mutransfer.training.learner import Learner, is_out_of_memory
 from mutransfer.training.loop import Hooks, Progress, fit
 from mutransfer.training.measures import measures_of
+from mutransfer.training.memory import require_memory
 from mutransfer.training.metrics import MetricsFile
 from mutransfer.training.tryout import try_out
 
@@ -52,6 +53,7 @@ def train(
     if not folder.started and not external:
         load_data(config.data)  # what it may refuse is refused before anything is written
         measures_of(config)
+        require_memory(config, device)
         try_out(config)
     elif external:
         require_program(config, folder.root)

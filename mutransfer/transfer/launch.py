@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 from typing import Any
 
-from mutransfer.errors import Interrupted, LaunchFailed
+from mutransfer.errors import Interrupted, LaunchFailed, UsageError
+from mutransfer.files import is_held
+from mutransfer.signals import LAUNCHER
+from mutransfer.training.folder import TrainFolder
+
+_PATIENCE = 10.0
+"""Seconds for a run whose launcher was killed to notice it and to save."""
 
 
-def launch(config: Path, *, resume: bool) -> dict[str, Any]:
-    """Run `mutransfer train CONFIG --json` to its end, its progress on this process's stderr.
+def launch(folder: TrainFolder) -> dict[str, Any]:
+    """Run `mutransfer train` on the config in `folder` to its end, its progress on this process's stderr.
 
-    Args:
-        resume: continue a run that stands in the config's folder.
+    A run that stands in the folder is continued. Whatever ends this process ends the run too, saved.
 
     Returns:
         The JSON object that the run printed.
 
     Raises:
+        UsageError: another process trains there.
         LaunchFailed: it failed or diverged; its own message stands on stderr.
         Interrupted: it was stopped and can be resumed.
     """
+    _wait_for(folder)
+    config = folder.config
     command = [sys.executable, "-m", "mutransfer", "train", str(config), "--json"]
-    if resume:
+    if folder.started:
         command.append("--resume")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - an argument list of ours
+    environment = {**os.environ, LAUNCHER: str(os.getpid())}
+    process = subprocess.Popen(  # noqa: S603 - an argument list of ours
+        command, stdout=subprocess.PIPE, text=True, env=environment
+    )
     previous = {
         # Ctrl-C reaches the child by itself, SIGTERM does not; either way the child saves and this one waits.
         signal.SIGINT: signal.signal(signal.SIGINT, lambda number, frame: None),
@@ -44,6 +56,12 @@ def launch(config: Path, *, resume: bool) -> dict[str, Any]:
     # The negative ones: stopped while Python itself was starting.
     if process.returncode in (Interrupted.exit_code, -signal.SIGINT, -signal.SIGTERM):
         raise Interrupted(f"the target run was stopped; continue it with: {again}")
+    if process.returncode < 0:
+        number = -process.returncode
+        why = " (out of memory?)" if number == signal.SIGKILL else ""
+        raise LaunchFailed(
+            f"the target run was killed by {signal.Signals(number).name}{why}; continue it with: {again}"
+        )
     try:
         answer = json.loads(output)
     except ValueError:
@@ -52,3 +70,12 @@ def launch(config: Path, *, resume: bool) -> dict[str, Any]:
         why = answer.get("error", {}).get("message") or f"exit code {process.returncode}"
         raise LaunchFailed(f"the target run failed: {why}")
     return answer
+
+
+def _wait_for(folder: TrainFolder) -> None:
+    """Let a run end whose launcher was killed."""
+    deadline = time.monotonic() + _PATIENCE
+    while is_held(folder.lock):
+        if time.monotonic() > deadline:
+            raise UsageError(f"{folder.root}: another process is training here")
+        time.sleep(0.1)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokensSection
 from mutransfer.config.load import differences, load_config, save_config, validate
 from mutransfer.config.schema import Provenance, RunConfig
 from mutransfer.config.source import Source
-from mutransfer.errors import NothingUsable, UsageError
+from mutransfer.data import load_data
+from mutransfer.errors import DataError, NothingUsable, UsageError
 from mutransfer.models import plan_of
 from mutransfer.parametrization.options import options_of
 from mutransfer.sweep.folder import SweepFolder
@@ -91,7 +93,7 @@ def make_target(
         check: for the provenance, instead of what the sweep's own check said.
 
     Raises:
-        UsageError: the width is below the base width, an override fits neither model nor data, there is no
+        UsageError: the width is below the base width, an override fits not the model or the data, there is no
             such trial, or the sweep's files are damaged.
         NothingUsable: no trial of the sweep completed.
     """
@@ -108,6 +110,7 @@ def make_target(
     repeated = sum(len(again) for again in repeats.values()) * proxy.training.steps
     trained = [run for one in records for run in (one, *one.longer)]
     steps = sum(run.steps or 0 for run in trained) + repeated
+    _require_sequence(proxy, config)
     folder = sweep.target(config.name.removeprefix(f"{proxy.name}-"))
     return Target(
         proxy=proxy,
@@ -170,6 +173,23 @@ def _target_config(
     data["name"] = "-".join([proxy.name, *name, f"t{record.number}"])
     data["provenance"] = _provenance(sweep, proxy, record, search, check).model_dump()
     return validate(source)
+
+
+def _require_sequence(proxy: RunConfig, config: RunConfig) -> None:
+    """Refuse a sequence for which the data is too short, where the data lies on this machine."""
+    data = config.data
+    if data == proxy.data or not isinstance(data, TextSection | TokensSection | HuggingFaceTextSection):
+        return
+    if isinstance(data, HuggingFaceTextSection) and data.name is not None:  # may have to be fetched
+        return
+    try:
+        load_data(proxy.data)
+    except DataError:  # of another machine, maybe, as the target will be
+        return
+    try:
+        load_data(data)
+    except DataError as error:
+        raise UsageError(f"--seq-len {data.seq_len}: {error}") from None
 
 
 def _provenance(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -278,10 +279,9 @@ def run_check(
         return found
 
     plan = subject.plan()
+    if finite:
+        _require_modules(subject, finite, should_stop)
     own = measured(subject.parametrization)
-    unknown = sorted(set(finite) - set(own.modules))
-    if unknown:
-        raise UsageError(f"--finite {unknown[0]}: there is no such module; there are {', '.join(own.modules)}")
 
     def judged(measurements: Measurements, *, final: bool) -> tuple[ModuleVerdict, ...]:
         return judge(measurements, threshold=threshold, plan=plan, finite=tuple(finite), final=final, narrow=narrow)
@@ -309,6 +309,17 @@ def run_check(
         warnings=_warnings(plan, own),
         measured=(own,) if sp is None else (own, sp),
     )
+
+
+def _require_modules(subject: Subject, names: Sequence[str], should_stop: Callable[[], bool]) -> None:
+    """Refuse names that no module has, after a look at every size and before any training."""
+    untrained = Measurements(subject.parametrization, subject.axis, subject.sizes, steps=0)
+    measure(subject, untrained, seeds=[0], should_stop=should_stop)
+    for name in names:
+        if name not in untrained.modules:
+            near = difflib.get_close_matches(name, untrained.modules, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(untrained.modules)}"
+            raise UsageError(f"--finite {name}: there is no such module; {hint}")
 
 
 def _warnings(plan: Plan | None, measured: Measurements) -> tuple[str, ...]:

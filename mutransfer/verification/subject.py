@@ -26,6 +26,7 @@ from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import counted, inputs_of, no_targets
+from mutransfer.training.memory import require_memory
 from mutransfer.training.optimizers import Together
 from mutransfer.training.tryout import try_out
 
@@ -92,6 +93,7 @@ class ConfigSubject:
         self.config, self._device = config, torch.device(device)
         for size in self.sizes:
             self._at(size, 0, self.parametrization)
+        require_memory(self._at(self.sizes[-1], 0, self.parametrization), device)
         try_out(config)
 
     def trainee(self, size: int, seed: int, parametrization: str) -> Trainee:

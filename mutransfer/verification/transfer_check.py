@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from mutransfer.errors import UsageError
 from mutransfer.executors.base import Executor
 from mutransfer.files import write_atomic, write_json
 from mutransfer.sweep.dispatcher import Observer
@@ -162,8 +163,11 @@ def run_transfer_check(
         tolerance: octaves by which the optimum may move; one step of the grid by default.
 
     Raises:
-        UsageError, ConfigError, DataError, Interrupted, NothingUsable: see `train_points`.
+        UsageError: the tolerance is no number >= 0; and see `train_points`.
+        ConfigError, DataError, Interrupted, NothingUsable: see `train_points`.
     """
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise UsageError(f"--tolerance {tolerance:g}: must be a number of octaves >= 0")
 
     def train(wanted: set[Key], *, widening: bool = False) -> dict[Key, Point]:
         return train_points(

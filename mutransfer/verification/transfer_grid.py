@@ -154,7 +154,7 @@ def make_grid(
         raise UsageError(f"--sizes {grown[0]}: give two sizes or more")
     for size in grown:
         _require_possible(config, AXES[axis], size, f"--sizes {size}")
-    _require_sweepable(hparam)
+    _require_live(config, hparam)
     chosen = _default_values(config, hparam) if values is None else tuple(values)
     _require_once("--values", chosen)
     ordered = tuple(sorted(chosen, key=TransferGrid.values_order))
@@ -175,13 +175,17 @@ def make_grid(
     return grid
 
 
-def _require_sweepable(hparam: str) -> None:
-    """Refuse what is no hparam, or none that a grid can go over."""
-    known = [name for name in Hparams.model_fields if name not in UNSWEEPABLE]
+def _require_live(config: RunConfig, hparam: str) -> None:
+    """Refuse what is no hparam, none that a grid can go over, or one that changes nothing in this run."""
+    dead = {name: f"has no effect: {why}" for name, why in config.model.dead_hparams().items()}
+    dead |= config.hparams.dead
+    known = [name for name in Hparams.model_fields if name not in UNSWEEPABLE and name not in dead]
     if hparam in known:
         return
     if hparam in UNSWEEPABLE:
         why = f"cannot be checked: {UNSWEEPABLE[hparam]}"
+    elif hparam in dead:
+        why = dead[hparam]
     else:
         near = difflib.get_close_matches(hparam, known, n=1)
         why = f"is no hparam{f'; did you mean {near[0]}?' if near else ''}"

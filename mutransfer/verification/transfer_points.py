@@ -111,11 +111,14 @@ def train_points(
     def run(config: RunConfig, place: SweepFolder) -> None:
         run_points(config, place, executor=executor, observer=observer, should_stop=should_stop)
 
-    if not folder.config.exists() and not grid.config.model.external:
+    begun = folder.config.exists()
+    if not begun and not grid.config.model.external:
         _require_data(grid)
     lock = SweepFolder(folder.root)
     with lock.sole_coordinator():
         _require_same_config(grid, folder)
+        if begun and grid.axis == "seq-len" and wanted - known_points(grid, folder).keys():
+            _require_data(grid)  # the largest size may be a new one
         for place in folder.all_rounds():
             lacking = set(_lacking(grid, place))
             if lacking and lacking <= wanted:
@@ -195,6 +198,14 @@ def _lacking(grid: TransferGrid, place: SweepFolder) -> Iterator[Key]:
 def _require_same_config(grid: TransferGrid, folder: CheckFolder) -> None:
     """Points of one folder differ in what the grid goes over and in nothing else."""
     config = grid.config.model_copy(update={"search": None})
+    for place in folder.all_rounds():
+        search = load_config(place.config).require_search()
+        axes = [axis for axis, field in AXES.items() if field in (search.across or {})]
+        if (axes, list(search.space)) != ([grid.axis], [grid.hparam]):
+            raise UsageError(
+                f"{folder.root}: holds the check of {', '.join(search.space)} over {', '.join(axes)}; give this one, "
+                f"of {grid.hparam} over {grid.axis}, another --out"
+            )
     if folder.config.exists():
         free = (AXES[grid.axis], "training.seed", "parametrization", f"hparams.{grid.hparam}", "name", "provenance")
         changed = differences(load_config(folder.config), config, ignore=free)

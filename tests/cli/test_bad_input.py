@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from mutransfer.config.data import TokenSpec
+from mutransfer.config.models import GPTSection
 from mutransfer.data import load_data
+from mutransfer.models import gpt
 from tests.cli.conftest import GPT, Refused, files, invoke
 from tests.conftest import TEXT
 
@@ -50,6 +55,21 @@ def test_a_bad_override(refused: Refused, verb: str) -> None:
     assert refused(verb, "gpt.yaml", "--set", "training.step=5") == message
 
 
+@pytest.mark.parametrize(
+    ("assignment", "meant"),
+    [
+        ("lr=1e-3", "hparams.lr"),
+        ("training.width=64", "model.width"),
+        ("hparams.seed=1", "training.seed or search.seed"),
+        ("search.lr={choice: [1e-3]}", "search.space.lr"),
+    ],
+)
+def test_a_field_of_another_section(refused: Refused, assignment: str, meant: str) -> None:
+    field = assignment.partition("=")[0]
+    message = refused("audit", "gpt.yaml", "--set", assignment)
+    assert message == f"--set {assignment}: {field}: unknown key; did you mean {meant}?"
+
+
 @pytest.mark.parametrize("verb", ["sweep", "train"])
 def test_text_that_is_too_short(refused: Refused, verb: str) -> None:
     Path("corpus.txt").write_text("to be", encoding="utf-8")
@@ -84,10 +104,48 @@ def test_no_runs_at_all(refused: Refused, arguments: tuple[str, ...]) -> None:
         ("--width 32 --trial 7", "--trial 7: is no completed trial; completed, best first, are "),
         ("--width 32 --trial -1", "--trial -1: must be best, median or a trial's number"),
         ("--width 32 --trial worst", "--trial worst: must be best, median or a trial's number"),
+        ("--width 999999999999", "--width 999999999999: model.width: must be <= 10000000"),
+        ("--width 32 --depth 99999999", "--depth 99999999: model.depth: must be <= 10000"),
+        ("--width 32 --seq-len 5000", "--seq-len 5000: corpus.txt: too short: the "),
     ],
 )
 def test_a_target_that_cannot_be(refused: Refused, arguments: str, message: str) -> None:
     assert message in refused("transfer", "--run", "tiny", *arguments.split())
+
+
+def test_a_sequence_length_for_data_of_another_machine(workspace: Path) -> None:
+    Path("corpus.txt").unlink()
+    code, stdout, _ = invoke("transfer", "--run", "tiny", "--width", "32", "--seq-len", "5000")
+    assert code == 0
+    assert "data.seq_len: 16 → 5000" in stdout
+
+
+@pytest.mark.parametrize("verb", ["audit", "train", "sweep"])
+def test_a_depth_that_nobody_can_wait_for(refused: Refused, verb: str) -> None:
+    message = refused(verb, "gpt.yaml", "--set", "model.depth=99999999")
+    assert message == "--set model.depth=99999999: model.depth: must be <= 10000, but got 99999999"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "gpt.yaml", "--set", "model.width=1000000", "--set", "name=wide"),
+     ("coord-check", "gpt.yaml", "--sizes", "16,32,1000000")],
+)  # fmt: skip
+def test_a_model_that_is_larger_than_memory(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("mutransfer.models.gpt.GPT.__init__", _only_on_meta(gpt.GPT.__init__))
+    message = refused(*arguments, code=3)
+    assert re.search(r": 12,0\d\d,\d{3},\d{3},\d{3} parameters at width 1000000 take 8\d,\d{3} GiB with", message)
+    assert "but this machine has " in message
+
+
+def _only_on_meta(make: Callable[..., None]) -> Callable[..., None]:
+    def made(model: gpt.GPT, section: GPTSection, spec: TokenSpec) -> None:
+        assert torch.get_default_device().type == "meta", "takes memory"
+        make(model, section, spec)
+
+    return made
 
 
 def test_a_sequence_length_for_data_that_has_none(refused: Refused) -> None:
@@ -212,12 +270,26 @@ def test_a_line_number_is_no_picture(workspace: Path, refused: Refused) -> None:
 
 
 @needs_permissions
-@pytest.mark.parametrize("arguments", [("sweep", "gpt.yaml"), ("train", "gpt.yaml")])
-def test_a_runs_folder_without_write_permission(refused: Refused, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("verb", ["sweep", "train", "coord-check", "transfer-check"])
+def test_a_runs_folder_without_write_permission(refused: Refused, verb: str) -> None:
     Path("locked").mkdir(mode=0o500)
-    message = refused(*arguments, "--runs", "locked")
-    assert message.startswith("locked/tiny")
-    assert message.endswith(": cannot be written: Permission denied")
+    assert refused(verb, "gpt.yaml", "--runs", "locked") == "locked: folder cannot be written to"
+
+
+@pytest.mark.parametrize("verb", ["train", "coord-check", "transfer-check"])
+def test_a_runs_folder_that_the_system_keeps_from_being_written(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """As on a disk mounted read-only, where root cannot write either."""
+    Path("locked").mkdir()
+    allowed = os.access
+
+    def access(path: Path | str, mode: int, **options: bool) -> bool:
+        return not (mode & os.W_OK and Path(path).name == "locked") and allowed(path, mode, **options)
+
+    monkeypatch.setattr("os.access", access)
+    monkeypatch.setattr("mutransfer.training.learner.Learner.train_step", None)  # refused before any work
+    assert refused(verb, "gpt.yaml", "--runs", "locked") == "locked: folder cannot be written to"
 
 
 @pytest.mark.parametrize(

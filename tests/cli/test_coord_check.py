@@ -77,7 +77,14 @@ class _stopped:  # noqa: N801 - stands for a function
         (("--sizes", "8,16,32"), "narrower than base_width 16"),
         (("--axis", "height"), "axis height: must be width or depth"),
         (("--threshold", "0"), "threshold must be a positive number"),
+        (("--finite", "layer.1"), "--finite layer.1: there is no such module; did you mean layers.1?"),
+        (("--finite", "layers.1", "--finite", "NOPE"), "--finite NOPE: there is no such module; there are layers.0, "),
+        (("--axis", "depth", "--sizes", "2,4,8", "--finite", "layers.1"), "there is no such module"),
+        (("--axis", "depth", "--sizes", "2,4,99999999"), "at depth 99999999: depth: must be <= 10000"),
     ],
 )
-def test_impossible_options_are_refused(refused: Refused, arguments: tuple[str, ...], message: str) -> None:
+def test_impossible_options_are_refused_before_any_training(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr("mutransfer.training.learner.Learner.train_step", None)
     assert message in refused("coord-check", "mlp.yaml", *arguments)

@@ -117,6 +117,29 @@ def test_diverged_training_is_exit_code_3(workplace):
     assert "training diverged at step" in done.stderr
 
 
+def test_a_launch_that_is_killed_is_continued_by_the_same_command(workplace):
+    """The run saves and leaves by itself, and nothing is lost or trained twice."""
+    arguments = ["transfer", "--width", "48", "--steps", "600", "--launch", "--json"]
+    command = [sys.executable, "-m", "mutransfer", *arguments]
+    process = subprocess.Popen(command, cwd=workplace, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    said = ""
+    for line in process.stderr:
+        said += line
+        if line.startswith("step "):
+            break
+    process.kill()
+    process.wait()
+    rest = process.stderr.read()  # until the run, which writes there too, is gone
+    (target,) = (workplace / "runs" / "gpt-proxy" / "targets").glob("w48-*")
+    saved = [json.loads(line)["step"] for line in (target / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < len(saved) < 600, said + rest
+    assert "continue: mutransfer train " in rest
+    answer = json.loads(mutransfer(*arguments, cwd=workplace).stdout)
+    assert answer["launched"]["steps"] == 600
+    lines = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(600))
+
+
 def test_failed_launch_is_exit_code_5(workplace):
     """The config of a target is broken by hand between two commands."""
     mutransfer("transfer", "--width", "128", cwd=workplace)

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Refused, files, invoke
+from mutransfer.config.load import load_config, save_config
+from mutransfer.verification.transfer_grid import make_grid
+from mutransfer.verification.transfer_points import CheckFolder
+from tests.cli.conftest import Refused, invoke
 from tests.conftest import REPOSITORY
 
 SMALL = ("--sizes", "16,32", "--values", "0.002,0.004,0.008", "--seeds", "2", "--workers", "2")
@@ -79,13 +82,29 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
         (("--grid", "4:1"), "--grid 4:1: write it as LOW:HIGH with 0 < LOW < HIGH"),
         (("--grid", "0.1:0.2"), "needs three values or more, but got 2"),
         (("--sizes", "16,20"), "--sizes 20: model.head_dim: 8 does not divide width 20"),
-        (("--hparam", "lrr"), "--hparam lrr: is no hparam; did you mean lr? choose among lr, adam_lr, "),
-        (("--hparam", "nope"), "--hparam nope: is no hparam; choose among lr, adam_lr, "),
+        (("--hparam", "lrr"), "--hparam lrr: is no hparam; did you mean lr? choose among lr, embedding_lr, "),
+        (("--hparam", "nope"), "--hparam nope: is no hparam; choose among lr, embedding_lr, "),
         (("--hparam", "optimizer", "--values", "adam,sgd"), "--hparam optimizer: cannot be checked: its best lr is"),
         (
             ("--hparam", "momentum", "--values", "0.5,0.7,0.9"),
-            "momentum: has no effect with optimizer adamw",
+            "--hparam momentum: has no effect with optimizer adamw; it is for sgd and muon; choose among lr, "
+            "embedding_lr, ",
         ),
+        (("--hparam", "momentum"), "--hparam momentum: has no effect with optimizer adamw; it is for sgd and"),
+        (
+            ("--set", "hparams.optimizer=adam", "--hparam", "weight_decay", "--values", "0.1,0.2,0.4"),
+            "--hparam weight_decay: adam's coupled L2 has no width-independent rule",
+        ),
+        (
+            ("--hparam", "step_factor", "--values", "0.1,0.2,0.4"),
+            "--hparam step_factor: has no effect with schedule cosine; it is for step; choose among ",
+        ),
+        (
+            ("--hparam", "relative_scale", "--values", "0.5,1,2"),
+            "--hparam relative_scale: has no effect: the model has no relative positions; choose among ",
+        ),
+        (("--axis", "depth", "--sizes", "1,99999999"), "--sizes 99999999: model.depth: must be <= 10000"),
+        (("--tolerance", "inf"), "--tolerance inf: must be a number of octaves >= 0"),
         (
             ("--hparam", "schedule", "--values", "cosine,linera"),
             "--values linera: schedule: must be ",
@@ -98,12 +117,41 @@ def test_what_cannot_be_checked_is_refused(refused: Refused, arguments: tuple[st
     assert message in refused("transfer-check", "gpt.yaml", *arguments)
 
 
-def test_data_too_short_for_the_largest_size_leaves_no_folder(workspace: Path) -> None:
-    before = files(workspace)
-    code, stdout, stderr = invoke("transfer-check", "gpt.yaml", "--axis", "seq-len", "--sizes", "16,4000")
-    assert (code, stdout) == (2, "")
-    assert "error: corpus.txt: too short: the " in stderr
-    assert files(workspace) == before
+def test_data_too_short_for_the_largest_size_leaves_no_folder(refused: Refused) -> None:
+    message = refused("transfer-check", "gpt.yaml", "--axis", "seq-len", "--sizes", "16,4000")
+    assert message.startswith("corpus.txt: too short: the ")
+
+
+@pytest.mark.parametrize(
+    ("begun_with", "message"),
+    [
+        ({"steps": 7}, "elsewhere: holds the check of another config; give this one another --out."),
+        ({"steps": 6}, "corpus.txt: too short: the "),
+    ],
+)
+def test_a_check_that_cannot_go_on_says_so_before_its_plan(
+    refused: Refused, begun_with: dict[str, int], message: str
+) -> None:
+    """`refused` wants nothing before the message."""
+    config = load_config("gpt.yaml")
+    training = config.training.model_copy(update=begun_with)
+    begun = config.model_copy(update={"training": training, "search": None})
+    save_config(begun, Path("elsewhere/config.yaml"))
+    options = ("--axis", "seq-len", "--sizes", "16,4000", "--out", "elsewhere")
+    assert refused("transfer-check", "gpt.yaml", *options).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "of"), [(("--hparam", "init_scale"), "init_scale over width"), (("--axis", "depth"), "lr over depth")]
+)
+def test_the_folder_of_another_check_is_left_alone(refused: Refused, options: tuple[str, ...], of: str) -> None:
+    config = load_config("gpt.yaml")
+    grid = make_grid(config, sizes=[16, 32])
+    folder = CheckFolder(Path("elsewhere"))
+    save_config(config.model_copy(update={"search": None}), folder.config)
+    save_config(grid.round(grid.parametrizations, grid.sizes, grid.seeds, grid.values), folder.next_round().config)
+    message = refused("transfer-check", "gpt.yaml", "--out", "elsewhere", *options)
+    assert message == f"elsewhere: holds the check of lr over width; give this one, of {of}, another --out"
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,7 @@ def test_names_are_compared_by_rank(gpt, tmp_path):
         ({"sizes": [8, 16]}, ConfigError, "8 is narrower than base_width 16"),
         ({"hparam": "lrr"}, UsageError, "lrr: is no hparam; did you mean lr?"),
         ({"hparam": "clip", "values": None}, UsageError, "--hparam clip: the config's value is None"),
-        ({"hparam": "momentum"}, ConfigError, "has no effect with optimizer adamw"),
+        ({"hparam": "momentum"}, UsageError, "--hparam momentum: has no effect with optimizer adamw"),
     ],
 )
 def test_what_cannot_be_checked_is_refused_before_anything_runs(gpt, changes, error, message):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from mutransfer.config.base import Section
 from mutransfer.config.data.base import DataSpec, TokenSpec
+
+MOST_DEPTH = 10_000
+"""Layers of the deepest networks that have been trained. A plan makes every layer, if without memory, three times."""
+Depth = Annotated[int, Field(gt=0, le=MOST_DEPTH)]
+Width = Annotated[int, Field(gt=0, le=10_000_000)]
+"""A square fp32 matrix of the largest width has 400 terabytes; torch can no longer count a few thousand times more."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,9 @@ class BaseModelSection(Section):
     metrics: ClassVar[dict[str, str]] = {}
     """What can be measured of it beside the loss: name, and where the function is (`package.module:function`)."""
 
-    width: PositiveInt
+    width: Width
     """The dimension that grows: d_model of a gpt, hidden units of an mlp."""
-    base_width: PositiveInt
+    base_width: Width
     """Width at which µP equals the standard parametrization exactly; the same for proxy and target."""
 
     @classmethod

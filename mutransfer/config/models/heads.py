@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
-from mutransfer.config.models.base import BaseModelSection
+from mutransfer.config.models.base import BaseModelSection, Depth
 
 
 class TransformerSection(BaseModelSection):
@@ -16,7 +16,7 @@ class TransformerSection(BaseModelSection):
     attention = True
     residual = True
 
-    depth: PositiveInt = 2
+    depth: Depth = 2
     """Number of blocks; an encoder and a decoder have so many each."""
     head_dim: PositiveInt | None = None
     """Fixed size of a head: heads multiply as the model widens (TP-V's advice). Give this or `heads`."""

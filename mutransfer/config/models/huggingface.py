@@ -7,11 +7,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.factory import require_plain
-from mutransfer.config.models.base import BaseModelSection, Loss
+from mutransfer.config.models.base import BaseModelSection, Depth, Loss
 
 # Families with a table of learned positions; all others that are known have rotary ones, which nothing scales.
 _LEARNED_POSITIONS = {"gpt2", "bert", "roberta", "distilbert", "electra", "opt"}
@@ -31,7 +31,7 @@ class HuggingFaceSection(BaseModelSection):
     config: str
     """A `config.json` or a folder with one, relative to the current folder; or a name on the Hugging Face hub, of which
     only the config is fetched."""
-    depth: PositiveInt | None = None
+    depth: Depth | None = None
     """Number of layers, instead of the config's."""
     grow: Literal["heads", "head_dim"] = "heads"
     """What grows in attention: the number of heads (and of key-value heads) with heads of the config's size, or the

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt
-
-from mutransfer.config.models.base import BaseModelSection
+from mutransfer.config.models.base import BaseModelSection, Depth
 
 
 class MLPSection(BaseModelSection):
@@ -17,7 +15,7 @@ class MLPSection(BaseModelSection):
 
     kind: Literal["mlp"]
     """Model kind."""
-    depth: PositiveInt = 2
+    depth: Depth = 2
     """Number of hidden layers."""
     activation: Literal["relu", "gelu", "tanh"] = "relu"
     """Nonlinearity between layers."""

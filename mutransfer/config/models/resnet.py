@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.data.base import ClassSpec, DataSpec
-from mutransfer.config.models.base import BaseModelSection
+from mutransfer.config.models.base import BaseModelSection, Depth
 
 LARGE = 64
 """Larger images than that meet a stem that makes them four times smaller."""
@@ -23,7 +23,7 @@ class ResNetSection(BaseModelSection):
 
     kind: Literal["resnet"]
     """Model kind."""
-    blocks: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=6)] = (2, 2, 2, 2)
+    blocks: Annotated[tuple[Depth, ...], Field(strict=False, min_length=1, max_length=6)] = (2, 2, 2, 2)
     """Blocks of each stage. Every stage has twice the channels of the one before, at half the resolution."""
     norm: Literal["batch", "group"] = "batch"
     """Norm over the batch, with running means of it in evaluation; or over groups of channels of one image."""
