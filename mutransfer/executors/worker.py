@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from contextlib import suppress
@@ -14,7 +15,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from mutransfer.errors import MutransferError
+from mutransfer.errors import MutransferError, UsageError
 from mutransfer.executors.base import Job, JobFailed
 from mutransfer.executors.devices import Device
 from mutransfer.executors.line import PARENT_LOST, PipeLine, connected
@@ -62,7 +63,20 @@ def _answer(job: Job, device: Device) -> tuple[str, Any]:
     except JobFailed as error:  # with a traceback of its own
         return "error", error
     except Exception as error:
+        if not _has_temporary_folder():  # which importing torch needs: no fault of the job
+            return "error", UsageError(
+                "temporary files cannot be written in any of the usual folders (TMPDIR, /tmp, …): is the disk full?"
+            )
         return "error", JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _has_temporary_folder() -> bool:
+    """Whether Python finds a folder for temporary files; once found it is not looked for again."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _die_with_parent() -> None:

@@ -57,11 +57,9 @@ def launch(folder: TrainFolder) -> dict[str, Any]:
     if process.returncode in (Interrupted.exit_code, -signal.SIGINT, -signal.SIGTERM):
         raise Interrupted(f"the target run was stopped; continue it with: {again}")
     if process.returncode < 0:
-        number = -process.returncode
-        why = " (out of memory?)" if number == signal.SIGKILL else ""
-        raise LaunchFailed(
-            f"the target run was killed by {signal.Signals(number).name}{why}; continue it with: {again}"
-        )
+        killer = signal.Signals(-process.returncode)
+        why = " (out of memory?)" if killer == signal.SIGKILL else ""
+        raise LaunchFailed(f"the target run was killed by {killer.name}{why}; continue it with: {again}")
     try:
         answer = json.loads(output)
     except ValueError:

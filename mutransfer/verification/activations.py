@@ -95,7 +95,7 @@ def _mean(values: Tensor, total: Callable[[Tensor], Tensor]) -> float:
     steps between.
     """
     summed, count = 0.0, 0
-    for part in values.flatten().split(_PART):
+    for part in torch.split(values.flatten(), _PART):
         known = part.double()
         masked = known.isnan()
         if masked.any():

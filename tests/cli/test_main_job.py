@@ -129,7 +129,8 @@ def test_a_launch_that_is_killed_is_continued_by_the_same_command(workplace):
             break
     process.kill()
     process.wait()
-    rest = process.stderr.read()  # until the run, which writes there too, is gone
+    with process.stderr:
+        rest = process.stderr.read()  # until the run, which writes there too, is gone
     (target,) = (workplace / "runs" / "gpt-proxy" / "targets").glob("w48-*")
     saved = [json.loads(line)["step"] for line in (target / "metrics.jsonl").read_text().splitlines()]
     assert 0 < len(saved) < 600, said + rest

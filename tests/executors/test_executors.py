@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mutransfer.executors.base import Job, WorkerDied, WorkerHung
+from mutransfer.errors import UsageError
+from mutransfer.executors.base import Job, JobFailed, WorkerDied, WorkerHung
 from mutransfer.executors.devices import Device
 from mutransfer.executors.inline import InlineExecutor
 from mutransfer.executors.local import LocalExecutor
@@ -38,6 +40,18 @@ def threads(device: Device) -> tuple[int, int]:
 def sleep(device: Device, seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def without_temporary_files(device: Device, full: bool) -> None:
+    """Reads a file that is not there; where the `full` disk takes none, nor does any folder for temporary files."""
+    import resource
+    import tempfile
+
+    tempfile.tempdir = None
+    if full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    Path("/nowhere/at/all").read_text(encoding="utf-8")
 
 
 def die(device: Device) -> None:
@@ -159,3 +173,12 @@ def test_workers_can_be_had_in_other_numbers():
         assert len({pid, *(one for one, _ in answers())}) == 2
     finally:
         executor.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix has limits on what a process writes")
+def test_a_disk_too_full_for_temporary_files_is_no_fault_of_the_job():
+    with closing(LocalExecutor([CPU])) as executor:
+        with pytest.raises(JobFailed, match="nowhere"):
+            executor.submit(Job(f"{THIS}:without_temporary_files", {"full": False})).result()
+        with pytest.raises(UsageError, match="temporary files cannot be written"):
+            executor.submit(Job(f"{THIS}:without_temporary_files", {"full": True})).result()
