@@ -16,8 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python benchmarks/demo.py
 
+# A process per core, four at most; a file's tests stay in one.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Faults at random moments, up to an hour on 2 cores.
 soak: setup

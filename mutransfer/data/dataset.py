@@ -134,12 +134,16 @@ class Epochs:
 
     def rows(self, step: int, *, batch_size: int, seed: int) -> Array:
         """Numbers (batch_size,) of the examples of one batch."""
-        positions = np.arange(step * batch_size, (step + 1) * batch_size)
+        first, end = step * batch_size, (step + 1) * batch_size
+        whole, inside = divmod(first, self._size)
+        if inside + batch_size <= self._size:  # nearly always: in one epoch
+            return self._epoch(seed, whole)[inside : inside + batch_size]
+        positions = np.arange(first, end)
         epochs = positions // self._size
         chosen = np.empty(batch_size, dtype=np.int64)
         for epoch in np.unique(epochs):
-            inside = epochs == epoch
-            chosen[inside] = self._epoch(seed, int(epoch))[positions[inside] % self._size]
+            here = epochs == epoch
+            chosen[here] = self._epoch(seed, int(epoch))[positions[here] % self._size]
         return chosen
 
     def _epoch(self, seed: int, epoch: int) -> Array:
@@ -212,7 +216,9 @@ class ClassDataset(ExampleDataset):
         self._fingerprint = fingerprint(examples, labels, *([] if tail is None else [np.array([tail])]))
 
     def _examples_at(self, rows: Array) -> Batch:
-        inputs = (self._examples[rows].astype(np.float32) - self._mean) / self._std
+        inputs = self._examples[rows].astype(np.float32, copy=False)  # indexing has copied
+        inputs -= self._mean
+        inputs /= self._std
         return inputs, self._labels[rows]
 
 
