@@ -91,11 +91,11 @@ def mean_abs(values: Tensor) -> float:
 def _mean(values: Tensor, total: Callable[[Tensor], Tensor]) -> float:
     """Mean of what `total` sums over values that are not masked, in double precision; NaN of none.
 
-    In parts that stay in the processor's cache: whole copies of the logits of a large vocabulary took longer than the
-    steps between.
+    On a CPU in parts that stay in its cache: whole copies of the logits of a large vocabulary took longer than the
+    steps between. On a GPU every part would have to be waited for.
     """
     summed, count = 0.0, 0
-    for part in torch.split(values.flatten(), _PART):
+    for part in torch.split(values.flatten(), _PART if values.device.type == "cpu" else max(1, values.numel())):
         known = part.double()
         masked = known.isnan()
         if masked.any():
