@@ -1,6 +1,6 @@
 """Stands for a trainer of your own in configs/command.yaml: an MLP with its own data, Adam and µP, in numpy alone.
 
-    python configs/external_trainer.py --width 256 --base-width 64 --lr 0.01 --steps 300 --out /tmp/run
+    python configs/external_trainer.py --width 256 --base-width 64 --lr 0.01 --steps 1000 --out /tmp/run
 
 mutransfer knows nothing of it but its command line and the lines of JSON that it writes. For the hparams to transfer, a
 trainer has to scale with the width by itself; here that is `Network.__init__`.
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--init-scale", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=50)
