@@ -67,6 +67,8 @@ def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         plain.save_pretrained(partial)  # type: ignore[operator]  # a model of transformers
+        for file in partial.glob("*.safetensors"):
+            file.chmod(0o644)  # the library lets the owner only read it
         partial.replace(folder)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror or error}") from None

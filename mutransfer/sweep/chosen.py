@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.executors.base import Arranging, Executor
-from mutransfer.executors.devices import with_threads
+from mutransfer.executors.devices import cores, with_threads
 from mutransfer.sweep.dispatcher import Observer
-from mutransfer.sweep.remembered import Remembered
+from mutransfer.sweep.remembered import FoundPacking, FoundWorkers, Remembered, machine_is_busy
 from mutransfer.sweep.shape import Measured, Packing, measure_packing
 from mutransfer.sweep.workers import arrange_workers, arranged, in_words, with_cores_for
 
 if TYPE_CHECKING:
     from mutransfer.sweep.study import Study
 
+# Processes that may come to share a GPU.
+_MOST_EACH = 4
 _REMEMBERED = ", as measured for an earlier sweep like this"
 
 
@@ -74,12 +76,13 @@ def choose_shape(
 def _packing(
     config: RunConfig, crew: Executor, memory: Remembered | None, trials: int, should_stop: Callable[[], bool]
 ) -> Measured:
-    before = None if memory is None else memory.get("packing")
+    before = None if memory is None else memory.get(FoundPacking)
     if before is not None:
-        return Measured(Packing(before["packed"], before["size"]), before["why"] + _REMEMBERED, before["seconds"])
+        return Measured(Packing(before.size > 1, before.size), before.why + _REMEMBERED, before.seconds)
+    busy = machine_is_busy()
     found = measure_packing(config, crew, trials=trials, should_stop=should_stop)
-    if memory is not None and found.lasting:
-        memory.put("packing", {**asdict(found.packing), "why": found.why, "seconds": found.seconds})
+    if memory is not None and found.lasting and not busy:
+        memory.put(FoundPacking(size=found.packing.size, why=found.why, seconds=found.seconds))
     return found
 
 
@@ -92,14 +95,15 @@ def _arrangement(
     seconds: float | None,
     should_stop: Callable[[], bool],
 ) -> str:
-    before = None if memory is None else memory.get("arrangement")
-    if before is None:
+    before = None if memory is None else memory.get(FoundWorkers)
+    if before is None or before.threads > cores() or before.workers > _MOST_EACH * len(crew.devices):
+        busy = machine_is_busy()
         found = arrange_workers(config, crew, packing, trials=trials, seconds=seconds, should_stop=should_stop)
-        if memory is not None and found is not None:
-            memory.put("arrangement", {"workers": len(crew.devices), "threads": crew.devices[0].threads, "why": found})
+        if memory is not None and found is not None and not busy:
+            memory.put(FoundWorkers(workers=len(crew.devices), threads=crew.devices[0].threads, why=found))
         return found or ""
-    devices = arranged(crew.devices, workers=before["workers"], threads=before["threads"])
+    devices = arranged(crew.devices, workers=before.workers, threads=before.threads)
     if devices == crew.devices:
         return ""
     crew.arrange(devices)
-    return f"{before['why']}{_REMEMBERED}"
+    return before.why + _REMEMBERED

@@ -23,6 +23,7 @@ from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.stages import entrants, finalists, standing
 from mutransfer.sweep.trial import local_executor
+from mutransfer.training.command import require_program
 
 if TYPE_CHECKING:
     from mutransfer.sweep.study import Study
@@ -125,6 +126,8 @@ def _run(
 
         load_data(config.data)
         try_out(config)
+    if config.model.external:
+        require_program(config, folder.root)
     with ExitStack() as stack:
         make_crew = executor or (lambda: local_executor(config))
         # First, so that workers import torch while the data is read, the config checked and the study made.

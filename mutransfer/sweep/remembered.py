@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.cache import cache_folder, cache_key
@@ -25,6 +28,37 @@ from mutransfer.files import make_folder, write_json
 _LOG = logging.getLogger(__name__)
 # What was measured while something else kept the machine busy should not count for ever.
 _SECONDS = 7 * 24 * 3600.0
+
+
+class _Finding(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    why: str
+    """In words."""
+
+
+class FoundPacking(_Finding):
+    """What `shape.measure_packing` found."""
+
+    size: int = Field(ge=1, le=128)
+    """Trials at once; 1 is one by one."""
+    seconds: float | None = Field(gt=0)
+    """Of a step of such a pack."""
+
+
+class FoundWorkers(_Finding):
+    """What `workers.arrange_workers` found."""
+
+    workers: int = Field(ge=1, le=1 << 12)
+    threads: int = Field(ge=1, le=1 << 12)
+
+
+F = TypeVar("F", bound=_Finding)
+
+
+def machine_is_busy() -> bool:
+    """Whether other programs use so much of this machine that what is measured now is not worth keeping."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > cores() / 2
 
 
 class Remembered:
@@ -46,24 +80,24 @@ class Remembered:
             None if search.pruner is None else search.pruner.model_dump(mode="json"),
         )
 
-    def get(self, what: str) -> dict[str, Any] | None:
-        """What was found; None where nothing was, long ago, or cannot be read."""
+    def get(self, kind: type[F]) -> F | None:
+        """What was found; None where nothing was, long ago, or makes no sense."""
         try:
-            found = json.loads(self._path(what).read_text(encoding="utf-8"))
+            found = json.loads(self._path(kind).read_text(encoding="utf-8"))
+            known = kind.model_validate(found["found"])
             # Of a clock that has jumped back nothing is known.
-            known = found["found"] if 0 <= time.time() - float(found["at"]) < _SECONDS else None
-        except (OSError, ValueError, TypeError, KeyError):
+            return known if 0 <= time.time() - float(found["at"]) < _SECONDS else None
+        except (OSError, ValueError, TypeError, KeyError, ValidationError):
             return None
-        return known if isinstance(known, dict) else None
 
-    def put(self, what: str, found: dict[str, Any]) -> None:
+    def put(self, found: _Finding) -> None:
         """Keep a finding; where the cache cannot be written the next sweep measures."""
-        path = self._path(what)
+        path = self._path(type(found))
         try:
             make_folder(path.parent)
-            write_json(path, {"at": time.time(), "found": found})
+            write_json(path, {"at": time.time(), "found": found.model_dump()})
         except UsageError as error:
             _LOG.info("not remembered: %s", error)
 
-    def _path(self, what: str) -> Path:
-        return cache_folder() / "shapes" / f"{self._key}-{what}.json"
+    def _path(self, kind: type[_Finding]) -> Path:
+        return cache_folder() / "shapes" / f"{self._key}-{kind.__name__}.json"

@@ -51,4 +51,5 @@ def save_weights(path: Path, model: torch.nn.Module) -> None:
     """Write the plain state dict as safetensors, tied tensors once, whole or not at all."""
     temporary = path.with_name(f".{path.name}.partial")
     save_model(model, str(temporary))
+    temporary.chmod(0o644)  # safetensors lets the owner only read it
     temporary.replace(path)

@@ -104,6 +104,8 @@ def test_trained_checkpoint_reloads_in_transformers_with_equal_logits(hf, family
         learner.train_step(step, (data[:, :-1].copy(), data[:, 1:].copy()))
     save_weights(tmp_path / "model.safetensors", learner.model)
     save_pretrained(config, tmp_path / "model.safetensors", tmp_path / "pretrained")
+    for weights in tmp_path.rglob("*.safetensors"):
+        assert weights.stat().st_mode & 0o777 == 0o644  # a colleague may load them
     plain = transformers().AutoModelForCausalLM.from_pretrained(tmp_path / "pretrained").eval()
     tokens = torch.randint(0, 256, (3, 16), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

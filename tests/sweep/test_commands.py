@@ -66,6 +66,14 @@ def inline():
     return InlineExecutor(Device("cpu", "cpu", 1))
 
 
+def test_a_program_that_is_not_there_leaves_the_name_free(home):
+    wrong = CONFIG.replace('"{python}"', "nosuchprogram")
+    Path("own.yaml").write_text(wrong)
+    with pytest.raises(UsageError, match="no such program: nosuchprogram"):
+        run_sweep(load_config(Path("own.yaml")), executor=inline)
+    assert not Path("runs").exists()
+
+
 def log():
     return [json.loads(line) for line in Path("log").read_text().splitlines()]
 

@@ -10,7 +10,7 @@ from mutransfer.data.cache import cache_folder
 from mutransfer.executors import devices as machine
 from mutransfer.executors.devices import Device, worker_devices
 from mutransfer.sweep import chosen, remembered, workers
-from mutransfer.sweep.remembered import Remembered
+from mutransfer.sweep.remembered import FoundPacking, FoundWorkers, Remembered
 from mutransfer.sweep.shape import Measured, Packing
 from mutransfer.sweep.workers import arranged
 from tests.conftest import build
@@ -18,14 +18,15 @@ from tests.sweep.test_coordinator import sweep
 from tests.sweep.test_workers import Machine
 
 GPUS = [Device(f"cuda:{index}", "cuda", 1) for index in range(2)]
-FOUND = {"packed": True, "size": 8}
+FOUND = FoundPacking(size=8, why="fast", seconds=0.1)
 
 
 @pytest.fixture(autouse=True)
 def _eight_cores(monkeypatch):
     monkeypatch.setattr(machine, "_gpus", lambda threads: [])
-    for module in (machine, workers):
+    for module in (machine, workers, chosen):
         monkeypatch.setattr(module, "cores", lambda: 8)
+    monkeypatch.setattr(chosen, "machine_is_busy", lambda: False)
 
 
 @pytest.fixture
@@ -46,43 +47,50 @@ def memory(config, devices=GPUS, trials=10):
 
 
 def test_alike_is_what_costs_the_same(gpt):
-    memory(build(gpt)).put("packing", FOUND)
-    assert memory(build(gpt)).get("packing") == FOUND
-    assert memory(build(gpt)).get("arrangement") is None
+    memory(build(gpt)).put(FOUND)
+    assert memory(build(gpt)).get(FoundPacking) == FOUND
+    assert memory(build(gpt)).get(FoundWorkers) is None
     same = {"hparams__lr": 0.5, "training__seed": 3, "training__steps": 77, "name": "other"}
     for field, value in same.items():
-        assert memory(build(gpt, **{field: value})).get("packing") == FOUND, field
+        assert memory(build(gpt, **{field: value})).get(FoundPacking) == FOUND, field
     other = {"model__width": 32, "training__batch_size": 2, "hparams__optimizer": "adam", "hparams__clip": 1.0,
              "data__seq_len": 8, "training__precision": "bf16", "search__pruner": {"kind": "median"}}  # fmt: skip
     for field, value in other.items():
         constant = {"hparams__schedule": "constant"} if field == "search__pruner" else {}
-        assert memory(build(gpt, **constant, **{field: value})).get("packing") is None, field
-    assert memory(build(gpt), GPUS[:1]).get("packing") is None
-    assert memory(build(gpt), trials=11).get("packing") is None
+        assert memory(build(gpt, **constant, **{field: value})).get(FoundPacking) is None, field
+    assert memory(build(gpt), GPUS[:1]).get(FoundPacking) is None
+    assert memory(build(gpt), trials=11).get(FoundPacking) is None
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"at": 1}', '{"at": "x", "found": {}}', "null"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "", "{", "[]", '{"at": 1}', '{"at": "x", "found": {}}', "null",
+        '{"at": NOW, "found": {}}', '{"at": NOW, "found": {"size": -4, "why": "", "seconds": 0.1}}',
+        '{"at": NOW, "found": {"size": 8, "why": 3, "seconds": 0.1}}', '{"at": NOW, "found": null}',
+    ],
+)  # fmt: skip
 def test_what_cannot_be_read_is_not_known(gpt, damage):
-    memory(build(gpt)).put("packing", FOUND)
+    memory(build(gpt)).put(FOUND)
     [path] = (cache_folder() / "shapes").iterdir()
-    path.write_text(damage)
-    assert memory(build(gpt)).get("packing") is None
+    path.write_text(damage.replace("NOW", str(json.loads(path.read_text())["at"])))
+    assert memory(build(gpt)).get(FoundPacking) is None
 
 
 @pytest.mark.parametrize("days", [-1, 8])
 def test_a_week_is_long_enough(gpt, days):
-    memory(build(gpt)).put("packing", FOUND)
+    memory(build(gpt)).put(FOUND)
     [path] = (cache_folder() / "shapes").iterdir()
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | {"at": data["at"] - days * 24 * 3600}))
-    assert memory(build(gpt)).get("packing") is None
+    assert memory(build(gpt)).get(FoundPacking) is None
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(gpt, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(remembered, "cache_folder", lambda: tmp_path / "file")
-    memory(build(gpt)).put("packing", FOUND)
-    assert memory(build(gpt)).get("packing") is None
+    memory(build(gpt)).put(FOUND)
+    assert memory(build(gpt)).get(FoundPacking) is None
 
 
 def test_a_second_sweep_does_not_measure(gpt, tmp_path, measurements):
@@ -107,6 +115,24 @@ def test_a_second_sweep_does_not_measure(gpt, tmp_path, measurements):
         pack=None,
     )
     assert measurements[1:] == ["wider"]
+
+
+def test_what_a_busy_machine_says_is_not_kept(gpt, tmp_path, measurements, monkeypatch):
+    monkeypatch.setattr(chosen, "machine_is_busy", lambda: True)
+    for name in ("one", "two"):
+        executor = Machine(worker_devices(), lambda count, threads: 1.0)
+        sweep(build(gpt, search__trials=6, name=name), tmp_path, executor, pack=None)
+    assert measurements == ["one", "two"]
+
+
+@pytest.mark.parametrize("shape", [(64, 1), (8, 100)])
+def test_workers_that_cannot_be_had_are_measured_again(gpt, tmp_path, measurements, shape):
+    config = build(gpt, search__trials=6)
+    memory(config, worker_devices(), 6).put(FoundWorkers(workers=shape[0], threads=shape[1], why="so it was"))
+    executor = Machine(worker_devices(), lambda count, threads: 1.0)
+    sweep(config, tmp_path, executor, pack=None)
+    assert executor.tried
+    assert len(executor.devices) <= 8
 
 
 def test_what_failed_is_measured_again(gpt, tmp_path, monkeypatch):
