@@ -42,14 +42,15 @@ def choose_shape(
         Interrupted: `should_stop` was true.
     """
     external, seconds = config.model.external, None
+    if external:
+        pack = 1
     missing = config.require_search().trial_count - len(study.records())
     memory = None
     if isinstance(crew, Arranging) and not config.model.draws:  # foreign code changes without the config
         memory = Remembered(config, crew.devices, trials=missing)
     known = study.attributes.get("packing")
-    if external or pack is not None:
-        size = 1 if external or pack is None else pack
-        packing, memory = Packing(packed=size > 1, size=size), None  # workers for another packing
+    if pack is not None:
+        packing, memory = Packing(packed=pack > 1, size=pack), None  # what is remembered is of another packing
     elif known is not None:
         packing = Packing(**known)
     else:
@@ -78,7 +79,8 @@ def _packing(
 ) -> Measured:
     before = None if memory is None else memory.get(FoundPacking)
     if before is not None:
-        return Measured(Packing(before.size > 1, before.size), before.why + _REMEMBERED, before.seconds)
+        why = before.why and before.why + _REMEMBERED
+        return Measured(Packing(before.size > 1, before.size), why, before.seconds)
     busy = machine_is_busy()
     found = measure_packing(config, crew, trials=trials, should_stop=should_stop)
     if memory is not None and found.lasting and not busy:
