@@ -17,7 +17,7 @@ import torch
 
 from mutransfer.config.load import load_config
 from mutransfer.training.loop import Hooks, fit
-from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.losses import MetricsFile
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "proxy.yaml"
 VARIANTS = {

@@ -13,8 +13,10 @@ from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "mutransfer"
 # A room may import from rooms before it, and from itself.
-ORDER = ["errors", "signals", "files", "config", "parametrization", "models", "data", "training", "executors", "sweep",
-         "transfer", "verification", "report", "cli"]  # fmt: skip
+ORDER = [
+    "errors", "signals", "files", "hub", "config", "parametrization", "models", "data", "training", "executors",
+    "sweep", "transfer", "verification", "report", "cli",
+]  # fmt: skip
 APART = {("models", "data"), ("data", "models"), ("executors", "training"), ("training", "executors")}
 TORCH_FREE = [
     "mutransfer", "mutransfer.cli", "mutransfer.config.load", "mutransfer.config.schema", "mutransfer.data",

@@ -13,7 +13,7 @@ from mutransfer.cli.options import AsJson, Sets
 
 if TYPE_CHECKING:
     from mutransfer.config.data import TokenizerSection
-    from mutransfer.data.source import Source
+    from mutransfer.data.source import DataSource
 
 
 def run(
@@ -99,7 +99,7 @@ def run(
 
 def _source(
     config: Path | None, sets: list[str] | None, inputs: list[str] | None, options: dict[str, Any]
-) -> tuple[Source, TokenizerSection]:
+) -> tuple[DataSource, TokenizerSection]:
     """The corpus and the tokenizer that the arguments name."""
     from mutransfer.data.source import source_of, source_of_files, tokenizer_of
     from mutransfer.errors import UsageError

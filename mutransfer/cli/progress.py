@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from mutransfer.cli import console as ui
-from mutransfer.data.prepare import Progress
+from mutransfer.data.prepare import PrepareNews
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.record import TrialRecord
@@ -186,7 +186,7 @@ class PrepareProgress:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def __call__(self, news: Progress) -> None:
+    def __call__(self, news: PrepareNews) -> None:
         """Show how far it is."""
         if news.phase != self._phase:
             self._bar.close()

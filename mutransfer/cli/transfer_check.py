@@ -13,8 +13,8 @@ from mutransfer.cli import console as ui
 from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets
 
 if TYPE_CHECKING:
-    from mutransfer.verification.transfer_check import TransferCheck, Verdict
-    from mutransfer.verification.transfer_grid import TransferGrid, Value
+    from mutransfer.verification.transfer_check import TransferCheck, TransferVerdict
+    from mutransfer.verification.transfer_grid import GridValue, TransferGrid
 
 
 class Axis(StrEnum):
@@ -103,7 +103,7 @@ def run(
         raise typer.Exit(code)
 
 
-def _values(values: str | None, grid: str | None) -> tuple[Value, ...] | None:
+def _values(values: str | None, grid: str | None) -> tuple[GridValue, ...] | None:
     """The values of --values or --grid; None of neither."""
     from mutransfer.errors import UsageError
 
@@ -174,7 +174,7 @@ def _show(check: TransferCheck) -> None:
         ui.say(sentence)
 
 
-def _table(check: TransferCheck, verdict: Verdict) -> None:
+def _table(check: TransferCheck, verdict: TransferVerdict) -> None:
     rows = []
     for one in verdict.sizes:
         optimum: Any = one.optimum

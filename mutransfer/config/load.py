@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -17,7 +16,7 @@ from mutransfer.config.messages import message_of
 from mutransfer.config.models import ModelSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
-from mutransfer.config.source import FieldPath, Source, override_label, read_yaml
+from mutransfer.config.source import ConfigSource, FieldPath, dump_yaml, override_label, read_yaml
 from mutransfer.errors import ConfigError
 from mutransfer.files import write_atomic
 
@@ -42,7 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise _in_words(error, source) from None
 
 
-def _assembled(path: Path, overrides: Sequence[str]) -> Source:
+def _assembled(path: Path, overrides: Sequence[str]) -> ConfigSource:
     """The file's data with overrides and the search file in it."""
     source = read_yaml(path)
     if not isinstance(source.data, dict):
@@ -54,7 +53,7 @@ def _assembled(path: Path, overrides: Sequence[str]) -> Source:
     return source
 
 
-def _blame_overrides(found: ValidationError, source: Source, path: Path, overrides: Sequence[str]) -> None:
+def _blame_overrides(found: ValidationError, source: ConfigSource, path: Path, overrides: Sequence[str]) -> None:
     """Let the first override that made a sound config impossible stand for what it made wrong in other fields."""
     wrong: set[FieldPath] = set()
     for count in range(len(overrides) + 1):
@@ -73,11 +72,11 @@ def _blame_overrides(found: ValidationError, source: Source, path: Path, overrid
             source.overridden[place] = label
 
 
-def _in_words(error: ValidationError, source: Source) -> ConfigError:
+def _in_words(error: ValidationError, source: ConfigSource) -> ConfigError:
     return ConfigError("\n".join(_describe(detail, source) for detail in error.errors()))
 
 
-def validate(source: Source) -> RunConfig:
+def validate(source: ConfigSource) -> RunConfig:
     """The config that plain data describes.
 
     Raises:
@@ -98,10 +97,10 @@ def at_width(config: RunConfig, width: int) -> RunConfig:
     data = config.resolved()
     data["model"]["width"] = width
     option = f"--width {width}"
-    return validate(Source(option, data, overridden={("model",): option}))
+    return validate(ConfigSource(option, data, overridden={("model",): option}))
 
 
-def _read_search(config: Path, source: Source) -> None:
+def _read_search(config: Path, source: ConfigSource) -> None:
     """Put the content of the search file that a config names in the name's place.
 
     The file is looked for from the config's folder, then from the current one.
@@ -131,7 +130,7 @@ def first_problem(error: ValidationError) -> str:
     return f"{field}: {message_of(detail)}" if field else message_of(detail)
 
 
-def _describe(error: ErrorDetails, source: Source) -> str:
+def _describe(error: ErrorDetails, source: ConfigSource) -> str:
     """One line for one pydantic error."""
     path = _path(error)
     context = error.get("ctx", {})
@@ -172,7 +171,7 @@ def _without_tags(loc: Iterable[int | str]) -> FieldPath:
     return path
 
 
-def _unknown_key(path: FieldPath, source: Source) -> str:
+def _unknown_key(path: FieldPath, source: ConfigSource) -> str:
     key, valid = str(path[-1]), _section_keys(path, source)
     sections = [name for name in RunConfig.model_fields if name != "provenance"]
     elsewhere = [f"{name}.{key}" for name in sections if key in _section_keys((name, key), source)]
@@ -187,7 +186,7 @@ def _nearest(word: str, valid: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _section_keys(path: FieldPath, source: Source) -> list[str]:
+def _section_keys(path: FieldPath, source: ConfigSource) -> list[str]:
     """Keys that the section around `path` takes, read off the published schema."""
     schema = RunConfig.model_json_schema()
     node: dict[str, Any] = schema
@@ -207,7 +206,7 @@ def _section_keys(path: FieldPath, source: Source) -> list[str]:
 
 def dump_config(config: RunConfig, *, heading: str = "") -> str:
     """The resolved config as YAML; reading it back gives the same config."""
-    body = yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True, width=100)
+    body = dump_yaml(config.resolved())
     return "".join(f"# {line}\n" for line in heading.splitlines()) + body
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import difflib
 import string
-import sys
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.hparams import Hparams
-
-if TYPE_CHECKING:
-    from mutransfer.config.schema import RunConfig
 
 MODEL = ("width", "base_width", "width_multiplier", "depth")
 TRAINING = (
@@ -64,23 +59,6 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return "".join(
         text + (values[name] if name is not None else "") for text, name, *_ in string.Formatter().parse(template)
     )
-
-
-def values_of(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, str]:
-    """`{placeholder: its text}` for one run in `folder`; what is not set is left out."""
-    model, hparams = config.model, config.hparams.filled()
-    found: dict[str, Any] = {name: getattr(hparams, name) for name in HPARAMS}
-    found |= {name: getattr(model, name, None) for name in MODEL}
-    found["width_multiplier"] = model.width / model.base_width
-    found |= {name: getattr(config.training, name) for name in TRAINING}
-    found |= {
-        "name": config.name,
-        "parametrization": config.parametrization,
-        "trial_folder": str(folder.resolve()),
-        "resume": resume,
-        "python": sys.executable,
-    }
-    return {name: text_of(value) for name, value in found.items() if value is not None}
 
 
 def text_of(value: Any) -> str:

@@ -23,7 +23,7 @@ from pydantic import (
 from mutransfer.config.base import FieldProblem, Section, Seed
 from mutransfer.config.pruner import GIVEN, PrunerSection, named_pruner
 
-Value = float | str | None
+SpaceValue = float | str | None
 Setting = int | float | str
 ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PASSWORD = re.compile(r"://[^/@:]*:(?P<login>.*)@|[?&][^=&]*(?:pass|pwd|secret|key)[^=&]*=(?P<option>[^&]*)", re.I)
@@ -95,9 +95,9 @@ def _no_password(given: Any) -> Any:
 
 
 Bounds = Annotated[tuple[float, float], Field(strict=False), BeforeValidator(_two_numbers)]
-Values = Annotated[tuple[Value, ...], Field(strict=False), BeforeValidator(_plain_values)]
+Values = Annotated[tuple[SpaceValue, ...], Field(strict=False), BeforeValidator(_plain_values)]
 
-Settings = Annotated[tuple[Setting, ...], Field(strict=False), BeforeValidator(_plain_settings)]
+SettingList = Annotated[tuple[Setting, ...], Field(strict=False), BeforeValidator(_plain_settings)]
 
 
 class Powers(Section):
@@ -171,12 +171,12 @@ class Distribution(Section):
         return self.log_uniform or self.uniform
 
     @property
-    def values(self) -> tuple[Value, ...] | None:
+    def values(self) -> tuple[SpaceValue, ...] | None:
         """The values of a discrete distribution, None of a continuous one."""
         return self.powers.values if self.powers is not None else self.choice
 
     @property
-    def extremes(self) -> tuple[Value, ...]:
+    def extremes(self) -> tuple[SpaceValue, ...]:
         """Values that have to be valid for the whole distribution to be."""
         return self.bounds or self.values or ()
 
@@ -236,7 +236,7 @@ class SearchSection(Section):
     given in no other way."""
     space: Annotated[dict[str, Distribution], Field(min_length=1)]
     """`{hparam: distribution}`."""
-    across: dict[str, Settings] | None = None
+    across: dict[str, SettingList] | None = None
     """`{compute setting: values}`, such as `model.width: [64, 128]`: every point of the grid `space` is trained at
     every combination of them. Written by `mutransfer transfer-check`; such a sweep has no winner."""
 

@@ -27,19 +27,32 @@ _Loader.yaml_implicit_resolvers = {
     key: [pair for pair in pairs if pair[0] not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")]
     for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d+)(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*"
-               r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
-    list("-+0123456789."),
-)  # fmt: skip
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][\d_]*|0x[\da-fA-F_]+)$"), list("-+0123456789")
-)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes a text which `_Loader` would read as a number, such as `0E0`."""
+
+
+for _reader in (_Loader, _Dumper):
+    _reader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d+)(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*"
+                   r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+        list("-+0123456789."),
+    )  # fmt: skip
+    _reader.add_implicit_resolver(
+        "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][\d_]*|0x[\da-fA-F_]+)$"), list("-+0123456789")
+    )
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML that `parse_yaml` reads back unchanged; keys stay in order."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
 
 
 @dataclass
-class Source:
+class ConfigSource:
     """Data read from one file, with where each field stands."""
 
     label: str
@@ -97,7 +110,7 @@ def override_label(assignment: str) -> str:
     return "--set " + _LOGIN.sub(r"\1***@", assignment)
 
 
-def read_yaml(path: Path) -> Source:
+def read_yaml(path: Path) -> ConfigSource:
     """Read a YAML file.
 
     Raises:
@@ -116,7 +129,7 @@ def read_yaml(path: Path) -> Source:
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, label: str, *, one_line: bool = False) -> Source:
+def parse_yaml(text: str, label: str, *, one_line: bool = False) -> ConfigSource:
     """Parse YAML text; duplicate keys are errors.
 
     Args:
@@ -125,7 +138,7 @@ def parse_yaml(text: str, label: str, *, one_line: bool = False) -> Source:
     Raises:
         ConfigError: `text` is not YAML, or has a key twice.
     """
-    source = Source(label, None)
+    source = ConfigSource(label, None)
 
     def where(line: int) -> str:
         return label if one_line else f"{label}:{line}"
@@ -148,7 +161,7 @@ def parse_yaml(text: str, label: str, *, one_line: bool = False) -> Source:
     return source
 
 
-def _walk(node: yaml.Node, path: FieldPath, source: Source, loader: _Loader, where: Callable[[int], str]) -> None:
+def _walk(node: yaml.Node, path: FieldPath, source: ConfigSource, loader: _Loader, where: Callable[[int], str]) -> None:
     source.lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: set[Hashable] = set()

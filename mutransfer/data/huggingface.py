@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from mutransfer.config.data import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
+from mutransfer.config.data import HuggingFaceDataSection, HuggingFaceImagesSection, HuggingFaceTextSection
 from mutransfer.data.cache import cache_key
 from mutransfer.data.corpus import token_dataset
 from mutransfer.data.dataset import Array, ClassDataset, TokenDataset
@@ -51,7 +51,7 @@ def load_images(section: HuggingFaceImagesSection) -> ClassDataset:
     )
 
 
-def origins(section: HuggingFaceSection) -> tuple[Origin, Origin | None]:
+def origins(section: HuggingFaceDataSection) -> tuple[Origin, Origin | None]:
     """Where the rows are that are trained on, and those of the validation part if it is apart."""
     kind = str(section.kind)  # type: ignore[attr-defined]  # every kind has one
     training = Origin(section.name, section.config, section.revision, section.split, section.files, kind=kind)

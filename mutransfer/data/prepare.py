@@ -21,7 +21,7 @@ from mutransfer.config.data import TokenizerSection
 from mutransfer.data.cache import checksum
 from mutransfer.data.dataset import Array, require_file
 from mutransfer.data.shards import INDEX, PROGRESS, ShardWriter, read_record
-from mutransfer.data.source import Piece, Source
+from mutransfer.data.source import DataSource, Piece
 from mutransfer.data.tokenizer import Library, Tokenizer, open_tokenizer, restore, smallest_type
 from mutransfer.errors import DataError, Interrupted, UsageError
 from mutransfer.files import sole_folder, write_atomic
@@ -39,7 +39,7 @@ Encoded = tuple[list[Piece], Array, list[int]]
 
 
 @dataclass(frozen=True)
-class Progress:
+class PrepareNews:
     """What a caller is told after every batch."""
 
     phase: str
@@ -58,7 +58,7 @@ class _Stopped(Exception):
 
 
 def prepare(
-    source: Source,
+    source: DataSource,
     tokenizer: TokenizerSection,
     out: Path,
     *,
@@ -66,7 +66,7 @@ def prepare(
     sample: int = SAMPLE,
     workers: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[PrepareNews], None] = lambda progress: None,
 ) -> dict[str, Any]:
     """Write `source` as shards into `out`, or go on where an earlier call with the same arguments was stopped.
 
@@ -102,11 +102,11 @@ def prepare(
 class _Job:
     def __init__(
         self,
-        source: Source,
+        source: DataSource,
         out: Path,
         plan: dict[str, Any],
         should_stop: Callable[[], bool],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[PrepareNews], None],
     ) -> None:
         self._source, self._out, self._plan = source, out, plan
         self._should_stop, self._on_progress = should_stop, on_progress
@@ -129,10 +129,10 @@ class _Job:
 
     def _sampled(self, sample: int) -> Iterator[str]:
         """Every k-th piece of the training part, so that about `sample` bytes come from all over it."""
-        units = Source(self._source.units)
+        units = DataSource(self._source.units)
         stride = max(1, -(-units.size // sample))
         taken = 0
-        self._on_progress(Progress("vocabulary", 0, units.size, 0, 0))
+        self._on_progress(PrepareNews("vocabulary", 0, units.size, 0, 0))
         for index, piece in enumerate(units.pieces()):
             if index % stride == 0:
                 taken += len(piece.text)
@@ -142,7 +142,7 @@ class _Job:
             if taken >= sample and not units.size:
                 return
             if index % 64 == 0:
-                self._on_progress(Progress("vocabulary", taken * stride, units.size, 0, 0))
+                self._on_progress(PrepareNews("vocabulary", taken * stride, units.size, 0, 0))
 
     def encode(self, tokenizer: Tokenizer, shard_tokens: int, workers: int) -> dict[str, Any]:
         """Write the shards that are not there yet, then the index."""
@@ -153,7 +153,7 @@ class _Job:
         skip = writer.position[3]
         before = sum(unit.size for unit in units[: writer.position[0]])
         unit_now, read = writer.position[0], 0
-        self._on_progress(Progress("tokens", before, self._source.size, writer.tokens, len(writer.shards)))
+        self._on_progress(PrepareNews("tokens", before, self._source.size, writer.tokens, len(writer.shards)))
         encoded = _encoded(tokenizer, self._source.pieces(writer.position), workers)
         for batch, ids, lengths in self._batches(encoded, writer):
             first, last = batch[0], batch[-1]
@@ -167,7 +167,9 @@ class _Job:
             read += sum(len(piece.text) for piece in batch)
             whole = units[first.unit]
             part = whole.size * last.document // whole.documents if whole.documents else min(read, whole.size)
-            self._on_progress(Progress("tokens", before + part, self._source.size, writer.tokens, len(writer.shards)))
+            self._on_progress(
+                PrepareNews("tokens", before + part, self._source.size, writer.tokens, len(writer.shards))
+            )
         if writer.tokens == 0:
             raise DataError(f"{self._out}: the source has no text, so there is nothing to write")
         return writer.finish(

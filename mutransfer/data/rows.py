@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutransfer.config.hub import why_unreachable
 from mutransfer.data.cache import cache_key, files_key, versions
 from mutransfer.data.dataset import need_extra
 from mutransfer.data.paths import matching_files
 from mutransfer.errors import DataError
+from mutransfer.hub import why_unreachable
 
 JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
 _ROWS = 1000

@@ -142,7 +142,7 @@ class Rows(Unit):
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """The units of a corpus: those of the training part, then those of the validation part if it is apart."""
 
     units: tuple[Unit, ...]
@@ -169,7 +169,7 @@ class Source:
         }
 
 
-def source_of(section: DataSection) -> Source:
+def source_of(section: DataSection) -> DataSource:
     """The corpus of a data section.
 
     Raises:
@@ -179,13 +179,13 @@ def source_of(section: DataSection) -> Source:
     if isinstance(section, TextSection):
         raw = section.tokenizer.kind == "bytes"
         files, held_out = text_files(section)
-        return Source(
+        return DataSource(
             tuple(TextFile(path, raw=raw) for path in files.values()),
             tuple(TextFile(path, raw=raw) for path in held_out.values()),
         )
     if isinstance(section, HuggingFaceTextSection):
         training, validation = origins(section)
-        return Source(
+        return DataSource(
             _units(training, section.column, section.limit),
             _units(validation, section.column, None) if validation is not None else (),
         )
@@ -194,7 +194,7 @@ def source_of(section: DataSection) -> Source:
     )
 
 
-def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> Source:
+def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> DataSource:
     """The corpus in files of any kind: parquet and JSON lines by their column, others as text.
 
     Raises:
@@ -207,7 +207,7 @@ def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> Sourc
         else:
             units.append(TextFile(path, raw=raw))
     units.sort(key=lambda unit: unit.label)
-    return Source(tuple(units))
+    return DataSource(tuple(units))
 
 
 def _about_lines(path: Path) -> int:

@@ -20,7 +20,7 @@ from mutransfer.config.models import GPTSection
 from mutransfer.models.layers import RelativeBias, norm_of, rotary_tables, rotate
 
 
-class Attention(nn.Module):
+class CausalAttention(nn.Module):
     """Causal self-attention; (B, S, D) → (B, S, D)."""
 
     attention_scale: Tensor

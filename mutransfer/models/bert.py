@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mutransfer.config.data import MaskedSpec
 from mutransfer.config.models import BERTSection
-from mutransfer.models.transformer import Block, norm
+from mutransfer.models.transformer import TransformerBlock, norm
 
 
 class BERT(nn.Module):
@@ -26,7 +26,7 @@ class BERT(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(spec.vocab_size, section.width)
         self.position = nn.Embedding(spec.seq_len, section.width)
-        self.blocks = nn.ModuleList(Block(section) for _ in range(section.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(section) for _ in range(section.depth))
         self.norm = norm(section)
         self.readout = nn.Linear(section.width, spec.vocab_size, bias=section.bias)
         self.embedding_gain = 1.0

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mutransfer.config.data import TokenSpec
 from mutransfer.config.models import GPTSection
-from mutransfer.models.attention import Attention
+from mutransfer.models.attention import CausalAttention
 from mutransfer.models.layers import norm_of
 from mutransfer.parametrization.rules import Role
 
@@ -33,7 +33,7 @@ class GPT(nn.Module):
         width = section.width
         self.embedding = nn.Embedding(spec.vocab_size, width)
         self.position = nn.Embedding(spec.seq_len, width) if section.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(section) for _ in range(section.depth))
+        self.blocks = nn.ModuleList(GPTBlock(section) for _ in range(section.depth))
         self.norm = norm_of(section, width)
         self.readout = nn.Linear(width, spec.vocab_size, bias=False)
         self.embedding_gain = 1.0
@@ -63,7 +63,7 @@ class GPT(nn.Module):
         return logits
 
 
-class Block(nn.Module):
+class GPTBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), each branch times `residual_scale`; (B, S, D) → (B, S, D)."""
 
     residual_scale: Tensor
@@ -72,7 +72,7 @@ class Block(nn.Module):
         super().__init__()
         width, inner = section.width, section.mlp_ratio * section.width
         self.attention_norm = norm_of(section, width)
-        self.attention = Attention(section)
+        self.attention = CausalAttention(section)
         self.mlp_norm = norm_of(section, width)
         self.up = nn.Linear(width, inner, bias=False)
         self.gate = nn.Linear(width, inner, bias=False) if section.mlp == "swiglu" else None

@@ -16,11 +16,11 @@ from types import ModuleType
 from typing import Any
 
 from mutransfer.config.data import TokenSpec
-from mutransfer.config.hub import why_unreachable
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.config.models.base import MOST_DEPTH
 from mutransfer.config.models.huggingface import config_file
 from mutransfer.errors import ConfigError, UsageError
+from mutransfer.hub import why_unreachable
 
 # Fields that follow width in the configs of transformers, by what they count. A family has some of them.
 _HIDDEN = ("hidden_size", "word_embed_proj_dim", "embedding_size")

@@ -33,8 +33,8 @@ class ResNet(nn.Module):
         stages, given = [], channels
         for stage, count in enumerate(section.blocks):
             own = channels * 2**stage
-            blocks = [Block(section, given, own, stride=2 if stage else 1)]
-            blocks += [Block(section, own, own, stride=1) for _ in range(count - 1)]
+            blocks = [ResidualBlock(section, given, own, stride=2 if stage else 1)]
+            blocks += [ResidualBlock(section, own, own, stride=1) for _ in range(count - 1)]
             stages.append(nn.Sequential(*blocks))
             given = own
         self.stages = nn.ModuleList(stages)
@@ -51,7 +51,7 @@ class ResNet(nn.Module):
         return logits
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """relu(x + norm(conv(relu(norm(conv(x)))))), both 3×3."""
 
     def __init__(self, section: ResNetSection, given: int, own: int, *, stride: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mutransfer.config.data.base import PAD, PairSpec
 from mutransfer.config.models import Seq2SeqSection
-from mutransfer.models.transformer import Block, KeysValues, norm, sinusoids
+from mutransfer.models.transformer import KeysValues, TransformerBlock, norm, sinusoids
 
 
 class Seq2Seq(nn.Module):
@@ -64,7 +64,7 @@ class Stack(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, section.width)
         self.position = nn.Embedding(length, section.width) if section.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(section, crosses=crosses) for _ in range(section.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(section, crosses=crosses) for _ in range(section.depth))
         self.norm = norm(section)
         self.embedding_gain = 1.0
 
@@ -84,7 +84,9 @@ class Decoding:
     def __init__(self, model: Seq2Seq, source: Tensor) -> None:
         memory, self._mask = model.encode(source)
         self._model, self._read = model, 0
-        self._blocks: list[Block] = [block for block in model.decoder.blocks if isinstance(block, Block)]
+        self._blocks: list[TransformerBlock] = [
+            block for block in model.decoder.blocks if isinstance(block, TransformerBlock)
+        ]
         self._memories = [block.cross.remember(memory) for block in self._blocks if block.cross is not None]
         self._past: list[KeysValues | None] = [None] * len(self._blocks)
 

@@ -57,7 +57,7 @@ class Attention(nn.Module):
         return x.view(*x.shape[:-1], -1, self.head_dim).transpose(-3, -2)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x + attention(norm(x)), in a decoder x + cross(norm(x), memory), then x + mlp(norm(x)), each branch times
     `residual_scale`; (B, S, D) → (B, S, D)."""
 

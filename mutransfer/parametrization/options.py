@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.parametrization import rules
-from mutransfer.parametrization.rules import Depth, Options
+from mutransfer.parametrization.rules import DepthScaling, Options
 
 
 def options_of(config: RunConfig) -> Options:
@@ -17,7 +17,7 @@ def options_of(config: RunConfig) -> Options:
         notes.append(f"rules.embedding_lr_exponent: lr of lookup tables × m_out^{chosen.embedding_lr_exponent:g}")
     if chosen.depth is not None:
         size = getattr(config.model, "depth", chosen.depth.base_depth)
-        depth = Depth(size / chosen.depth.base_depth, chosen.depth.alpha)
+        depth = DepthScaling(size / chosen.depth.base_depth, chosen.depth.alpha)
         notes.append(
             f"rules.depth: residual branches × {depth.branch:.4g}, lr in blocks × {depth.lr(optimizer):.4g} "
             f"(depth {size} = {depth.multiplier:g} × {chosen.depth.base_depth}, α = {depth.alpha:g})"

@@ -129,7 +129,7 @@ def _without_multiplier(rule: Rule) -> Rule:
 
 
 @dataclass(frozen=True)
-class Depth:
+class DepthScaling:
     """CompleteP (Dey et al. 2025, arXiv 2505.01618, Table 1): rules over depth for pre-norm residual models.
 
     Residual branches are multiplied by m_L^-α; then a block's gradients shrink by m_L^-α, and its parameters may move
@@ -176,7 +176,7 @@ def multipliers(
     optimizer: OptimizerFamily,
     rule: Rule | None = None,
     lookup_exponent: float = 0.0,
-    depth: Depth | None = None,
+    depth: DepthScaling | None = None,
 ) -> Multipliers:
     """Evaluate the rule of one parameter.
 
@@ -235,7 +235,7 @@ class Options:
     """Exponent of the init scaling, for `interpolated`."""
     lr: float = 1.0
     """Exponent of the lr scaling, for `interpolated`."""
-    depth: Depth | None = None
+    depth: DepthScaling | None = None
     lr_factor: float = 1.0
     """Multiplies every lr: what the rules for batch size and horizon come to."""
     notes: tuple[str, ...] = ()

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from mutransfer.report.figures import save_figure, styled
-from mutransfer.verification.transfer_check import SizeResult, TransferCheck, Verdict
-from mutransfer.verification.wider import Curve
+from mutransfer.verification.transfer_check import SizeResult, TransferCheck, TransferVerdict
+from mutransfer.verification.wider import WidthCurve
 
 # Losses above the lowest by more than this share of the inner spread are cut off: they would flatten the rest.
 _HEADROOM = 2.5
@@ -45,7 +45,7 @@ def transfer_figure(check: TransferCheck, stem: Path) -> tuple[Path, Path]:
         return save_figure(figure, stem)
 
 
-def _losses(axes: Axes, check: TransferCheck, verdict: Verdict, colors: dict[int, Any], *, first: bool) -> None:
+def _losses(axes: Axes, check: TransferCheck, verdict: TransferVerdict, colors: dict[int, Any], *, first: bool) -> None:
     grid = check.grid
     for one in verdict.sizes:
         x, color = _places(one), colors[one.size]
@@ -85,7 +85,9 @@ def _losses(axes: Axes, check: TransferCheck, verdict: Verdict, colors: dict[int
         axes.set_xticks(_places(verdict.sizes[0]), [str(value) for value in verdict.sizes[0].values], rotation=20)
 
 
-def _training(axes: Axes, check: TransferCheck, verdict: Verdict, colors: dict[int, Any], *, first: bool) -> None:
+def _training(
+    axes: Axes, check: TransferCheck, verdict: TransferVerdict, colors: dict[int, Any], *, first: bool
+) -> None:
     for curve in verdict.curves:
         losses = np.where(np.isfinite(curve.losses), curve.losses, np.nan)
         steps = np.arange(1, losses.shape[1] + 1)
@@ -108,7 +110,7 @@ def _places(one: SizeResult) -> np.ndarray[Any, Any]:
     return np.log2(np.array(one.values, dtype=np.float64))
 
 
-def _limit_losses(axes: Axes, verdicts: list[Verdict]) -> None:
+def _limit_losses(axes: Axes, verdicts: list[TransferVerdict]) -> None:
     """Show the valleys whole; the slopes beside them may leave the picture."""
     means = [one.mean[np.isfinite(one.mean)] for verdict in verdicts for one in verdict.sizes]
     known = [mean for mean in means if len(mean)]
@@ -122,7 +124,7 @@ def _limit_losses(axes: Axes, verdicts: list[Verdict]) -> None:
     axes.set_ylim(lowest - margin, top + 2 * margin)
 
 
-def _limit_training(axes: Axes, curves: Sequence[Curve]) -> None:
+def _limit_training(axes: Axes, curves: Sequence[WidthCurve]) -> None:
     """Fit the picture to the judged curves after their first, steep steps; a bad control may leave it above."""
     if not curves:
         return
@@ -135,7 +137,7 @@ def _limit_training(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.set_ylim(low - margin, high + 5 * margin)
 
 
-def _mark_diverged(axes: Axes, check: TransferCheck, verdict: Verdict, colors: dict[int, Any]) -> None:
+def _mark_diverged(axes: Axes, check: TransferCheck, verdict: TransferVerdict, colors: dict[int, Any]) -> None:
     """A cross at the top of the picture for every value at which a run diverged, a row per size."""
     low, high = axes.get_ylim()
     for row, one in enumerate(verdict.sizes):

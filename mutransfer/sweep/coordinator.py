@@ -14,10 +14,10 @@ from mutransfer.data import load_data
 from mutransfer.data.dataset import notes_of
 from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.executors.base import Executor
-from mutransfer.sweep.chosen import choose_shape
 from mutransfer.sweep.confirmation import Repeats, confirmation
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.packing.choose import choose_shape
 from mutransfer.sweep.record import TrialRecord, completed
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
@@ -121,7 +121,7 @@ def _run(
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     load_data.cache_clear()  # what this process has read before may have changed since
     watching, data = observer or Observer(), ""
-    if config.model.draws:
+    if config.model.foreign:
         from mutransfer.training.tryout import try_out  # imports torch, which a coordinator otherwise does without
 
         load_data(config.data)

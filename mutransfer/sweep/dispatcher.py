@@ -15,8 +15,8 @@ from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
 from mutransfer.files import make_folder, write_atomic
 from mutransfer.sweep.confirmation import Repeat, confirmation, repeat_seed, without_crashes
 from mutransfer.sweep.folder import SweepFolder
+from mutransfer.sweep.packing.measure import Packing
 from mutransfer.sweep.record import TrialRecord, completed
-from mutransfer.sweep.shape import Packing
 from mutransfer.sweep.stages import entrants, finalists, horizons
 from mutransfer.training.folder import TrainResult
 

@@ -7,9 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from mutransfer.config.schema import RunConfig
+from mutransfer.config.source import dump_yaml
 from mutransfer.files import write_atomic
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.record import TrialRecord
@@ -27,7 +26,7 @@ def write_results(
     """Write both files, each whole or not at all; without a selection only the table."""
     write_atomic(folder.table, table(records, selection))
     if selection is not None:
-        write_atomic(folder.best, yaml.safe_dump(best(config, selection), sort_keys=False))
+        write_atomic(folder.best, dump_yaml(best(config, selection)))
 
 
 def table(records: Sequence[TrialRecord], selection: Selection | None = None) -> str:

@@ -43,7 +43,7 @@ def run_trials(
 
     from mutransfer.training.learner import is_out_of_memory
     from mutransfer.training.loop import Hooks, fit_pack
-    from mutransfer.training.metrics import MetricsFile
+    from mutransfer.training.losses import MetricsFile
 
     class OnLine(Hooks):
         """The job's line: progress, and what the pruner says."""

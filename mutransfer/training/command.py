@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from mutransfer.config import placeholders
 from mutransfer.config.models import CommandSection
@@ -21,7 +21,7 @@ from mutransfer.errors import UsageError
 from mutransfer.files import disk_errors, make_folder
 from mutransfer.training.command_losses import Reading, Tail, find
 from mutransfer.training.folder import Outcome, TrainResult
-from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.losses import MetricsFile
 
 TRIAL_GRACE, RUN_GRACE = 2.0, 60.0
 """Seconds between SIGTERM and SIGKILL: a trial is not worth a checkpoint, the target run is."""
@@ -69,7 +69,7 @@ def run_command(
     began = time.perf_counter()
     require_program(config, folder)
     folder = make_folder(folder.resolve())
-    values = placeholders.values_of(config, folder, resume=resume)
+    values = values_of(config, folder, resume=resume)
     command = [placeholders.fill(argument, values) for argument in section.command]
     metrics = MetricsFile(folder / "metrics.jsonl")
     reading = Reading(config.training.divergence_factor, section.loss_from.takes)
@@ -155,11 +155,28 @@ def require_program(config: RunConfig, folder: Path) -> None:
     """
     section = config.model
     assert isinstance(section, CommandSection)  # noqa: S101 - the caller has looked
-    program = placeholders.fill(section.command[0], placeholders.values_of(config, folder.resolve()))
+    program = placeholders.fill(section.command[0], values_of(config, folder.resolve()))
     if os.name != "posix":
         raise UsageError("model kind command needs process groups, which this system has not")
     if shutil.which(program) is None:
         raise UsageError(f"model.command: no such program: {program}; {{python}} is the Python that runs mutransfer")
+
+
+def values_of(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, str]:
+    """`{placeholder: its text}` for one run in `folder`; what is not set is left out."""
+    model, hparams = config.model, config.hparams.filled()
+    found: dict[str, Any] = {name: getattr(hparams, name) for name in placeholders.HPARAMS}
+    found |= {name: getattr(model, name, None) for name in placeholders.MODEL}
+    found["width_multiplier"] = model.width / model.base_width
+    found |= {name: getattr(config.training, name) for name in placeholders.TRAINING}
+    found |= {
+        "name": config.name,
+        "parametrization": config.parametrization,
+        "trial_folder": str(folder.resolve()),
+        "resume": resume,
+        "python": sys.executable,
+    }
+    return {name: placeholders.text_of(value) for name, value in found.items() if value is not None}
 
 
 def _environment(section: CommandSection, values: dict[str, str]) -> dict[str, str]:

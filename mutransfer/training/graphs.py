@@ -12,11 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mutransfer.training.loss import Tensors
+
 # Calls before the capture: libraries choose kernels and allocate at the first ones.
 _WARM_UP = 3
 _TOLERANCE = 1e-2
 
-Tensors = tuple[Tensor, ...]
 Gradients = tuple[Tensor, list[Tensor | None]]
 """Losses (N,), and a gradient or None per parameter."""
 Compute = Callable[[Tensors, Tensor], Gradients]

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 # Multiplications in one product from which oneDNN repays its calls (measured: 64³ does not, 64·256² does).
 _WORTHWHILE = 1 << 21
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+LinearGradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 @functools.cache
@@ -79,7 +79,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
 
 
-def _backward(ctx: Any, grad: Tensor) -> Gradients:
+def _backward(ctx: Any, grad: Tensor) -> LinearGradients:
     x, weight = ctx.saved_tensors
     rows = grad.reshape(-1, grad.shape[-1])
     want_x, want_weight, want_bias = ctx.needs_input_grad
@@ -101,7 +101,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
+    def backward(ctx: Any, grad: Tensor) -> LinearGradients:
         """Gradients of x, weight and bias."""
         return _backward(ctx, grad)
 
@@ -122,7 +122,7 @@ class _PackedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
+    def backward(ctx: Any, grad: Tensor) -> LinearGradients:
         """Gradients of x, weight and bias."""
         return _backward(ctx, grad)
 
@@ -159,7 +159,7 @@ class _Stacked(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
+    def backward(ctx: Any, grad: Tensor) -> LinearGradients:
         """Gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         rows, grads = _rows(x), _rows(grad)
@@ -187,7 +187,7 @@ class _StackedOnOne(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
+    def backward(ctx: Any, grad: Tensor) -> LinearGradients:
         """Gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         rows, grads = x.reshape(-1, x.shape[-1]), _rows(grad)

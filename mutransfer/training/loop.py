@@ -17,8 +17,8 @@ from mutransfer.data.dataset import Batch, Dataset
 from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import counted, no_targets
-from mutransfer.training.measures import measure
-from mutransfer.training.metrics import MetricsFile, Monitor, Pending
+from mutransfer.training.losses import MetricsFile, Monitor, Pending
+from mutransfer.training.metrics import measure
 from mutransfer.training.pack import PackLearner
 from mutransfer.training.schedules import Schedule
 

@@ -1,145 +1,69 @@
-"""Losses on their way to disk, and the look for divergence, without waiting for the device at every step."""
+"""Metrics: what is measured of a trained model beside its loss. A model's section registers its own by name."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import importlib
+from collections.abc import Callable
+from typing import Protocol, cast
 
-from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors, write_atomic
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_SMOOTHING = 0.9
-_STRICT = json.JSONEncoder(allow_nan=False)
+from mutransfer.config.schema import RunConfig
+from mutransfer.data.dataset import Dataset
 
 
-@dataclass
-class Monitor:
-    """The losses of one run, and whether it has diverged.
+class Measure(Protocol):
+    """One metric."""
 
-    A run has diverged when a loss is not finite, or when the smoothed loss exceeds `factor` times the first.
+    def require(self) -> None:
+        """Raises `DataError` where something that it needs is not installed."""
+
+    def __call__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        data: Dataset,
+        device: torch.device,
+        *,
+        alive: Callable[[], None] = lambda: None,
+    ) -> float:
+        """Measure `model`, in eval mode and without gradients.
+
+        Args:
+            alive: to be called after every part of the work: who trains is ended when it is silent for long.
+        """
+
+
+def measures_of(config: RunConfig) -> dict[str, Measure]:
+    """The metrics that a config asks for, each ready to be called.
+
+    Raises:
+        DataError: a package that one needs is not installed.
     """
-
-    factor: float
-    losses: list[float] = field(default_factory=list)
-    smoothed: float | None = None
-    diverged: bool = False
-
-    def add(self, values: Sequence[float]) -> list[float]:
-        """Judge the losses of the next steps; those up to a divergence are returned."""
-        before = len(self.losses)
-        for value in values:
-            if self.diverged:
-                break
-            self.losses.append(value)
-            previous = value if self.smoothed is None else self.smoothed
-            self.smoothed = _SMOOTHING * previous + (1 - _SMOOTHING) * value
-            self.diverged = not math.isfinite(value) or self.smoothed > self.factor * self.losses[0]
-        return self.losses[before:]
-
-    def final_loss(self) -> float | None:
-        """Mean of the last tenth of the losses, at least one; None where that is not finite."""
-        tail = self.losses[-max(1, len(self.losses) // 10) :]
-        mean = sum(tail) / max(1, len(tail))
-        return mean if tail and math.isfinite(mean) else None
+    known, asked = config.model.metrics, config.evaluation.metrics
+    found = {}
+    for name in known if asked is None else asked:
+        home, _, function = known[name].partition(":")
+        measure = cast(Measure, getattr(importlib.import_module(home), function))
+        measure.require()
+        found[name] = measure
+    return found
 
 
-class Pending:
-    """Losses still on the device, (N,) a step for N runs, fetched every `interval` steps."""
-
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
-        self._losses: list[Tensor] = []
-
-    @property
-    def due(self) -> bool:
-        """Whether enough steps are pending to fetch them."""
-        return len(self._losses) >= self._interval
-
-    def add(self, losses: Tensor) -> None:
-        """Take the losses of the next step."""
-        self._losses.append(losses)
-
-    def fetch(self) -> list[list[float]]:
-        """Bring what is pending to the host: a list of losses for each run."""
-        if not self._losses:
-            return []
-        import torch  # here: a command's losses come without it
-
-        values: list[list[float]] = torch.stack(self._losses, dim=1).tolist()
-        self._losses.clear()
-        return values
-
-
-class MetricsFile:
-    """`metrics.jsonl`: a line per step `{"step", "loss", "lr"}`, further lines for validations."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._lines: list[str] = []
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Take one record; a number that is not finite becomes null, as JSON has no other word for it."""
-        if self._path is None:
-            return
-        try:
-            line = _STRICT.encode(record)
-        except ValueError:
-            plain = {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in record.items()
-            }
-            line = json.dumps(plain)
-        self._lines.append(line + "\n")
-
-    def flush(self) -> None:
-        """Append what was added to the file.
-
-        Raises:
-            UsageError: the disk refuses.
-        """
-        if self._path is None or not self._lines:
-            return
-        with disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.writelines(self._lines)
-        self._lines.clear()
-
-    def restart(self, steps: int) -> list[float]:
-        """Drop records beyond the first `steps` steps, as after an interruption; the losses kept, in order.
-
-        Raises:
-            UsageError: the file lacks some of those steps.
-        """
-        if self._path is None:
-            return []
-        if not steps:
-            self._path.unlink(missing_ok=True)
-            return []
-        kept = [record for record in read_metrics(self._path) if record["step"] < steps]
-        losses = [record["loss"] for record in kept if "loss" in record]
-        if len(losses) != steps:
-            raise UsageError(
-                f"{self._path}: has {len(losses)} of the {steps} steps before the checkpoint; remove the folder "
-                "and train again"
-            )
-        write_atomic(self._path, "".join(json.dumps(record) + "\n" for record in kept))
-        return losses
-
-
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a metrics file; a torn last line, as a kill leaves it, is passed over."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
+def measure(
+    config: RunConfig,
+    model: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    *,
+    alive: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Every metric that the config asks for; `alive` as in `Measure`."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return {name: one(config, model, data, device, alive=alive) for name, one in measures_of(config).items()}
+    finally:
+        model.train(was_training)

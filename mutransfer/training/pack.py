@@ -18,10 +18,10 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Array, Batch
 from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
-from mutransfer.training.graphs import Compute, Gradients, Graphed, Tensors
+from mutransfer.training.graphs import Compute, Gradients, Graphed
 from mutransfer.training.kernels import kernels
 from mutransfer.training.learner import precision, start_at
-from mutransfer.training.loss import counted, inputs_of, loss_of, losses_of, no_targets, to_device, wide
+from mutransfer.training.loss import Tensors, counted, inputs_of, loss_of, losses_of, no_targets, to_device, wide
 from mutransfer.training.pack_optimizers import pack_optimizer
 from mutransfer.training.schedules import Schedule
 

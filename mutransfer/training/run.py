@@ -18,9 +18,9 @@ from mutransfer.training.command import RUN_GRACE, CommandFailed, last_lines, re
 from mutransfer.training.folder import TrainFolder, TrainResult
 from mutransfer.training.learner import Learner, is_out_of_memory
 from mutransfer.training.loop import Hooks, Progress, fit
-from mutransfer.training.measures import measures_of
+from mutransfer.training.losses import MetricsFile
 from mutransfer.training.memory import require_memory
-from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.metrics import measures_of
 from mutransfer.training.tryout import try_out
 
 

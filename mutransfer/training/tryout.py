@@ -31,7 +31,7 @@ def try_out(config: RunConfig) -> None:
         UsageError: the model or its data cannot be used; the message has the place in the user's code.
         DataError: the data gives no batch, or nothing that counts in it.
     """
-    if not config.model.draws:
+    if not config.model.foreign:
         return
     plan = plan_of(config)
     small = config.model_copy(update={"model": config.model.at_width(config.model.base_width), "search": None})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mutransfer.config.load import differences, load_config, save_config, validate
 from mutransfer.config.schema import RunConfig
-from mutransfer.config.source import Source
+from mutransfer.config.source import ConfigSource
 from mutransfer.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def reverse_config(config: RunConfig, width: int, *, origin: str = "config") -> 
     data["name"] = f"{config.name}-reverse-w{width}"
     data["parametrization"], data["reverse"] = "mup", True
     data["model"]["base_width"] = width
-    source = Source(origin, data)
+    source = ConfigSource(origin, data)
     source.overridden[("model", "base_width")] = f"--width {width}"
     source.overridden[("model",)] = f"--width {width}"
     return validate(source)

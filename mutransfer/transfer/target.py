@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokensSection
 from mutransfer.config.load import differences, load_config, save_config, validate
 from mutransfer.config.schema import Provenance, RunConfig
-from mutransfer.config.source import Source
+from mutransfer.config.source import ConfigSource
 from mutransfer.data import load_data
 from mutransfer.errors import DataError, NothingUsable, UsageError
 from mutransfer.models import plan_of
@@ -156,7 +156,7 @@ def _target_config(
         )
     winner = proxy.with_hparams(record.params)
     data = winner.model_copy(update={"hparams": winner.hparams.filled()}).resolved()
-    source = Source(str(sweep.config), data)
+    source = ConfigSource(str(sweep.config), data)
     name = [f"w{overrides.width}"]
     for option, section, field, value in overrides.fields():
         if value is None:

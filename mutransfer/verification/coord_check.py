@@ -16,7 +16,7 @@ from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.rules import FAMILIES
 from mutransfer.verification.coordinates import Measurements, OnProgress, measure
 from mutransfer.verification.hints import hint_for
-from mutransfer.verification.subject import FACTORS, Batch, ConfigSubject, ModuleSubject, Subject
+from mutransfer.verification.subject import FACTORS, ConfigSubject, ModuleBatch, ModuleSubject, Subject
 from mutransfer.verification.verdict import ModuleVerdict, first_failure, judge
 
 THRESHOLD = 0.1
@@ -27,7 +27,7 @@ SEEDS = 3
 MOST_LR = {"adam": 1e-3, "sgd": 0.1, "muon": 0.02}
 """A config's lr is taken up to this. At the peak of a tuned lr, without its warmup, the first steps overshoot: changes
 are then several times what they start from, differ between seeds by as much, and say little of the limit."""
-Verdict = Literal["passed", "failed", "no power"]
+CheckOutcome = Literal["passed", "failed", "no power"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class CoordinateCheck:
     """What was checked, and the control."""
 
     @property
-    def outcome(self) -> Verdict:
+    def outcome(self) -> CheckOutcome:
         """`passed`, `failed`, or `no power`: nothing failed, but neither did the control."""
         if any(one.outcome != "pass" for one in self.modules):
             return "failed"
@@ -105,7 +105,7 @@ def coordinate_check(
     *,
     inputs: Any = None,
     targets: Any = None,
-    batches: Sequence[Batch] | None = None,
+    batches: Sequence[ModuleBatch] | None = None,
     loss: Callable[[Any, Any], Tensor] | None = None,
     base_width: int,
     widths: Sequence[int] | None = None,

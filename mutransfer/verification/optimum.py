@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Floats = NDArray[np.float64]
 Edge = Literal["lower", "upper", "both"]
 
 DRAWS = 1000
@@ -41,11 +41,11 @@ class Optimum:
     """The end of the grid at which the optimum lies, or may lie as far as the noise tells."""
     edge_share: float
     """Share of the redrawn curves whose optimum is at an end."""
-    draws: Array
+    draws: Floats
     """Optima of the redrawn curves, in octaves; empty with one seed."""
 
 
-def find_optimum(octaves: Array, losses: Array, *, seed: int = 0) -> Optimum | None:
+def find_optimum(octaves: Floats, losses: Floats, *, seed: int = 0) -> Optimum | None:
     """The optimum of the seed-mean of `losses` (values, seeds) over rising `octaves` (values,).
 
     A value at which any seed diverged counts as infinitely bad; a value for which a result is missing counts as
@@ -100,7 +100,7 @@ class Noise:
         return float(np.sqrt(2.0)) * self.of_mean
 
 
-def interaction_noise(losses: Array, around: int, *, reach: int = 2) -> Noise | None:
+def interaction_noise(losses: Floats, around: int, *, reach: int = 2) -> Noise | None:
     """Noise of `losses` (values, seeds) within `reach` values of `around`; None with one seed or one usable value."""
     window = losses[max(0, around - reach) : around + reach + 1]
     window = window[np.isfinite(window).all(axis=1)]
@@ -112,7 +112,7 @@ def interaction_noise(losses: Array, around: int, *, reach: int = 2) -> Noise | 
     return Noise(float(np.sqrt((left**2).sum() / freedom)), freedom, seeds)
 
 
-def percentiles(draws: Array) -> tuple[float, float] | None:
+def percentiles(draws: Floats) -> tuple[float, float] | None:
     """The middle `CONFIDENCE` of the draws; None of none."""
     if not len(draws):
         return None
@@ -120,7 +120,7 @@ def percentiles(draws: Array) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _minimum(octaves: Array, curve: Array, error: float) -> tuple[int, float, bool]:
+def _minimum(octaves: Floats, curve: Floats, error: float) -> tuple[int, float, bool]:
     """Index of the lowest point, the place of the minimum, and whether a parabola gave it.
 
     The parabola goes through the lowest point and its two neighbours, which bracket it; the next point on
@@ -148,7 +148,7 @@ def _minimum(octaves: Array, curve: Array, error: float) -> tuple[int, float, bo
     return best, float(octaves[best]), False
 
 
-def _redraw(octaves: Array, curve: Array, noise: Noise | None, seed: int) -> tuple[Array, NDArray[np.int64]]:
+def _redraw(octaves: Floats, curve: Floats, noise: Noise | None, seed: int) -> tuple[Floats, NDArray[np.int64]]:
     """Optima of redrawn curves, and -1, 0 or 1 for each: at the lower end, inside, at the upper end."""
     if noise is None:
         return np.empty(0), np.empty(0, dtype=np.int64)

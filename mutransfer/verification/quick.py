@@ -74,7 +74,7 @@ def _narrowed(config: RunConfig) -> RunConfig:
         size = section.base_width // 2
         try:
             half = type(section).model_validate({**section.model_dump(), "base_width": size, "width": size})
-            if section.draws:  # which widths it takes is seen when it runs
+            if section.foreign:  # which widths it takes is seen when it runs
                 try_out(config.model_copy(update={"model": half}))
         except (ValidationError, UsageError):
             break

@@ -35,7 +35,7 @@ FACTORS = (1, 2, 4, 8, 16)
 # What the probe may hold: enough for sizes within a percent, little enough that looking costs less than training.
 _PROBE_TOKENS, _PROBE_EXAMPLES = 512, 64
 
-Batch = tuple[Any, Any]
+ModuleBatch = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class ModuleSubject:
         self,
         factory: Callable[[int], nn.Module],
         *,
-        batches: Sequence[Batch],
+        batches: Sequence[ModuleBatch],
         loss: Callable[[Any, Any], Tensor] | None,
         sizes: Sequence[int],
         axis: str,

@@ -16,10 +16,10 @@ from mutransfer.executors.base import Executor
 from mutransfer.files import write_atomic, write_json
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.verification import transfer_json, transfer_words
-from mutransfer.verification.optimum import Array, Noise, Optimum, find_optimum, interaction_noise, percentiles
-from mutransfer.verification.transfer_grid import Key, TransferGrid, Value
+from mutransfer.verification.optimum import Floats, Noise, Optimum, find_optimum, interaction_noise, percentiles
+from mutransfer.verification.transfer_grid import GridValue, Key, TransferGrid
 from mutransfer.verification.transfer_points import CheckFolder, Point, train_points, whole_values
-from mutransfer.verification.wider import Comparison, Curve, compare, read_curve
+from mutransfer.verification.wider import Comparison, WidthCurve, compare, read_curve
 
 State = Literal["passed", "failed", "undecided"]
 
@@ -29,16 +29,16 @@ class SizeResult:
     """One size in one parametrization."""
 
     size: int
-    values: tuple[Value, ...]
-    losses: Array
+    values: tuple[GridValue, ...]
+    losses: Floats
     """(values, seeds): infinite where a run diverged, NaN where one gave no result."""
     optimum: Optimum | None
     """None of names, and where fewer than three values gave a result."""
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Floats:
         """Mean over seeds, (values,)."""
-        found: Array = self.losses.mean(axis=1)
+        found: Floats = self.losses.mean(axis=1)
         return found
 
     @property
@@ -62,7 +62,7 @@ class SizeResult:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TransferVerdict:
     """How one parametrization fares."""
 
     parametrization: str
@@ -70,7 +70,7 @@ class Verdict:
     reasons: tuple[str, ...]
     """Why it failed or is undecided; empty when it passed."""
     sizes: tuple[SizeResult, ...]
-    transferred: Value | None
+    transferred: GridValue | None
     """Best value at the base size, which transfer would use."""
     drift: float | None
     """Optimum of the largest size over that of the base, in octaves; None of names and where one is unknown."""
@@ -83,13 +83,13 @@ class Verdict:
     """Loss of the largest size with the base's best value, minus that with its own best; infinite if it diverged."""
     regret_error: float | None
     """Standard error of the regret."""
-    curves: tuple[Curve, ...]
+    curves: tuple[WidthCurve, ...]
     comparisons: tuple[Comparison, ...]
     widened: bool
     """Whether values count that no call named, because an optimum lay at an end of those named."""
-    earlier: tuple[Value, ...]
+    earlier: tuple[GridValue, ...]
     """Values that count although this call did not name them: those of earlier calls."""
-    left_out: tuple[Value, ...]
+    left_out: tuple[GridValue, ...]
     """Values of earlier calls that were not trained at every size with every seed of this one, and do not count."""
 
     @property
@@ -107,17 +107,17 @@ class TransferCheck:
     grid: TransferGrid
     tolerance: float
     """In octaves."""
-    verdicts: Mapping[str, Verdict]
+    verdicts: Mapping[str, TransferVerdict]
     """The parametrization that is judged first, its control after it."""
     points: tuple[Point, ...]
 
     @property
-    def judged(self) -> Verdict:
+    def judged(self) -> TransferVerdict:
         """The verdict that counts."""
         return self.verdicts[self.grid.parametrizations[0]]
 
     @property
-    def control(self) -> Verdict | None:
+    def control(self) -> TransferVerdict | None:
         """The control's."""
         return self.verdicts[self.grid.parametrizations[1]] if len(self.grid.parametrizations) > 1 else None
 
@@ -200,7 +200,7 @@ def _further(grid: TransferGrid, points: Mapping[Key, Point]) -> set[Key]:
     return found
 
 
-def _is_named(grid: TransferGrid, points: Mapping[Key, Point], name: str, value: Value) -> bool:
+def _is_named(grid: TransferGrid, points: Mapping[Key, Point], name: str, value: GridValue) -> bool:
     """Whether this call or an earlier one named the value."""
     return value in grid.values or points[(name, grid.sizes[0], grid.seeds[0], value)].asked
 
@@ -218,7 +218,7 @@ def judge(grid: TransferGrid, points: Mapping[Key, Point], *, tolerance: float |
 
 
 def _size_results(
-    grid: TransferGrid, points: Mapping[Key, Point], name: str, values: Sequence[Value]
+    grid: TransferGrid, points: Mapping[Key, Point], name: str, values: Sequence[GridValue]
 ) -> list[SizeResult]:
     found = []
     for index, size in enumerate(grid.sizes):
@@ -232,7 +232,7 @@ def _size_results(
     return found
 
 
-def _judge_one(grid: TransferGrid, points: Mapping[Key, Point], name: str, tolerance: float) -> Verdict:
+def _judge_one(grid: TransferGrid, points: Mapping[Key, Point], name: str, tolerance: float) -> TransferVerdict:
     values = whole_values(grid, points, name)
     further = [value for value in values if value not in grid.values]
     earlier = tuple(value for value in further if _is_named(grid, points, name, value))
@@ -260,7 +260,7 @@ def _judge_one(grid: TransferGrid, points: Mapping[Key, Point], name: str, toler
     if curves and transferred is not None:
         run = grid.config.at_point({grid.hparam: transferred})
         warmup = min(math.ceil(run.hparams.warmup * run.training.steps), run.training.steps - 1)
-    return Verdict(
+    return TransferVerdict(
         parametrization=name,
         state=state,
         reasons=tuple(reasons),
@@ -315,7 +315,9 @@ def _at_least(base: SizeResult, largest: SizeResult) -> float | None:
     return abs(one.octaves - other.octaves) if outside and one.index != other.index else None
 
 
-def _curves(grid: TransferGrid, points: Mapping[Key, Point], name: str, transferred: Value | None) -> tuple[Curve, ...]:
+def _curves(
+    grid: TransferGrid, points: Mapping[Key, Point], name: str, transferred: GridValue | None
+) -> tuple[WidthCurve, ...]:
     """Training curves of every size at the transferred value; none where one is missing."""
     if transferred is None:
         return ()

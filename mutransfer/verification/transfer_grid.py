@@ -14,7 +14,7 @@ from mutransfer.config.base import SEEDS
 from mutransfer.config.hparams import SCHEDULE_FIELDS, UNSWEEPABLE, Hparams
 from mutransfer.config.load import first_problem, validate
 from mutransfer.config.schema import RunConfig
-from mutransfer.config.source import Source
+from mutransfer.config.source import ConfigSource
 from mutransfer.errors import ConfigError, UsageError
 from mutransfer.models import plan_of
 from mutransfer.transfer.cost import estimate
@@ -25,8 +25,8 @@ AXES = {
     "batch-size": "training.batch_size",
     "seq-len": "data.seq_len",
 }
-Value = float | str
-Key = tuple[str, int, int, Value]
+GridValue = float | str
+Key = tuple[str, int, int, GridValue]
 """(parametrization, size, seed, value)."""
 
 
@@ -41,7 +41,7 @@ class TransferGrid:
     sizes: tuple[int, ...]
     """Rising; the first is the base that the others are compared with."""
     hparam: str
-    values: tuple[Value, ...]
+    values: tuple[GridValue, ...]
     """Rising numbers, or names."""
     seeds: tuple[int, ...]
     parametrizations: tuple[str, ...]
@@ -69,7 +69,7 @@ class TransferGrid:
         return set(product(self.parametrizations, self.sizes, self.seeds, self.values))
 
     def round(
-        self, parametrizations: Iterable[str], sizes: Iterable[int], seeds: Iterable[int], values: Iterable[Value]
+        self, parametrizations: Iterable[str], sizes: Iterable[int], seeds: Iterable[int], values: Iterable[GridValue]
     ) -> RunConfig:
         """The config of a sweep over these points.
 
@@ -91,16 +91,16 @@ class TransferGrid:
                 "parametrization": [name for name in self.parametrizations if name in set(parametrizations)],
             },
         }
-        source = Source("--sizes, --values", {**self.config.resolved(), "search": search})
+        source = ConfigSource("--sizes, --values", {**self.config.resolved(), "search": search})
         source.overridden[("search", "space", self.hparam)] = f"--hparam {self.hparam}"
         return validate(source)
 
     @staticmethod
-    def values_order(value: Value) -> tuple[bool, Value]:
+    def values_order(value: GridValue) -> tuple[bool, GridValue]:
         """Numbers by size, names by the alphabet."""
         return isinstance(value, str), value
 
-    def widened(self, values: Iterable[Value], *, lower: bool, upper: bool) -> tuple[Value, ...]:
+    def widened(self, values: Iterable[GridValue], *, lower: bool, upper: bool) -> tuple[GridValue, ...]:
         """Values beyond the ends of `values`, two octaves and at least two of them, that the hparam can have."""
         numbers = [value for value in values if not isinstance(value, str)]
         count = max(2, round(2 / self.step))
@@ -108,7 +108,7 @@ class TransferGrid:
         further += [max(numbers) * 2.0 ** (self.step * k) for k in range(1, count + 1)] if upper else []
         return tuple(value for value in further if self._possible(value))
 
-    def _possible(self, value: Value) -> bool:
+    def _possible(self, value: GridValue) -> bool:
         try:
             self.config.at_point({self.hparam: value})
         except ValueError:
@@ -116,7 +116,7 @@ class TransferGrid:
         return True
 
 
-def _require_once(option: str, values: Sequence[Value]) -> None:
+def _require_once(option: str, values: Sequence[GridValue]) -> None:
     twice = sorted({str(value) for value in values if values.count(value) > 1})
     if twice:
         raise UsageError(f"{option}: has {', '.join(twice)} twice")
@@ -128,7 +128,7 @@ def make_grid(
     axis: str = "width",
     sizes: Iterable[int] | None = None,
     hparam: str = "lr",
-    values: Iterable[Value] | None = None,
+    values: Iterable[GridValue] | None = None,
     seeds: int = 2,
     control: bool = True,
 ) -> TransferGrid:
@@ -192,7 +192,7 @@ def _require_live(config: RunConfig, hparam: str) -> None:
     raise UsageError(f"--hparam {hparam}: {why}{';' if '?' not in why else ''} choose among {', '.join(known)}")
 
 
-def _require_possible(config: RunConfig, name: str, value: Value, label: str) -> None:
+def _require_possible(config: RunConfig, name: str, value: GridValue, label: str) -> None:
     """Refuse a value that makes no possible run."""
     try:
         config.at_point({name: value})
@@ -200,7 +200,7 @@ def _require_possible(config: RunConfig, name: str, value: Value, label: str) ->
         raise ConfigError(f"{label}: {first_problem(error)}") from None
 
 
-def _default_values(config: RunConfig, hparam: str) -> tuple[Value, ...]:
+def _default_values(config: RunConfig, hparam: str) -> tuple[GridValue, ...]:
     if hparam == "schedule":
         return tuple(SCHEDULE_FIELDS)
     value = config.hparams.resolved(hparam)

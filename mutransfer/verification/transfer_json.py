@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mutransfer.verification.transfer_check import SizeResult, TransferCheck, Verdict
+    from mutransfer.verification.transfer_check import SizeResult, TransferCheck, TransferVerdict
 
 
 def as_dict(check: TransferCheck) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def as_dict(check: TransferCheck) -> dict[str, Any]:
     return found
 
 
-def _verdict(check: TransferCheck, one: Verdict) -> dict[str, Any]:
+def _verdict(check: TransferCheck, one: TransferVerdict) -> dict[str, Any]:
     return {
         "state": one.state,
         "reasons": one.reasons,

@@ -26,7 +26,7 @@ from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.space import point
 from mutransfer.sweep.study import Study
 from mutransfer.training.folder import Outcome
-from mutransfer.verification.transfer_grid import AXES, Key, TransferGrid, Value
+from mutransfer.verification.transfer_grid import AXES, GridValue, Key, TransferGrid
 
 _WIDENING = "-widening"
 """End of the name of a round that no call asked for, but an optimum at an end of the values."""
@@ -39,7 +39,7 @@ class Point:
     parametrization: str
     size: int
     seed: int
-    value: Value
+    value: GridValue
     outcome: Outcome | None
     validation_loss: float | None
     training_loss: float | None
@@ -139,7 +139,7 @@ def _require_data(grid: TransferGrid) -> None:
     try_out(grid.config)
 
 
-def whole_values(grid: TransferGrid, points: Mapping[Key, Point], parametrization: str) -> tuple[Value, ...]:
+def whole_values(grid: TransferGrid, points: Mapping[Key, Point], parametrization: str) -> tuple[GridValue, ...]:
     """Values, rising, that `points` have at every size of the grid with every seed; others do not compare."""
     return tuple(
         value
@@ -218,7 +218,7 @@ def _require_same_config(grid: TransferGrid, folder: CheckFolder) -> None:
     save_config(config, folder.config, heading="What mutransfer transfer-check was asked to check.")
 
 
-Part = tuple[set[str], set[int], set[int], set[Value]]
+Part = tuple[set[str], set[int], set[int], set[GridValue]]
 
 
 def _products(missing: set[Key]) -> list[Part]:

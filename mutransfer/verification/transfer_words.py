@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mutransfer.verification.transfer_grid import TransferGrid, Value
+from mutransfer.verification.transfer_grid import GridValue, TransferGrid
 
 if TYPE_CHECKING:
-    from mutransfer.verification.transfer_check import SizeResult, TransferCheck, Verdict
+    from mutransfer.verification.transfer_check import SizeResult, TransferCheck, TransferVerdict
 
 _SAYS = {"passed": "transfers", "failed": "does not transfer", "undecided": "undecided"}
 
@@ -60,7 +60,7 @@ def _of_earlier_calls(check: TransferCheck) -> list[str]:
     return found
 
 
-def _listed(values: Sequence[Value]) -> str:
+def _listed(values: Sequence[GridValue]) -> str:
     return ", ".join(map(number, values))
 
 
@@ -101,12 +101,12 @@ def regret(value: float, error: float | None, size: int, grid: TransferGrid) -> 
     return f"the base's best {grid.hparam} costs {grid.axis} {size} {value:.4f} nats{noise}"
 
 
-def number(value: Value | None) -> str:
+def number(value: GridValue | None) -> str:
     """A value with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _figures(check: TransferCheck, one: Verdict) -> list[str]:
+def _figures(check: TransferCheck, one: TransferVerdict) -> list[str]:
     grid, found = check.grid, []
     if one.drift is not None:
         text = f"{one.parametrization}: drift {one.drift:+.2f} octaves ({one.drift / grid.step:+.2f} steps of the grid"

@@ -23,8 +23,8 @@ from mutransfer.verification.activations import ATTENTION_LOGITS
 from mutransfer.verification.coordinates import Measurements, ModuleFacts, Numbers
 from mutransfer.verification.slopes import Slope, fit_slope
 
-Kind = Literal["inner", "readout", "attention logits", "fixed"]
-Outcome = Literal["pass", "fail", "unclear"]
+ModuleKind = Literal["inner", "readout", "attention logits", "fixed"]
+ModuleOutcome = Literal["pass", "fail", "unclear"]
 
 CLT = -0.5
 """Slope of a sum of uncorrelated terms that is scaled by 1/width."""
@@ -44,12 +44,12 @@ class ModuleVerdict:
     """What the check says of one module."""
 
     module: str
-    kind: Kind
+    kind: ModuleKind
     """`inner`; `readout` (finite outputs after the last growing one); `attention logits`; `fixed` (no trainable
     parameter before it)."""
     role: str | None
     """Role of the module's own weight, where it has one."""
-    outcome: Outcome
+    outcome: ModuleOutcome
     size: Slope | None
     """Of the RMS at init; None where it is zero at every size."""
     change: Slope | None
@@ -153,7 +153,7 @@ def settled_change(values: Numbers) -> Numbers:
 
 def _judge_numbers(
     name: str,
-    kind: Kind,
+    kind: ModuleKind,
     role: str | None,
     measured: Measurements,
     threshold: float,
@@ -191,7 +191,7 @@ def _judge_numbers(
         ]
     slopes: dict[str, Slope | None] = {}
     reasons: list[str] = []
-    outcomes: set[Outcome] = set()
+    outcomes: set[ModuleOutcome] = set()
     first_step = math.inf
     for what, table, allowed, quantity in tables:
         if not table.any():
@@ -207,7 +207,7 @@ def _judge_numbers(
             reasons.append(reason)
             bad = 0.0 if quantity is None else _first_bad_step(values[quantity], allowed, measured)
             first_step = min(first_step, bad)
-    worst: Outcome = "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
+    worst: ModuleOutcome = "fail" if "fail" in outcomes else "unclear" if "unclear" in outcomes else "pass"
     return ModuleVerdict(
         module=name,
         kind=kind,
@@ -243,7 +243,7 @@ def _place_in_depth(name: str) -> Literal["outside", "inside", "first", "last"]:
 
 def _judge_one(
     what: str, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, final: bool
-) -> tuple[Slope | None, Outcome, str]:
+) -> tuple[Slope | None, ModuleOutcome, str]:
     """Slope, outcome and, of a failure, the reason for one (seeds, sizes) table."""
     usable = np.isfinite(values) & (values > 0)
     if not usable.all():
@@ -305,7 +305,7 @@ def _is_narrow(facts: ModuleFacts, measured: Measurements) -> bool:
     return not facts.grows and facts.trainable and after and any(one.finished < facts.started for one in others)
 
 
-def _kind(name: str, facts: ModuleFacts, measured: Measurements) -> Kind:
+def _kind(name: str, facts: ModuleFacts, measured: Measurements) -> ModuleKind:
     if ATTENTION_LOGITS in name:
         return "attention logits"
     if not facts.trainable:

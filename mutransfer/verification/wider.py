@@ -12,22 +12,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mutransfer.training.metrics import read_metrics
+from mutransfer.training.losses import read_metrics
+from mutransfer.verification.optimum import Floats
 
-Array = NDArray[np.float64]
 _SMOOTHING = 0.9
 # Shares of steps below this are no chance: smoothed losses of neighbouring steps are nearly the same.
 _NEARLY_ALWAYS = 0.95
 
 
 @dataclass(frozen=True)
-class Curve:
+class WidthCurve:
     """Smoothed training losses of one size: (seeds, steps), infinite from where a run diverged."""
 
     size: int
-    losses: Array
+    losses: Floats
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Comparison:
         return self.share >= _NEARLY_ALWAYS
 
 
-def read_curve(size: int, folders: Sequence[Path], steps: int) -> Curve | None:
+def read_curve(size: int, folders: Sequence[Path], steps: int) -> WidthCurve | None:
     """The curve of one size from the metrics of its seeds; None where a file has no losses."""
     rows = []
     for folder in folders:
@@ -58,10 +57,10 @@ def read_curve(size: int, folders: Sequence[Path], steps: int) -> Curve | None:
             return None
         known = [np.inf if loss is None else float(loss) for loss in losses[:steps]]
         rows.append(smooth(np.array(known + [np.inf] * (steps - len(known)))))
-    return Curve(size, np.array(rows))
+    return WidthCurve(size, np.array(rows))
 
 
-def smooth(losses: Array) -> Array:
+def smooth(losses: Floats) -> Floats:
     """Exponential mean with the constant of the divergence stop."""
     found = np.empty_like(losses)
     mean = losses[0]
@@ -71,7 +70,7 @@ def smooth(losses: Array) -> Array:
     return found
 
 
-def compare(curves: Sequence[Curve], *, warmup: int) -> tuple[Comparison, ...]:
+def compare(curves: Sequence[WidthCurve], *, warmup: int) -> tuple[Comparison, ...]:
     """Each size with the next smaller one, from step `warmup` on, paired by seed."""
     found = []
     for smaller, larger in pairwise(curves):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mutransfer.config import placeholders
 from mutransfer.config.load import dump_config, validate
 from mutransfer.config.source import parse_yaml
 from mutransfer.errors import ConfigError
+from mutransfer.training.command import values_of
 
 TEXT = """\
 name: own
@@ -86,7 +86,7 @@ def test_a_command_that_reads_the_environment_gets_everything():
     config = changed("loss_from:", "passes: environment\n  loss_from:")
     assert config.model.dead_hparams() == {}
     assert config.model.has_control
-    names = set(placeholders.values_of(config, Path("x")))
+    names = set(values_of(config, Path("x")))
     assert names >= {"lr", "beta1", "width", "base_width", "steps", "seed", "trial_folder", "parametrization"}
     assert "clip" not in names  # not set
 

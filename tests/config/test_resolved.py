@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mutransfer.config.load import differences, dump_config, load_config, save_config, validate
 from mutransfer.config.schema import RunConfig
-from mutransfer.config.source import parse_yaml
+from mutransfer.config.source import dump_yaml, parse_yaml
 from tests.config.conftest import GPT, Load
 from tests.conftest import build
 
@@ -116,3 +116,8 @@ def test_the_hash_forgets_the_name_the_provenance_and_the_order_of_keys(load: Lo
     assert list(other.require_search().space) == ["warmup", "lr"]
     assert other.hash() == original.hash()
     assert re.fullmatch(r"[0-9a-f]{12}", original.hash())
+
+
+def test_a_text_that_looks_like_a_number_stays_a_text():
+    for text in ("0E0", "1e5", "012", "1:30", ".5", "1_000", "0x1F", ".inf"):
+        assert parse_yaml(dump_yaml({"path": text}), "dumped").data == {"path": text}

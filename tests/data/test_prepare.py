@@ -19,9 +19,9 @@ from mutransfer.config.data import HuggingFaceTextSection, TextSection, Tokenize
 from mutransfer.data import corpus as corpus_module
 from mutransfer.data import prepare as prepare_module
 from mutransfer.data import source as source_module
-from mutransfer.data.prepare import Progress, prepare
+from mutransfer.data.prepare import PrepareNews, prepare
 from mutransfer.data.shards import ShardedTokens, open_shards
-from mutransfer.data.source import Source, source_of, source_of_files, tokenizer_of
+from mutransfer.data.source import DataSource, source_of, source_of_files, tokenizer_of
 from mutransfer.errors import DataError, Interrupted, UsageError
 from tests.conftest import REPOSITORY
 from tests.contracts.data_sources import TokenSourceContract, fresh
@@ -53,7 +53,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def everything(home: Path) -> Source:
+def everything(home: Path) -> DataSource:
     pytest.importorskip("datasets")
     return source_of_files([str(home / "in" / "*")], column="text", raw=False)
 
@@ -167,7 +167,7 @@ def test_killed_at_some_moment_it_goes_on_to_the_same_bytes_and_no_worker_stays(
 
 def stop_after(batches: int) -> dict[str, Any]:
     """Arguments that stop the work after so many batches of tokens."""
-    seen: list[Progress] = []
+    seen: list[PrepareNews] = []
     return {
         "should_stop": lambda: len(seen) >= batches,
         "on_progress": lambda progress: seen.append(progress) if progress.phase == "tokens" else None,

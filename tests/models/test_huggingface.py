@@ -14,7 +14,7 @@ import torch
 if importlib.util.find_spec("transformers") is None:
     pytest.skip("needs the extra hf", allow_module_level=True)
 
-from mutransfer.config import hub
+from mutransfer import hub
 from mutransfer.config.data import TokenSpec
 from mutransfer.errors import ConfigError, PlanError, UsageError
 from mutransfer.models import build_model, plan_of
@@ -23,7 +23,7 @@ from mutransfer.models.huggingface_export import folded, save_pretrained
 from mutransfer.training.checkpoint import save_weights
 from mutransfer.training.learner import Learner, start_at
 from mutransfer.training.loop import Hooks, fit_pack
-from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.losses import MetricsFile
 from tests.conftest import build
 
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_head": 4, "n_layer": 1, "n_positions": 99, "vocab_size": 50257}

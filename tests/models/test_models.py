@@ -14,7 +14,7 @@ from mutransfer.models.gpt import GPT
 from mutransfer.models.layers import bucket_of, norm_of, rotary_tables, rotate
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, fit
-from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.losses import MetricsFile
 from mutransfer.verification import check_config
 from mutransfer.verification.activations import ATTENTION_LOGITS, record, rms
 from tests.conftest import build

@@ -19,7 +19,7 @@ from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.folder import TrainFolder
 from mutransfer.training.loop import Hooks, fit, fit_pack
-from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.losses import MetricsFile
 from mutransfer.training.pack import CannotPack
 from mutransfer.training.run import train
 from mutransfer.verification.coord_check import check_config

@@ -61,10 +61,10 @@ def test_depth_rule_without_residual_blocks_is_refused(mlp):
     with pytest.raises(ValueError, match="needs a residual model"):
         build(mlp, rules={"depth": {"base_depth": 1}})
     from mutransfer.parametrization.plan import make_plan
-    from mutransfer.parametrization.rules import Depth
+    from mutransfer.parametrization.rules import DepthScaling
 
     with pytest.raises(PlanError, match="residual_scale"):
-        make_plan([], width=1, base_width=1, options=Options(depth=Depth(2, 1.0)))
+        make_plan([], width=1, base_width=1, options=Options(depth=DepthScaling(2, 1.0)))
 
 
 def test_independent_weight_decay_does_not_know_the_lr(gpt):

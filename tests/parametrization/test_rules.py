@@ -10,7 +10,7 @@ from mutransfer.parametrization.rules import (
     ROLES,
     RULES,
     SP,
-    Depth,
+    DepthScaling,
     attention_scale,
     batch_lr,
     horizon_lr,
@@ -116,7 +116,7 @@ def test_muon_follows_the_shape():
 )
 def test_depth_rule(alpha, branch, adam, sgd, eps):
     """CompleteP Table 1 at 16 times the base depth."""
-    depth = Depth(16, alpha)
+    depth = DepthScaling(16, alpha)
     assert (depth.branch, depth.lr("adam"), depth.lr("sgd"), depth.eps) == (branch, adam, sgd, eps)
     inside = multipliers("hidden", 4, 4, optimizer="adam", depth=depth)
     outside = multipliers("hidden", 4, 4, optimizer="adam")

@@ -13,7 +13,7 @@ from mutransfer.sweep.coordinator import run_points, run_sweep
 from mutransfer.sweep.folder import SweepFolder, find_sweeps
 from mutransfer.sweep.space import point
 from mutransfer.sweep.status import status
-from mutransfer.training.metrics import read_metrics
+from mutransfer.training.losses import read_metrics
 from mutransfer.transfer.target import Overrides, make_target
 from tests.conftest import build
 

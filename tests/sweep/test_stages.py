@@ -13,7 +13,7 @@ from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.stages import Standing, entrants, finalists, horizons, standing
 from mutransfer.sweep.status import status
-from mutransfer.training.metrics import read_metrics
+from mutransfer.training.losses import read_metrics
 from mutransfer.transfer.target import Overrides, make_target
 from tests.conftest import build
 from tests.sweep.test_coordinator import Scripted, result, sweep

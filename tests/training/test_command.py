@@ -17,7 +17,7 @@ from mutransfer.errors import NothingUsable, UsageError
 from mutransfer.training.command import CommandFailed, run_command
 from mutransfer.training.command_losses import Reading, Tail, find
 from mutransfer.training.folder import TrainFolder
-from mutransfer.training.metrics import read_metrics
+from mutransfer.training.losses import read_metrics
 from mutransfer.training.run import train
 from tests.conftest import build
 

@@ -11,7 +11,7 @@ import torch
 
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, fit
-from mutransfer.training.metrics import MetricsFile, Monitor, Pending, read_metrics
+from mutransfer.training.losses import MetricsFile, Monitor, Pending, read_metrics
 from mutransfer.training.optimizers import set_lr
 from tests.conftest import build
 

@@ -12,7 +12,7 @@ from mutransfer.training import linear
 from mutransfer.training.kernels import kernels
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, fit, fit_pack
-from mutransfer.training.metrics import MetricsFile, read_metrics
+from mutransfer.training.losses import MetricsFile, read_metrics
 from mutransfer.training.pack import CannotPack, PackLearner
 from tests.conftest import build
 

@@ -7,7 +7,7 @@ import pytest
 from mutransfer.errors import ConfigError, UsageError
 from mutransfer.models import plan_of
 from mutransfer.training.loop import Hooks, fit
-from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.losses import MetricsFile
 from mutransfer.transfer.reverse import reverse_config, write_reverse
 from tests.conftest import build
 

@@ -7,14 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from mutransfer.verification.wider import Curve, compare, read_curve, smooth
+from mutransfer.verification.wider import WidthCurve, compare, read_curve, smooth
 
 
 def curves(*offsets, noise=0.01, steps=100):
     rng = np.random.default_rng(0)
     fall = 3 * np.exp(-np.arange(steps) / 30)
     return [
-        Curve(16 * 2**index, fall + offset + rng.normal(0, noise, (3, steps))) for index, offset in enumerate(offsets)
+        WidthCurve(16 * 2**index, fall + offset + rng.normal(0, noise, (3, steps)))
+        for index, offset in enumerate(offsets)
     ]
 
 
@@ -48,7 +49,7 @@ def test_a_run_that_diverged_is_worse_from_there_on(tmp_path):
     diverged = read_curve(32, [tmp_path], 20)
     assert np.isinf(diverged.losses[0, 10:]).all()
     assert diverged.losses[0, :10] == pytest.approx(2.0)
-    (found,) = compare([Curve(16, np.full((1, 20), 2.0)), diverged], warmup=0)
+    (found,) = compare([WidthCurve(16, np.full((1, 20), 2.0)), diverged], warmup=0)
     assert found.share == pytest.approx(0.5)
     assert read_curve(32, [tmp_path / "none"], 20) is None
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mutransfer.config.data.base import AnySpec, BaseDataSection, ClassSpec, DataSpec, MaskedSpec, PairSpec, TokenSpec
 from mutransfer.config.data.digits import DigitsSection
-from mutransfer.config.data.huggingface import HuggingFaceImagesSection, HuggingFaceSection, HuggingFaceTextSection
+from mutransfer.config.data.huggingface import HuggingFaceDataSection, HuggingFaceImagesSection, HuggingFaceTextSection
 from mutransfer.config.data.module import DataModuleSection
 from mutransfer.config.data.none import NoneSection
 from mutransfer.config.data.parquet_images import ParquetImagesSection
@@ -25,8 +25,8 @@ __all__ = [
     "DataSection",
     "DataSpec",
     "DigitsSection",
+    "HuggingFaceDataSection",
     "HuggingFaceImagesSection",
-    "HuggingFaceSection",
     "HuggingFaceTextSection",
     "MaskedSpec",
     "NoneSection",

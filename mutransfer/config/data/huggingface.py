@@ -12,7 +12,7 @@ from mutransfer.config.data.masked import MaskableSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 
 
-class HuggingFaceSection(BaseDataSection):
+class HuggingFaceDataSection(BaseDataSection):
     """Fields that say where rows are: on the hub, or in local files."""
 
     name: str | None = None
@@ -50,7 +50,7 @@ class HuggingFaceSection(BaseDataSection):
         return self
 
 
-class HuggingFaceTextSection(HuggingFaceSection, MaskableSection):
+class HuggingFaceTextSection(HuggingFaceDataSection, MaskableSection):
     """A text column through a tokenizer, from the Hugging Face hub or local files (extra `hf`)."""
 
     implementation = "mutransfer.data.huggingface:load_text"
@@ -69,7 +69,7 @@ class HuggingFaceTextSection(HuggingFaceSection, MaskableSection):
         return self.token_spec(vocab_size=self.tokenizer.ids(), seq_len=self.seq_len)
 
 
-class HuggingFaceImagesSection(HuggingFaceSection):
+class HuggingFaceImagesSection(HuggingFaceDataSection):
     """Images and labels, from the Hugging Face hub or local files (extras `hf` and `vision`)."""
 
     implementation = "mutransfer.data.huggingface:load_images"

@@ -11,13 +11,13 @@ from pydantic import BeforeValidator, PositiveInt, model_validator
 from mutransfer.config.base import FieldProblem, Section
 
 _BYTES = 256
-Kind = Literal["bytes", "words", "bpe", "file"]
+TokenizerKind = Literal["bytes", "words", "bpe", "file"]
 
 
 class TokenizerSection(Section):
     """How text becomes token ids."""
 
-    kind: Kind = "bytes"
+    kind: TokenizerKind = "bytes"
     """`bytes`; `words` between white space, `<eos>` after each line, the most frequent of the training part kept and
     `<unk>` for the others; `bpe`, byte pairs trained on the training part (extra `hf`); `file`, see there."""
     vocab_size: PositiveInt | None = None

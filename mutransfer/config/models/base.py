@@ -41,7 +41,7 @@ class BaseModelSection(Section):
     """Whether a command trains it: there is no module to build or to look into."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
-    draws: ClassVar[bool] = False
+    foreign: ClassVar[bool] = False
     """Whether it is foreign code: it may draw random numbers while it trains (dropout), and fail in its own ways."""
     exporter: ClassVar[str | None] = None
     """`package.module:function` that writes a trained model in a format of its own, called as

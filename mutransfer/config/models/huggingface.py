@@ -24,7 +24,7 @@ class HuggingFaceSection(BaseModelSection):
     exporter = "mutransfer.models.huggingface_export:save_pretrained"
     consumes = "tokens"
     attention = True
-    draws = True
+    foreign = True
 
     kind: Literal["huggingface"]
     """Model kind."""

@@ -40,7 +40,7 @@ with warnings.catch_warnings():  # the field `loss` takes the place of the prope
         implementation = "mutransfer.models.module:build"
         consumes = "any"
         attention = True
-        draws = True
+        foreign = True
 
         kind: Literal["module"]
         """Model kind."""

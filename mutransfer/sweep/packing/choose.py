@@ -10,9 +10,9 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.executors.base import Arranging, Executor
 from mutransfer.executors.devices import cores, with_threads
 from mutransfer.sweep.dispatcher import Observer
-from mutransfer.sweep.remembered import FoundPacking, FoundWorkers, Remembered, machine_is_busy
-from mutransfer.sweep.shape import Measured, Packing, measure_packing
-from mutransfer.sweep.workers import arrange_workers, arranged, in_words, with_cores_for
+from mutransfer.sweep.packing.measure import Measured, Packing, measure_packing
+from mutransfer.sweep.packing.remembered import FoundPacking, FoundWorkers, Remembered, machine_is_busy
+from mutransfer.sweep.packing.workers import arrange_workers, arranged, in_words, with_cores_for
 
 if TYPE_CHECKING:
     from mutransfer.sweep.study import Study
@@ -46,7 +46,7 @@ def choose_shape(
         pack = 1
     missing = config.require_search().trial_count - len(study.records())
     memory = None
-    if isinstance(crew, Arranging) and not config.model.draws:  # foreign code changes without the config
+    if isinstance(crew, Arranging) and not config.model.foreign:  # foreign code changes without the config
         memory = Remembered(config, crew.devices, trials=missing)
     known = study.attributes.get("packing")
     if pack is not None:

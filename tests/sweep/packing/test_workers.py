@@ -10,9 +10,9 @@ from mutransfer.errors import Interrupted
 from mutransfer.executors import devices as machine
 from mutransfer.executors.base import JobFailed
 from mutransfer.executors.devices import Device, worker_devices
-from mutransfer.sweep import workers
-from mutransfer.sweep.shape import ALONE, Packing
-from mutransfer.sweep.workers import arrange_workers, arrangements, in_words, time_step
+from mutransfer.sweep.packing import workers
+from mutransfer.sweep.packing.measure import ALONE, Packing
+from mutransfer.sweep.packing.workers import arrange_workers, arrangements, in_words, time_step
 from tests.conftest import build
 from tests.sweep.test_coordinator import Scripted, fake, losses, sweep
 

@@ -9,13 +9,13 @@ import pytest
 from mutransfer.data.cache import cache_folder
 from mutransfer.executors import devices as machine
 from mutransfer.executors.devices import Device, worker_devices
-from mutransfer.sweep import chosen, remembered, workers
-from mutransfer.sweep.remembered import FoundPacking, FoundWorkers, Remembered
-from mutransfer.sweep.shape import Measured, Packing
-from mutransfer.sweep.workers import arranged
+from mutransfer.sweep.packing import choose, remembered, workers
+from mutransfer.sweep.packing.measure import Measured, Packing
+from mutransfer.sweep.packing.remembered import FoundPacking, FoundWorkers, Remembered
+from mutransfer.sweep.packing.workers import arranged
 from tests.conftest import build
+from tests.sweep.packing.test_workers import Machine
 from tests.sweep.test_coordinator import sweep
-from tests.sweep.test_workers import Machine
 
 GPUS = [Device(f"cuda:{index}", "cuda", 1) for index in range(2)]
 FOUND = FoundPacking(size=8, why="fast", seconds=0.1)
@@ -24,9 +24,9 @@ FOUND = FoundPacking(size=8, why="fast", seconds=0.1)
 @pytest.fixture(autouse=True)
 def _eight_cores(monkeypatch):
     monkeypatch.setattr(machine, "_gpus", lambda threads: [])
-    for module in (machine, workers, chosen):
+    for module in (machine, workers, choose):
         monkeypatch.setattr(module, "cores", lambda: 8)
-    monkeypatch.setattr(chosen, "machine_is_busy", lambda: False)
+    monkeypatch.setattr(choose, "machine_is_busy", lambda: False)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def measurements(monkeypatch):
         asked.append(config.name)
         return Measured(Packing(packed=True, size=2), "why not", lasting=True)
 
-    monkeypatch.setattr(chosen, "measure_packing", measure)
+    monkeypatch.setattr(choose, "measure_packing", measure)
     return asked
 
 
@@ -118,7 +118,7 @@ def test_a_second_sweep_does_not_measure(gpt, tmp_path, measurements):
 
 
 def test_what_a_busy_machine_says_is_not_kept(gpt, tmp_path, measurements, monkeypatch):
-    monkeypatch.setattr(chosen, "machine_is_busy", lambda: True)
+    monkeypatch.setattr(choose, "machine_is_busy", lambda: True)
     for name in ("one", "two"):
         executor = Machine(worker_devices(), lambda count, threads: 1.0)
         sweep(build(gpt, search__trials=6, name=name), tmp_path, executor, pack=None)
@@ -142,7 +142,7 @@ def test_what_failed_is_measured_again(gpt, tmp_path, monkeypatch):
         asked.append(config.name)
         return Measured(Packing(packed=False, size=1), "no memory for packs")
 
-    monkeypatch.setattr(chosen, "measure_packing", measure)
+    monkeypatch.setattr(choose, "measure_packing", measure)
     for name in ("one", "two"):
         sweep(
             build(gpt, search__trials=6, name=name),

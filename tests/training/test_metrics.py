@@ -20,7 +20,7 @@ from mutransfer.training.bleu import bleu, translations
 from mutransfer.training.folder import TrainFolder
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, fit, fit_pack
-from mutransfer.training.metrics import MetricsFile
+from mutransfer.training.losses import MetricsFile
 from mutransfer.training.run import train
 from tests.conftest import build
 

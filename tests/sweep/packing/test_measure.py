@@ -12,10 +12,10 @@ from mutransfer.executors.base import Job, JobFailed, WorkerDied
 from mutransfer.executors.devices import Device
 from mutransfer.executors.inline import InlineExecutor
 from mutransfer.models import mlp as mlp_module
-from mutransfer.sweep import shape
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.folder import SweepFolder
-from mutransfer.sweep.shape import ALONE, Measured, Packing, choose, measure_packing, time_steps
+from mutransfer.sweep.packing import measure
+from mutransfer.sweep.packing.measure import ALONE, Measured, Packing, choose, measure_packing, time_steps
 from mutransfer.sweep.study import Study
 from mutransfer.training import pack
 from tests.conftest import build
@@ -221,12 +221,12 @@ def test_no_memory_for_packs_is_no_failure(mlp, monkeypatch):
     config = build(mlp, search__trials=64)
     assert measure_packing(config, InlineExecutor(CPU), trials=64) == Measured(ALONE, "no memory for packs")
     monkeypatch.undo()
-    monkeypatch.setattr(shape, "_free_memory", lambda: 1e5)
+    monkeypatch.setattr(measure, "_free_memory", lambda: 1e5)
     assert measure_packing(config, InlineExecutor(CPU), trials=64) == Measured(ALONE, "no memory for packs")
 
 
 def test_a_long_step_needs_no_pack(mlp, monkeypatch):
-    monkeypatch.setattr(shape, "_LONG", 0.0)
+    monkeypatch.setattr(measure, "_LONG", 0.0)
     measured = time_steps(CPU, config=build(mlp).resolved(), sizes=[1, 8])
     assert set(measured["seconds"]) == {1}
     assert "by itself" in measured["stop"]

@@ -15,7 +15,7 @@ from typing import Any
 from mutransfer.config.schema import RunConfig
 from mutransfer.executors.base import Arranging, Executor, Job, JobFailed, WorkerDied
 from mutransfer.executors.devices import Device, cores, shared, with_threads
-from mutransfer.sweep.shape import Packing, every_worker
+from mutransfer.sweep.packing.measure import Packing, every_worker
 
 # Another arrangement has to be so much faster, as it was timed with noise.
 _WORTH = 1.1
@@ -61,7 +61,7 @@ def arrange_workers(
     if not others:
         return ""
     arguments = {"config": config.resolved(), "packed": packing.packed, "size": packing.size}
-    job = Job("mutransfer.sweep.workers:time_step", arguments, config.require_search().hang_after)
+    job = Job("mutransfer.sweep.packing.workers:time_step", arguments, config.require_search().hang_after)
 
     def timed(devices: tuple[Device, ...]) -> Timed:
         executor.arrange(devices, spare=True)
@@ -123,7 +123,7 @@ def time_step(device: Device, *, config: dict[str, Any], packed: bool, size: int
     """Seconds of one training step of `size` trials, in a worker."""
     import torch
 
-    from mutransfer.sweep.shape import fastest, pack_step, solo_step
+    from mutransfer.sweep.packing.measure import fastest, pack_step, solo_step
 
     torch.set_num_threads(device.threads)
     parsed, place = RunConfig.model_validate({**config, "search": None}), torch.device(device.torch_name)

@@ -85,7 +85,7 @@ def measure_packing(
     if len(sizes) == 1:
         return Measured(ALONE)
     arguments = {"config": config.resolved(), "sizes": sizes}
-    job = Job("mutransfer.sweep.shape:time_steps", arguments, config.require_search().hang_after)
+    job = Job("mutransfer.sweep.packing.measure:time_steps", arguments, config.require_search().hang_after)
     try:
         found = every_worker(executor, job, should_stop)
     except WorkerDied:  # once is no reason to train the whole sweep in another way
