@@ -1,0 +1,78 @@
+"""What can be plugged in, by name: a built-in table, and the entry points of other packages. Imports no torch.
+
+A package adds to a registry with an entry point in its pyproject.toml, for instance
+
+    [project.entry-points."mutransfer.optimizers"]
+    lamb = "my_package.lamb:LAMB"
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import pkgutil
+from collections.abc import Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from mutransfer.errors import UsageError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names and what they stand for; nothing is imported before it is asked for."""
+
+    def __init__(self, kind: str, *, group: str, built_in: Mapping[str, str]) -> None:
+        """Make a registry.
+
+        Args:
+            kind: what the names are, in messages: `optimizer`.
+            group: name of the entry point group, such as `mutransfer.optimizers`.
+            built_in: `{name: "package.module:object"}`; these names cannot be taken by an entry point.
+        """
+        self.kind, self.group, self._built_in = kind, group, dict(built_in)
+
+    @functools.cached_property
+    def _plugged_in(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group) if point.name not in self._built_in}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name, built-in ones first."""
+        return (*self._built_in, *sorted(self._plugged_in))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in or name in self._plugged_in
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def load(self, name: str) -> T:
+        """The object of that name.
+
+        Raises:
+            UsageError: there is no such name, or the package that offers it cannot be imported.
+        """
+        if name in self._built_in:
+            return cast(T, pkgutil.resolve_name(self._built_in[name]))
+        point = self._plugged_in.get(name)
+        if point is None:
+            raise UsageError(self.unknown(name))
+        try:
+            return cast(T, point.load())
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                f"{self.kind} {name}: the entry point {point.value} of package {_package(point)} cannot be imported: "
+                f"{error}"
+            ) from error
+
+    def unknown(self, name: str) -> str:
+        """The message for a name that is not in the registry."""
+        near = difflib.get_close_matches(name, self.names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(self.names)}"
+        return f"{self.kind} {name}: there is no such {self.kind}; {hint}"
+
+
+def _package(point: EntryPoint) -> Any:
+    return point.dist.name if point.dist is not None else "unknown"
