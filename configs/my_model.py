@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mutransfer import ModelFacts
+
 
 class Attention(nn.Module):
     """Causal self-attention, (B, S, D) → (B, S, D)."""
@@ -19,8 +21,9 @@ class Attention(nn.Module):
         super().__init__()
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.head_dim = head_dim  # µP: the plan reads it …
-        self.register_buffer("attention_scale", torch.tensor(1 / math.sqrt(head_dim)), persistent=False)  # … sets it
+        self.head_dim = head_dim
+        # µP: the plan sets it, since `Model.facts` names this module.
+        self.register_buffer("attention_scale", torch.tensor(1 / math.sqrt(head_dim)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend to this and earlier positions."""
@@ -60,7 +63,11 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Block(width, head_dim, ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.head = nn.Linear(width, vocab_size)
-        self.position_modules = ("position",)  # what hparams.position_scale multiplies
+        self.facts = ModelFacts(  # µP: what shapes cannot tell
+            readouts=("head",),
+            positions=("position",),  # hparams.position_scale multiplies it
+            attention={"blocks.*.attention": head_dim},
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token."""

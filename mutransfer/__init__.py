@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mutransfer.parametrization.apply import initialize as initialize
     from mutransfer.parametrization.apply import parameter_groups as parameter_groups
     from mutransfer.parametrization.apply import set_multipliers as set_multipliers
+    from mutransfer.parametrization.facts import ModelFacts as ModelFacts
     from mutransfer.parametrization.plan import Plan as Plan
     from mutransfer.parametrization.roles import plan_for as plan_for
     from mutransfer.parametrization.rules import attention_scale as attention_scale
@@ -30,6 +31,7 @@ _HOMES = {
     "initialize": "mutransfer.parametrization.apply",
     "parameter_groups": "mutransfer.parametrization.apply",
     "set_multipliers": "mutransfer.parametrization.apply",
+    "ModelFacts": "mutransfer.parametrization.facts",
     "Plan": "mutransfer.parametrization.plan",
     "plan_for": "mutransfer.parametrization.roles",
     "attention_scale": "mutransfer.parametrization.rules",
@@ -39,6 +41,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ModelFacts",
     "Plan",
     "RunConfig",
     "__version__",

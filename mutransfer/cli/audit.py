@@ -12,6 +12,7 @@ from mutransfer.cli.options import AsJson, ConfigFile, Sets
 if TYPE_CHECKING:
     from mutransfer.config.schema import RunConfig
     from mutransfer.parametrization.plan import Plan
+    from mutransfer.parametrization.settings import Settings
 
 
 def run(
@@ -24,18 +25,16 @@ def run(
     with ui.errors_reported(as_json):
         from mutransfer.config.load import at_width, load_config
         from mutransfer.models import plan_of
+        from mutransfer.parametrization.settings import settings
 
         parsed = load_config(config, sets or ())
         if width is not None:
             parsed = at_width(parsed, width)
         plan = plan_of(parsed)
-        rows = audit_rows(parsed, plan)
+        before, after = settings(plan, parsed.hparams, scaled=False), settings(plan, parsed.hparams)
+        rows = audit_rows(plan, before, after)
+        attention = {name: [before.attention[name], scale] for name, scale in after.attention.items()}
         if as_json:
-            attention = {
-                name: [plan.base_attention[name] / parsed.hparams.attention_temperature,
-                       scale / parsed.hparams.attention_temperature]
-                for name, scale in plan.attention.items()
-            }  # fmt: skip
             ui.print_json(
                 {
                     "name": parsed.name,
@@ -52,21 +51,18 @@ def run(
                 }
             )
         else:
-            _show(parsed, plan, rows)
+            _show(parsed, plan, rows, attention)
 
 
-def audit_rows(config: RunConfig, plan: Plan) -> list[dict[str, Any]]:
-    """One record per parameter; scaled values are `[at base width, at this width]`."""
-    from mutransfer.parametrization.plan import optimizer_settings
-
-    hparams = config.hparams
-    before = optimizer_settings(plan, **hparams.for_optimizer(), scaled=False)
-    after = optimizer_settings(plan, **hparams.for_optimizer())
+def audit_rows(plan: Plan, before: Settings, after: Settings) -> list[dict[str, Any]]:
+    """One record per parameter; scaled values are `[at base size, at this size]`."""
     rows = []
     for name, scaling in plan.parameters.items():
-        std = None
-        if scaling.init_std is not None and scaling.base_init_std is not None:
-            std = [scaling.base_init_std * hparams.init_scale, scaling.init_std * hparams.init_scale]
+        base, own = before.optimizer[name], after.optimizer[name]
+
+        def pair(first: float | None, second: float | None) -> list[float] | None:
+            return None if first is None or second is None else [first, second]
+
         rows.append(
             {
                 "parameter": name,
@@ -76,17 +72,19 @@ def audit_rows(config: RunConfig, plan: Plan) -> list[dict[str, Any]]:
                 "fan_in": scaling.fan_in,
                 "m_in": scaling.m_in,
                 "m_out": scaling.m_out,
-                "init_std": std,
-                "lr": [before[name].lr, after[name].lr],
-                "weight_decay": [before[name].weight_decay, after[name].weight_decay],
-                "eps": None if after[name].eps is None else [before[name].eps, after[name].eps],
-                "forward": [1.0, scaling.forward],
+                "init_std": pair(before.init_std[name], after.init_std[name]),
+                "lr": [base.lr, own.lr],
+                "weight_decay": [base.weight_decay, own.weight_decay],
+                "lr × weight_decay": [base.lr * base.weight_decay, own.lr * own.weight_decay],
+                "eps": pair(base.eps, own.eps),
+                "forward": [1.0, after.module_of(name).input_multiplier],
+                "output": after.module_of(name).output_multiplier,
             }
         )
     return rows
 
 
-def _show(config: RunConfig, plan: Plan, rows: list[dict[str, Any]]) -> None:
+def _show(config: RunConfig, plan: Plan, rows: list[dict[str, Any]], attention: dict[str, list[float]]) -> None:
     def pair(values: list[float] | None, absent: str) -> str:
         if values is None:
             return absent
@@ -96,7 +94,7 @@ def _show(config: RunConfig, plan: Plan, rows: list[dict[str, Any]]) -> None:
     ui.show_table(
         f"{config.name}: {plan.parametrization}, {plan.optimizer}, width {plan.width}, base width {plan.base_width}, "
         f"m = {plan.width_multiplier:g}, {plan.parameter_count:,} parameters",
-        ["parameter", "shape", "role", "fan-in", "m_in", "init std", "lr", "weight decay", "ε", "forward ×"],
+        ["parameter", "shape", "role", "fan-in", "m_in", "init std", "lr", "weight decay", "ε", "input ×", "output ×"],
         [
             [
                 row["parameter"] + (f" = {row['tied_to']}" if row["tied_to"] else ""),
@@ -109,17 +107,13 @@ def _show(config: RunConfig, plan: Plan, rows: list[dict[str, Any]]) -> None:
                 pair(row["weight_decay"], "–"),
                 pair(row["eps"], "–"),
                 pair(row["forward"], "–"),
+                ui.number(row["output"]),
             ]
             for row in rows
         ],
     )
-    temperature = config.hparams.attention_temperature
-    scales = {(plan.base_attention[name], scale) for name, scale in plan.attention.items()}
-    for before, after in sorted(scales):
-        ui.say(
-            f"attention scale: {pair([before / temperature, after / temperature], '–')} × q·k"
-            + ("" if temperature == 1 else f" (attention_temperature {temperature:g} included)")
-        )
+    for scales in sorted({tuple(both) for both in attention.values()}):
+        ui.say(f"attention scale: {pair(list(scales), '–')} × q·k (attention_temperature included)")
     for note in plan.options.notes:
         ui.say(note)
     ui.say(f"logits are divided by temperature {config.hparams.temperature:g}; a → b: at base width → at this width")

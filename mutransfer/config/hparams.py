@@ -112,18 +112,6 @@ class Hparams(Section):
             found["weight_decay"] = "adam's coupled L2 has no width-independent rule; use optimizer adamw"
         return found
 
-    def for_optimizer(self) -> dict[str, Any]:
-        """The arguments of `parametrization.apply.parameter_groups`."""
-        return {
-            "lr": self.lr,
-            "weight_decay": self.weight_decay,
-            "eps": self.resolved("eps") or 0.0,
-            "embedding_lr": self.embedding_lr,
-            "norm_gain_lr": self.norm_gain_lr,
-            "bias_lr": self.bias_lr,
-            "adam_lr": self.resolved("adam_lr"),
-        }
-
     def filled(self) -> Hparams:
         """A copy in which every optional field that this optimizer and schedule read is written out."""
         live = {**OPTIMIZER_FIELDS[self.optimizer], **SCHEDULE_FIELDS[self.schedule]}

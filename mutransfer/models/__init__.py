@@ -41,8 +41,6 @@ def plan_of(config: RunConfig) -> Plan:
         optimizer=config.hparams.optimizer,
         parametrization=config.parametrization,
         zero_readout=section.zero_readout is not False,
-        roles=getattr(section, "roles", None),
-        init_std=getattr(section, "init_std", None),
         finite_sizes=spec.sizes,
         options=options_of(config),
     )

@@ -9,14 +9,13 @@ Shapes: B batch, S sequence, D width, V vocabulary, the mask's id among it.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from mutransfer.config.data import MaskedSpec
 from mutransfer.config.models import BERTSection
-from mutransfer.models.transformer import TransformerBlock, norm
+from mutransfer.models.layers import transformer_facts
+from mutransfer.models.transformer import Attention, TransformerBlock, norm
 
 
 class BERT(nn.Module):
@@ -29,18 +28,13 @@ class BERT(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(section) for _ in range(section.depth))
         self.norm = norm(section)
         self.readout = nn.Linear(section.width, spec.vocab_size, bias=section.bias)
-        self.embedding_gain = 1.0
         if section.tied_embeddings:
             self.readout.weight = self.embedding.weight
-            # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
-            self.embedding_gain = math.sqrt(section.base_width)
-        # What parametrization.roles and parametrization.apply read.
-        self.base_init_std = {"*.query.weight": 0.0} if section.zero_query else {}
-        self.position_modules = ("position",)
+        self.facts = transformer_facts(self, section, table="embedding", attention=Attention, block=TransformerBlock)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of every token, masked ones among them."""
-        x = self.embedding(tokens) * self.embedding_gain
+        x = self.embedding(tokens)
         x = x + self.position(torch.arange(tokens.shape[-1], device=tokens.device))
         for block in self.blocks:
             x = block(x)

@@ -12,8 +12,6 @@ Every width-dependent number (initial std, readout multiplier, attention scale) 
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 from mutransfer.config.data import TokenSpec
 from mutransfer.config.models import GPTSection
 from mutransfer.models.attention import CausalAttention
-from mutransfer.models.layers import norm_of
+from mutransfer.models.layers import RelativeBias, named, norm_of, transformer_facts
 from mutransfer.parametrization.rules import Role
 
 
@@ -36,25 +34,24 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(GPTBlock(section) for _ in range(section.depth))
         self.norm = norm_of(section, width)
         self.readout = nn.Linear(width, spec.vocab_size, bias=False)
-        self.embedding_gain = 1.0
         if section.tied_embeddings:
             self.readout.weight = self.embedding.weight
-            # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
-            self.embedding_gain = math.sqrt(section.base_width)
-        # What parametrization.roles and parametrization.apply read.
-        self.base_init_std = {"*.query.weight": 0.0} if section.zero_query else {}
-        self.parameter_roles: dict[str, Role] = {}
-        self.finite_modules: tuple[str, ...] = ()
-        self.position_modules = ("position",)
-        if section.positions == "relative":
+        facts = transformer_facts(self, section, table="embedding", attention=CausalAttention, block=GPTBlock)
+        relative = named(self, RelativeBias)
+        if relative:
             # A table by its shape, but not one through which data enters: a bias for every head.
-            self.parameter_roles["*.relative.weight"] = "vector" if section.heads is None else "scalar"
-            self.base_init_std["*.relative.weight"] = 0.0
-            self.finite_modules += ("*.relative",) if section.heads is not None else ()
+            role: Role = "vector" if section.heads is None else "scalar"
+            facts = facts.extended(
+                roles={f"{name}.weight": role for name in relative},
+                init_std={f"{name}.weight": 0.0 for name in relative},
+                finite=relative if section.heads is not None else (),
+                relative=relative,
+            )
+        self.facts = facts
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at every position."""
-        x = self.embedding(tokens) * self.embedding_gain
+        x = self.embedding(tokens)
         if self.position is not None:
             x = x + self.position(torch.arange(tokens.shape[-1], device=tokens.device))
         for block in self.blocks:

@@ -17,13 +17,14 @@ from mutransfer.config.data import DataSpec
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.errors import ConfigError, PlanError
 from mutransfer.models.huggingface_config import config_at, dropouts, transformers
+from mutransfer.models.layers import named
 from mutransfer.models.module import hand_on_logits
+from mutransfer.parametrization.facts import ModelFacts, carry
 
 ATTENTION = "mutransfer"
 _HEAD_SIZES = ("head_dim", "attention_head_size", "head_size")
 _POSITIONS = ("wpe", "position_embeddings", "embed_positions")
 _QUERIES = ("q_proj", "query")
-EMBEDDING_GAIN = "mup_embedding_gain"
 
 
 def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
@@ -40,11 +41,11 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
         model = make(config, ATTENTION, masked=masked)
-    _scale_attention(model, config, section)
+    heads = _scale_attention(model, config, section)
     _require_full_attention(config, spec)
     if not section.norm_gain:
         _fix_gains(model)
-    _start(model, section)
+    carry(model, _facts(model, section, heads))
     hand_on_logits(model, f"model kind huggingface ({section.config})")
     return model
 
@@ -88,8 +89,10 @@ def _attention(
     return found
 
 
-def _scale_attention(model: nn.Module, config: Any, section: HuggingFaceSection) -> None:
-    """Give every attention module the buffer that the plan sets, and take transformers' own factor out."""
+def _scale_attention(model: nn.Module, config: Any, section: HuggingFaceSection) -> dict[str, int]:
+    """Give every attention module the buffer that the plan sets, and take transformers' own factor out; the size of its
+    heads by name."""
+    heads: dict[str, int] = {}
     found = attention_modules(model)
     if not found:
         raise PlanError(
@@ -103,9 +106,10 @@ def _scale_attention(model: nn.Module, config: Any, section: HuggingFaceSection)
                 f"{name}: scales q·k by {scaling:g} and not by 1/√{size}, for which there is no rule here "
                 f"(look for an attention scale in {section.config}, and override it)"
             )
-        module.head_dim = size  # type: ignore[assignment]  # what the plan reads
+        heads[name] = size
         module.register_buffer("attention_scale", torch.tensor(float(scaling)), persistent=False)  # type: ignore[arg-type]
         module.scaling = 1.0  # type: ignore[assignment]
+    return heads
 
 
 def _require_full_attention(config: Any, spec: Any) -> None:
@@ -137,32 +141,28 @@ def _fix_gains(model: nn.Module) -> None:
             module.register_buffer("weight", weight.data)
 
 
-def _start(model: nn.Module, section: HuggingFaceSection) -> None:
-    """What parametrization and checks read of a model: initial stds, tables of positions, warnings."""
-    modules = dict(model.named_modules())
-    model.position_modules = tuple(name for name in modules if name.rpartition(".")[2] in _POSITIONS)  # type: ignore[assignment]
+def _facts(model: nn.Module, section: HuggingFaceSection, heads: dict[str, int]) -> ModelFacts:
+    modules = dict(model.named_modules(remove_duplicate=False))
     queries = [name for name in modules if name.rpartition(".")[2] in _QUERIES]
     if section.zero_query and not queries:
         raise ConfigError(
             "model.zero_query: is impossible: queries, keys and values of this family are one matrix; leave it out"
         )
-    if section.zero_query is not False:
-        model.base_init_std = {f"{name}.weight": 0.0 for name in queries}  # type: ignore[assignment]
     table, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
-    if head is not None and head.weight is table.weight:
-        if section.zero_readout:
-            raise ConfigError("model.zero_readout: is impossible: the config ties the embedding to the readout")
-        # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
-        table.register_buffer(EMBEDDING_GAIN, torch.tensor(math.sqrt(section.base_width)), persistent=False)
-        table.register_forward_hook(_gain)
-    model.finite_modules = section.finite  # type: ignore[assignment]
+    tied = head is not None and head.weight is table.weight
+    if tied and section.zero_readout:
+        raise ConfigError("model.zero_readout: is impossible: the config ties the embedding to the readout")
     kept = dropouts(model.config)
-    if kept:
-        model.mup_warnings = (  # type: ignore[assignment]
-            f"model.dropout is on ({', '.join(kept)}): TP-V lists regularisation as not transferable",
-        )
-
-
-def _gain(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    gain: Tensor = getattr(module, EMBEDDING_GAIN)
-    return output * gain.to(output.dtype)
+    names = {module: name for name, module in modules.items()}
+    facts = ModelFacts(
+        readouts=None if head is None else (names[head],),
+        positions=tuple(name for name in named(model, nn.Embedding) if name.rpartition(".")[2] in _POSITIONS),
+        # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
+        gains={names[table]: math.sqrt(section.base_width)} if tied else {},
+        init_std={f"{name}.weight": 0.0 for name in queries} if section.zero_query is not False else {},
+        attention=heads,
+        warnings=(f"model.dropout is on ({', '.join(kept)}): TP-V lists regularisation as not transferable",)
+        if kept
+        else (),
+    )
+    return facts.extended(roles=section.roles, finite=section.finite)

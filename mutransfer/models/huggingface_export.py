@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
-from mutransfer.models.huggingface import EMBEDDING_GAIN, attention_modules, make
+from mutransfer.models.huggingface import attention_modules, make
 from mutransfer.parametrization.apply import INPUT_MULTIPLIER, OUTPUT_MULTIPLIER, set_multipliers
+from mutransfer.parametrization.facts import facts_of
 
 _TOLERANCE = 1e-4
 """Largest difference of logits between the two, over their RMS: fp32 rounding stays well below it."""
@@ -52,15 +53,7 @@ def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
     except (OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{weights}: cannot be read as the weights of this config's model: {first}") from None
-    hparams = config.hparams
-    set_multipliers(
-        trained,
-        plan_of(config),
-        temperature=hparams.temperature,
-        attention_temperature=hparams.attention_temperature,
-        embedding_scale=hparams.embedding_scale,
-        position_scale=hparams.position_scale,
-    )
+    set_multipliers(trained, plan_of(config), hparams=config.hparams)
     plain = folded(trained)
     _require_equal(trained.eval(), plain.eval())
     partial = folder.with_name(f".{folder.name}.partial")
@@ -104,16 +97,16 @@ def _factors(model: nn.Module) -> dict[str, float]:
     found = {}
     for name, module in model.named_modules(remove_duplicate=False):
         before, after = (float(getattr(module, key, 1.0)) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER))
-        after *= float(getattr(module, EMBEDDING_GAIN, 1.0))
         for parameter, _ in module.named_parameters(recurse=False):
-            if any(hasattr(module, key) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER, EMBEDDING_GAIN)):
+            if any(hasattr(module, key) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER)):
                 found[f"{name}.{parameter}"] = after if parameter == "bias" else before * after
     return found
 
 
 def _fold_attention(model: nn.Module, state: dict[str, Tensor]) -> None:
+    heads = facts_of(model).attention
     for name, module in attention_modules(model).items():
-        factor = float(module.attention_scale) * float(module.head_dim) ** 0.5  # type: ignore[arg-type]  # buffer, int
+        factor = float(module.attention_scale) * heads[name] ** 0.5  # type: ignore[arg-type]  # buffer
         if math.isclose(factor, 1.0, rel_tol=1e-6):
             continue
         children = dict(module.named_children())

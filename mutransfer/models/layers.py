@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mutransfer.config.models import GPTSection
+from mutransfer.config.models.heads import TransformerSection
+from mutransfer.parametrization.facts import ModelFacts
 
 _EPS = 1e-5
 """Of norms; torch's default for LayerNorm. nn.RMSNorm's own is that of the number format, 1e-7 for fp32."""
@@ -18,6 +20,32 @@ def norm_of(section: GPTSection, size: int) -> nn.Module:
     if section.norm == "rmsnorm":
         return nn.RMSNorm(size, eps=_EPS, elementwise_affine=section.norm_gain)
     return nn.LayerNorm(size, eps=_EPS, elementwise_affine=section.norm_gain, bias=False)
+
+
+def named(model: nn.Module, kind: type[nn.Module]) -> tuple[str, ...]:
+    """Names of the modules of one class."""
+    return tuple(name for name, module in model.named_modules() if isinstance(module, kind))
+
+
+def transformer_facts(
+    model: nn.Module, section: TransformerSection, *, table: str, attention: type[nn.Module], block: type[nn.Module]
+) -> ModelFacts:
+    """What the Transformers here have in common.
+
+    Args:
+        table: the embedding that `tied_embeddings` ties to the readout. The shared weight starts at 1/√base_width for
+            the logits' sake, and its gain gives embeddings std 1 again.
+        attention: class of the attention modules.
+        block: class of the residual blocks.
+    """
+    return ModelFacts(
+        readouts=("readout",),
+        positions=tuple(name for name in named(model, nn.Embedding) if name.rpartition(".")[2] == "position"),
+        gains={table: math.sqrt(section.base_width)} if section.tied_embeddings else {},
+        init_std={"*.query.weight": 0.0} if section.zero_query else {},
+        attention=dict.fromkeys(named(model, attention), section.head_dim_at(section.width)),
+        blocks=named(model, block),
+    )
 
 
 class RelativeBias(nn.Embedding):

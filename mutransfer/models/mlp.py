@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mutransfer.config.data import ClassSpec
 from mutransfer.config.models import MLPSection
+from mutransfer.parametrization.facts import ModelFacts
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "tanh": F.tanh}
 
@@ -31,6 +32,7 @@ class MLP(nn.Module):
             nn.Linear(fan_in, fan_out, bias=section.bias) for fan_in, fan_out in itertools.pairwise(sizes)
         )
         self.readout = nn.Linear(section.width, spec.classes, bias=section.bias)
+        self.facts = ModelFacts(readouts=("readout",))
         self.activation = _ACTIVATIONS[section.activation]
 
     def forward(self, inputs: Tensor) -> Tensor:

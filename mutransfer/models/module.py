@@ -16,6 +16,7 @@ from mutransfer.config.data import DataSpec
 from mutransfer.config.factory import call_factory
 from mutransfer.config.models import ModuleSection
 from mutransfer.errors import PlanError
+from mutransfer.parametrization.facts import ModelFacts, carry, facts_of
 
 
 def build(section: ModuleSection, spec: DataSpec) -> nn.Module:
@@ -38,11 +39,19 @@ def build(section: ModuleSection, spec: DataSpec) -> nn.Module:
             offers,
             type(section).model_fields,
         )
+    model, returned = model if isinstance(model, tuple) and len(model) == 2 else (model, None)
     if not isinstance(model, nn.Module):
         raise PlanError(f"model.factory: {section.factory} returned {_article(model)}, and not a torch.nn.Module")
-    if section.finite:  # where the coordinate check looks for them, of any model
-        names: Any = (*getattr(model, "finite_modules", ()), *section.finite)
-        model.finite_modules = names
+    if returned is not None and not isinstance(returned, ModelFacts):
+        raise PlanError(f"model.factory: {section.factory} returned {_article(returned)} beside the module, and not a "
+                        "mutransfer.ModelFacts")  # fmt: skip
+    facts = returned or facts_of(model)
+    carry(
+        model,
+        facts.extended(
+            readouts=section.readouts, roles=section.roles, init_std=section.init_std, finite=section.finite
+        ),
+    )
     hand_on_logits(model, section.factory)
     return model
 

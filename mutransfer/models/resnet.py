@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from mutransfer.config.data import ClassSpec
 from mutransfer.config.models import ResNetSection
 from mutransfer.config.models.resnet import LARGE
+from mutransfer.parametrization.facts import ModelFacts
 
 
 class ResNet(nn.Module):
@@ -39,6 +40,7 @@ class ResNet(nn.Module):
             given = own
         self.stages = nn.ModuleList(stages)
         self.readout = nn.Linear(given, spec.classes)
+        self.facts = ModelFacts(readouts=("readout",))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of every class."""

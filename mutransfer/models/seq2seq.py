@@ -10,14 +10,13 @@ Shapes: B batch, S source positions, T target positions, D width, V target vocab
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from mutransfer.config.data.base import PAD, PairSpec
 from mutransfer.config.models import Seq2SeqSection
-from mutransfer.models.transformer import KeysValues, TransformerBlock, norm, sinusoids
+from mutransfer.models.layers import transformer_facts
+from mutransfer.models.transformer import Attention, KeysValues, TransformerBlock, norm, sinusoids
 
 
 class Seq2Seq(nn.Module):
@@ -30,11 +29,9 @@ class Seq2Seq(nn.Module):
         self.readout = nn.Linear(section.width, spec.target_vocab, bias=section.bias)
         if section.tied_embeddings:
             self.readout.weight = self.decoder.embedding.weight
-            # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
-            self.decoder.embedding_gain = math.sqrt(section.base_width)
-        # What parametrization.roles and parametrization.apply read.
-        self.base_init_std = {"*.query.weight": 0.0} if section.zero_query else {}
-        self.position_modules = ("encoder.position", "decoder.position")
+        self.facts = transformer_facts(
+            self, section, table="decoder.embedding", attention=Attention, block=TransformerBlock
+        )
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits of the next word at every target position."""
@@ -66,11 +63,10 @@ class Stack(nn.Module):
         self.position = nn.Embedding(length, section.width) if section.positions == "learned" else None
         self.blocks = nn.ModuleList(TransformerBlock(section, crosses=crosses) for _ in range(section.depth))
         self.norm = norm(section)
-        self.embedding_gain = 1.0
 
     def enter(self, tokens: Tensor, start: int = 0) -> Tensor:
         """Ids (B, S), the first of them at position `start`, into the residual stream (B, S, D)."""
-        x: Tensor = self.embedding(tokens) * self.embedding_gain
+        x: Tensor = self.embedding(tokens)
         end = start + tokens.shape[-1]
         if self.position is not None:
             learned: Tensor = self.position(torch.arange(start, end, device=tokens.device))

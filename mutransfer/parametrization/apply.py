@@ -2,7 +2,7 @@
 
 All three set absolute values, so applying a plan twice is applying it once. Multipliers are buffers of the
 module they act on, outside its state dict: training, evaluation and sampling see the same ones, `torch.func`
-can stack them, and a checkpoint stays an ordinary state dict.
+can stack them, and a checkpoint stays an ordinary state dict. Every number comes from `parametrization.settings`.
 """
 
 from __future__ import annotations
@@ -13,144 +13,135 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from mutransfer.config.hparams import Hparams
+from mutransfer.config.messages import message_of
 from mutransfer.errors import PlanError
-from mutransfer.parametrization.plan import Plan, Scaling, optimizer_settings
-from mutransfer.parametrization.roles import is_layer
+from mutransfer.parametrization.layers import is_layer
+from mutransfer.parametrization.meaning import ATTENTION_SCALE, RELATIVE_SCALE, RESIDUAL_SCALE
+from mutransfer.parametrization.plan import Plan, Scaling
+from mutransfer.parametrization.settings import Settings, settings
 
 # Prefixed, so that they meet no attribute of the user's.
 INPUT_MULTIPLIER, OUTPUT_MULTIPLIER = "mup_input_multiplier", "mup_output_multiplier"
 
 
-def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, init_scale: float = 1.0) -> None:
+def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, hparams: Hparams | None = None, **values: Any) -> None:
     """Draw every initial weight as the plan says and install the forward multipliers.
 
     Each parameter has a random stream of its own, a function of (seed, name): adding a parameter changes no
     other. Parameters whose `init_std` is None stay as their module made them.
 
     Args:
-        init_scale: multiplies the std of every random weight.
+        hparams: values at base width; or give them by name, as `init_scale=2.0`.
 
     Raises:
-        PlanError: the plan is of another model or width.
+        PlanError: the plan is of another model or width; an hparam is unknown or out of range.
     """
-    _require_fit(model, plan)
+    numbers = _settings(model, plan, hparams, values)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            std = plan.parameters[name].init_std
-            if std is None:
-                continue
+            std = numbers.init_std[name]
             if std == 0.0:
                 parameter.zero_()
-            else:
+            elif std is not None:
                 generator = torch.Generator(parameter.device).manual_seed(_stream(seed, name))
-                parameter.normal_(0.0, std * init_scale, generator=generator)
+                parameter.normal_(0.0, std, generator=generator)
         for module in model.modules():
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
-    set_multipliers(model, plan)
+    _install(model, plan, numbers)
 
 
-def set_multipliers(
-    model: nn.Module,
-    plan: Plan,
-    *,
-    temperature: float = 1.0,
-    attention_temperature: float = 1.0,
-    embedding_scale: float = 1.0,
-    position_scale: float = 1.0,
-    relative_scale: float = 1.0,
-) -> None:
+def set_multipliers(model: nn.Module, plan: Plan, *, hparams: Hparams | None = None, **values: Any) -> None:
     """Set the forward multipliers: µP's own, times the hparams'.
 
-    A readout's input is multiplied by the plan's factor (so that a bias is not) and its output divided by
-    `temperature`. The output of embeddings, or of first layers where there are none, is multiplied by
-    `embedding_scale`; that of a module which the model lists in its attribute `position_modules` by `position_scale`
-    instead. Buffers named `attention_scale` get the plan's scale over `attention_temperature`, buffers named
-    `residual_scale` the depth rule's, and buffers named `relative_scale` (of a bias on attention logits) that hparam.
+    The input of a layer is multiplied (so that its bias is not), and the output of readouts, embeddings and tables of
+    positions. The buffers `attention_scale`, `residual_scale` and `relative_scale` of the modules that the model's
+    `ModelFacts` name are filled.
+
+    Args:
+        hparams: values at base width; or give them by name, as `temperature=2.0`.
 
     Raises:
-        PlanError: the plan is of another model or width.
+        PlanError: the plan is of another model or width; an hparam is unknown or out of range; a weight whose input
+            has to be multiplied is outside any layer.
     """
-    _require_fit(model, plan)
-    positions = getattr(model, "position_modules", ())
-    modules = dict(model.named_modules(remove_duplicate=False))
-    entries = plan.entrances
-    for name, scaling in plan.parameters.items():
-        owner = name.rpartition(".")[0]
-        multiplied = scaling.role == "output" or scaling.forward != 1.0
-        if multiplied and not _takes_input_multiplier(modules[owner]):
-            what = "a readout outside any layer" if scaling.role == "output" else "outside a layer that can be hooked"
-            raise PlanError(
-                f"{name} is {what}, so its input cannot be multiplied by {scaling.forward:g}: make it the weight of "
-                "an nn.Linear"
-            )
-        if multiplied:
-            _set_buffer(modules[owner], INPUT_MULTIPLIER, scaling.forward)
-        if scaling.role == "output":
-            _set_buffer(modules[owner], OUTPUT_MULTIPLIER, 1.0 / temperature)
-        elif name in entries and is_layer(modules[owner]):
-            _set_buffer(modules[owner], OUTPUT_MULTIPLIER, position_scale if owner in positions else embedding_scale)
-    for name, scale in plan.attention.items():
-        _set_buffer(modules[name], "attention_scale", scale / attention_temperature, hook=False)
-    for name, scale in plan.residual.items():
-        _set_buffer(modules[name], "residual_scale", scale, hook=False)
-    for name, buffer in model.named_buffers():
-        if name.rpartition(".")[2] == "relative_scale":
-            buffer.fill_(relative_scale)
+    _install(model, plan, _settings(model, plan, hparams, values))
 
 
-def parameter_groups(
-    model: nn.Module,
-    plan: Plan,
-    *,
-    lr: float,
-    weight_decay: float = 0.0,
-    eps: float = 1e-8,
-    embedding_lr: float = 1.0,
-    norm_gain_lr: float = 1.0,
-    bias_lr: float = 1.0,
-    adam_lr: float | None = None,
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, plan: Plan, *, lr: float, **values: Any) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimizer, parameters of equal settings together.
 
     Args:
         lr: η at base width. Schedulers that multiply each group's own lr keep the ratios.
-        weight_decay: λ at base width.
-        eps: Adam's ε at base width; groups of SGD and Muon have none.
-        embedding_lr: multiplies the lr of embeddings, or of first layers where there are none.
-        norm_gain_lr: multiplies the lr of norm gains.
-        bias_lr: multiplies the lr of biases.
-        adam_lr: with a Muon plan, η of what AdamW trains; `lr` when left out.
+        values: further hparams by name, as `weight_decay=0.1`. Momentum and betas are in the groups where they are
+            given; left out, they are the optimizer's own.
 
     Each group also has its `names`, for inspection, and its `family`: `adam`, `sgd`, or `muon`.
 
     Raises:
-        PlanError: the plan is of another model or width, or asks Adam for weight decay: coupled L2 has no
-            width-independent rule (AdamW's decay has).
+        PlanError: the plan is of another model or width; an hparam is unknown, out of range, or has no effect with the
+            plan's optimizer.
     """
-    _require_fit(model, plan)
-    if plan.optimizer == "adam" and weight_decay:
-        raise PlanError("adam's coupled L2 has no width-independent rule; plan for optimizer adamw")
-    found = optimizer_settings(
-        plan,
-        lr=lr,
-        weight_decay=weight_decay,
-        eps=eps,
-        embedding_lr=embedding_lr,
-        norm_gain_lr=norm_gain_lr,
-        bias_lr=bias_lr,
-        adam_lr=adam_lr,
-    )
-    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    groups = optimizer_groups(model, plan, _hparams(plan, {"lr": lr, **values}))
+    for group in groups:
+        if not {"beta1", "beta2"} & values.keys():
+            group.pop("betas", None)
+        if "momentum" not in values:
+            group.pop("momentum", None)
+    return groups
+
+
+def optimizer_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dict[str, Any]]:
+    """`parameter_groups` with every number that the hparams come to, momentum and betas among them."""
+    numbers = _settings(model, plan, hparams, {})
+    groups: dict[Any, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        settings = {key: value for key, value in asdict(found[name]).items() if value is not None}
-        settings["family"] = plan.parameters[name].family
-        group = groups.setdefault(tuple(settings.values()), {"params": [], "names": [], **settings})
+        own = numbers.optimizer[name]
+        known = {key: value for key, value in asdict(own).items() if value is not None}
+        group = groups.setdefault(own, {"params": [], "names": [], **known})
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
+
+
+def _settings(model: nn.Module, plan: Plan, hparams: Hparams | None, values: Mapping[str, Any]) -> Settings:
+    _require_fit(model, plan)
+    return settings(plan, hparams if hparams is not None and not values else _hparams(plan, values, hparams))
+
+
+def _hparams(plan: Plan, values: Mapping[str, Any], hparams: Hparams | None = None) -> Hparams:
+    given = {} if hparams is None else hparams.model_dump(exclude_unset=True)
+    try:
+        return Hparams.model_validate({"optimizer": plan.optimizer, **given, **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PlanError(f"{'.'.join(map(str, first['loc']))}: {message_of(first)}") from None
+
+
+def _install(model: nn.Module, plan: Plan, numbers: Settings) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name, own in numbers.modules.items():
+        rule = plan.modules[name]
+        if rule.weight is not None:
+            if not _takes_input_multiplier(modules[name]):
+                raise PlanError(
+                    f"{name or 'the model'}: its weight is not in a layer whose input can be multiplied, and the rule "
+                    f"asks for an input × {own.input_multiplier:g}; make it the weight of an nn.Linear"
+                )
+            _set_buffer(modules[name], INPUT_MULTIPLIER, own.input_multiplier)
+        if rule.hparam is not None or rule.gain != 1.0:
+            _set_buffer(modules[name], OUTPUT_MULTIPLIER, own.output_multiplier)
+    for buffer, scales in (
+        (ATTENTION_SCALE, numbers.attention),
+        (RESIDUAL_SCALE, numbers.residual),
+        (RELATIVE_SCALE, numbers.relative),
+    ):
+        for name, scale in scales.items():
+            getattr(modules[name], buffer).fill_(scale)
 
 
 def _require_fit(model: nn.Module, plan: Plan) -> None:
@@ -163,7 +154,7 @@ def _require_fit(model: nn.Module, plan: Plan) -> None:
     for name, shape in shapes.items():
         if shape != tuple(own[name].shape):
             raise PlanError(
-                f"the plan is of another width: {name} has shape {shape}, planned was {tuple(own[name].shape)}"
+                f"the plan is of another width: {name} has shape {shape}, and the plan says {tuple(own[name].shape)}"
             )
 
 
@@ -179,19 +170,18 @@ def _stream(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=6).digest())
 
 
-def _set_buffer(module: nn.Module, name: str, value: float, *, hook: bool = True) -> None:
+def _set_buffer(module: nn.Module, name: str, value: float) -> None:
     existing = getattr(module, name, None)
-    if existing is None:
-        reference = next(module.parameters())
-        dtype = torch.float64 if reference.dtype == torch.float64 else torch.float32
-        tensor = torch.tensor(value, device=reference.device, dtype=dtype)
-        module.register_buffer(name, tensor, persistent=False)
-        if hook and name == INPUT_MULTIPLIER:
-            module.register_forward_pre_hook(_scale_input, with_kwargs=True)
-        elif hook:
-            module.register_forward_hook(_scale_output)
-    else:
+    if existing is not None:
         existing.fill_(value)
+        return
+    reference = next(module.parameters())
+    dtype = torch.float64 if reference.dtype == torch.float64 else torch.float32
+    module.register_buffer(name, torch.tensor(value, device=reference.device, dtype=dtype), persistent=False)
+    if name == INPUT_MULTIPLIER:
+        module.register_forward_pre_hook(_scale_input, with_kwargs=True)
+    else:
+        module.register_forward_hook(_scale_output)
 
 
 def _scale_input(

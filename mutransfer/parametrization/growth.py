@@ -73,7 +73,7 @@ def check_growth(
 
 
 def suspect_bottlenecks(shapes: Sequence[ParameterShape], *, given: Callable[[str], bool]) -> list[str]:
-    """Warnings on weights planned as readouts before which the network does not end, as far as shapes tell.
+    """Warnings on weights of role output after which the network does not end, as far as shapes tell.
 
     Modules are made in the order in which data goes through them, mostly; so a readout is the last layer, and a layer
     after it, above all one whose input is as large as its output, makes it a bottleneck.
@@ -86,15 +86,21 @@ def suspect_bottlenecks(shapes: Sequence[ParameterShape], *, given: Callable[[st
     for place, shape in enumerate(shapes):
         if shape.role != "output" or shape.tied_to is not None or given(shape.name):
             continue
-        layers = [one for one in shapes[place + 1 :] if one.multiplies and one.role in ("input", "hidden")]
-        following = next((one for one in layers if one.role == "input" and one.fan_in == shape.fan_out), None)
-        after = following or next(iter(layers), None)
+        after = following(shapes[place:])
         if after is not None:
-            takes = f"takes {shape.fan_out} inputs and " if following else ""
+            takes = f"takes {shape.fan_out} inputs and " if after.fan_in == shape.fan_out else ""
             warnings.append(
-                f"{shape.name}: goes from the width to {shape.fan_out} at every width, so it is planned as a readout, "
-                f"which starts at zero and is multiplied by 1/m_in; but {after.name} {takes}comes after it. If it is a "
-                f'bottleneck inside the network, say so with roles: {{"{shape.name}": hidden}}; if it is a readout, '
-                "with output"
+                f"{shape.name}: goes from the width to {shape.fan_out} at every width, so its input is multiplied by "
+                f"1/m_in, as a readout's is; but {after.name} {takes}comes after it. Say what it is. For a bottleneck "
+                f'inside the network write roles: {{"{shape.name}": hidden}}; for a router or an auxiliary head '
+                f"the same with output; for the readout write readouts: [{shape.module}]"
             )
     return warnings
+
+
+def following(shapes: Sequence[ParameterShape]) -> ParameterShape | None:
+    """The layer after the first of `shapes`: the next one that takes as many inputs as that one gives, or the next."""
+    first, *later = shapes
+    layers = [one for one in later if one.multiplies and one.role in ("input", "hidden")]
+    takes = (one for one in layers if one.role == "input" and one.fan_in == first.fan_out)
+    return next(takes, None) or next(iter(layers), None)

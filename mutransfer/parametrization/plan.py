@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from mutransfer.errors import PlanError
 from mutransfer.parametrization import rules
 from mutransfer.parametrization.rules import OptimizerFamily, Options, Parametrization, Role
+
+OutputHparam = Literal["temperature", "embedding_scale", "position_scale"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class ParameterShape:
     """Whether weight decay applies: weight matrices yes, biases and gains no."""
     multiplies: bool
     """Whether activations are multiplied by it as by a matrix; not so lookup tables, biases and gains."""
+    in_layer: bool = True
+    """Whether it belongs to a layer whose output can be multiplied from outside."""
     tied_to: str | None = None
     """Name of the parameter whose tensor this one shares."""
     in_branch: bool = False
@@ -40,6 +44,11 @@ class ParameterShape:
     def looks_up(self) -> bool:
         """Whether it is a lookup table (an embedding)."""
         return self.role == "input" and not self.multiplies
+
+    @property
+    def module(self) -> str:
+        """Name of the module that owns it."""
+        return self.name.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Scaling:
     family: OptimizerFamily
     """Whose rule lr and ε follow: with Muon, hidden matrices are Muon's and all else is Adam's."""
     lr: float
-    """Multiplies the learning rate."""
+    """Multiplies the learning rate, the rules of batch size, horizon and depth included."""
     weight_decay: float
     """Multiplies λ; 0 for parameters that do not decay."""
     eps: float
@@ -67,6 +76,18 @@ class Scaling:
     multiplies: bool
     """Whether activations are multiplied by it as by a matrix."""
     tied_to: str | None = None
+
+
+@dataclass(frozen=True)
+class ModuleScaling:
+    """What the input and the output of one module are multiplied by."""
+
+    weight: str | None = None
+    """The parameter whose `Scaling.forward` multiplies the input; None where the input stays as it is."""
+    gain: float = 1.0
+    """Multiplies the output at every width: `ModelFacts.gains`."""
+    hparam: OutputHparam | None = None
+    """The hparam that scales the output too."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +99,18 @@ class Plan:
     width: int
     base_width: int
     parameters: Mapping[str, Scaling]
+    modules: Mapping[str, ModuleScaling]
+    """Modules whose input or output is multiplied."""
     attention: Mapping[str, float]
     """What q·k is multiplied by, per attention module."""
     base_attention: Mapping[str, float]
     """The same at base width."""
     residual: Mapping[str, float]
     """What the residual branches of each block are multiplied by."""
+    relative: tuple[str, ...]
+    """Modules of relative positions, whose bias `relative_scale` multiplies."""
     options: Options
-    """Optional rules that are on; `lr_factor` multiplies every lr on top of `Scaling.lr`."""
+    """Optional rules that are on; `Scaling` has what they come to."""
     warnings: tuple[str, ...] = ()
     """Shapes that may be a mistake, for instance a dimension that equals the base width and does not grow."""
 
@@ -97,8 +122,7 @@ class Plan:
     @property
     def entrances(self) -> set[str]:
         """Weights through which data enters: embeddings, or the first layers of a model without any."""
-        tables = {name for name, one in self.parameters.items() if one.role == "input" and not one.multiplies}
-        return tables or {name for name, one in self.parameters.items() if one.role == "input"}
+        return entrances(self.parameters)
 
     @property
     def parameter_count(self) -> int:
@@ -117,57 +141,23 @@ class Plan:
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def entrances(parameters: Mapping[str, ParameterShape | Scaling]) -> set[str]:
+    """The input weights that are lookup tables; all input weights where no table is among them."""
+    tables = {name for name, one in parameters.items() if one.role == "input" and not one.multiplies}
+    return tables or {name for name, one in parameters.items() if one.role == "input"}
+
+
 @dataclass(frozen=True)
-class Settings:
-    """What the optimizer is given for one parameter."""
+class ModuleNames:
+    """Modules with a meaning, by name: what `ModelFacts` comes to in one model."""
 
-    lr: float
-    weight_decay: float
-    eps: float | None
-    """None where the optimizer has no ε to scale."""
-
-
-def is_bias(name: str, scaling: Scaling) -> bool:
-    """Whether a parameter is added to what a layer or a norm gives."""
-    return scaling.role in ("vector", "scalar") and name.rpartition(".")[2].endswith("bias")
-
-
-def is_norm_gain(name: str, scaling: Scaling) -> bool:
-    """Whether a parameter multiplies activations one by one: no bias, and left as its module made it, at one."""
-    return scaling.role == "vector" and scaling.base_init_std is None and not is_bias(name, scaling)
-
-
-def optimizer_settings(
-    plan: Plan,
-    *,
-    lr: float,
-    weight_decay: float = 0.0,
-    eps: float = 1e-8,
-    embedding_lr: float = 1.0,
-    norm_gain_lr: float = 1.0,
-    bias_lr: float = 1.0,
-    adam_lr: float | None = None,
-    scaled: bool = True,
-) -> dict[str, Settings]:
-    """`{parameter name: settings}`; the arguments are those of `parameter_groups`.
-
-    Args:
-        scaled: False for the values at base size, before any rule.
-    """
-    entries = plan.entrances
-    found = {}
-    for name, one in plan.parameters.items():
-        own = adam_lr if adam_lr is not None and plan.optimizer == "muon" and one.family == "adam" else lr
-        own *= embedding_lr if name in entries else 1.0
-        own *= bias_lr if is_bias(name, one) else norm_gain_lr if is_norm_gain(name, one) else 1.0
-        decay, own_eps = weight_decay if one.weight_decay else 0.0, eps
-        if scaled:
-            own *= plan.options.lr_factor * one.lr
-            decay, own_eps = weight_decay * one.weight_decay, eps * one.eps
-        if plan.options.weight_decay == "independent":  # torch multiplies by the lr: take it out beforehand
-            decay = weight_decay / own if one.weight_decay else 0.0
-        found[name] = Settings(own, decay, own_eps if one.family == "adam" else None)
-    return found
+    readouts: Collection[str] = ()
+    positions: Collection[str] = ()
+    gains: Mapping[str, float] = field(default_factory=dict)
+    head_dims: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """`{attention module: (head size, base head size)}`."""
+    blocks: Collection[str] = ()
+    relative: Collection[str] = ()
 
 
 def make_plan(
@@ -178,16 +168,14 @@ def make_plan(
     optimizer: str = "adamw",
     parametrization: Parametrization = "mup",
     options: Options | None = None,
-    head_dims: Mapping[str, tuple[int, int]] | None = None,
-    blocks: Iterable[str] = (),
+    modules: ModuleNames | None = None,
     warnings: Iterable[str] = (),
 ) -> Plan:
     """Evaluate the rules for every parameter.
 
     Args:
         optimizer: `adamw`, `adam`, `sgd` or `muon`.
-        head_dims: `{attention module: (head_dim, base head_dim)}`.
-        blocks: modules whose residual branches a depth rule scales.
+        modules: modules that have a meaning beyond their parameters' shapes.
 
     Raises:
         PlanError: unknown optimizer; a depth rule without residual blocks; interpolation of a model with tied
@@ -195,30 +183,51 @@ def make_plan(
     """
     if optimizer not in rules.FAMILIES:
         raise PlanError(f"optimizer must be one of {', '.join(rules.FAMILIES)}, but got {optimizer!r}")
-    options, shapes, blocks = options or Options(), list(shapes), list(blocks)
-    if options.depth is not None and not blocks:
+    options, shapes, names = options or Options(), list(shapes), modules or ModuleNames()
+    if options.depth is not None and not names.blocks:
         raise PlanError(
-            "a depth rule needs pre-norm residual blocks, each with a buffer residual_scale that multiplies what it "
-            "adds to the residual stream; this model has none"
+            "a depth rule needs pre-norm residual blocks: name them in ModelFacts.blocks, and give each a buffer "
+            "residual_scale that multiplies what it adds to the residual stream"
         )
     if parametrization == "interpolated" and any(shape.tied_to for shape in shapes):
         raise PlanError("interpolated needs untied weights: a tied readout's multiplier cannot be moved into its init")
-    heads = dict(head_dims or {})
+    parameters = {shape.name: _scaling(shape, optimizer, parametrization, options) for shape in shapes}
     return Plan(
         parametrization=parametrization,
         optimizer=optimizer,
         width=width,
         base_width=base_width,
-        parameters={shape.name: _scaling(shape, optimizer, parametrization, options) for shape in shapes},
+        parameters=parameters,
+        modules=_modules(shapes, parameters, names),
         attention={
             name: rules.attention_scale(head_dim, base, parametrization=parametrization, init=options.init)
-            for name, (head_dim, base) in heads.items()
+            for name, (head_dim, base) in names.head_dims.items()
         },
-        base_attention={name: rules.attention_scale(base, base) for name, (_, base) in heads.items()},
-        residual=dict.fromkeys(blocks, 1.0 if options.depth is None else options.depth.branch),
+        base_attention={name: rules.attention_scale(base, base) for name, (_, base) in names.head_dims.items()},
+        residual=dict.fromkeys(names.blocks, 1.0 if options.depth is None else options.depth.branch),
+        relative=tuple(names.relative),
         options=options,
         warnings=tuple(warnings),
     )
+
+
+def _modules(
+    shapes: Iterable[ParameterShape], parameters: Mapping[str, Scaling], names: ModuleNames
+) -> dict[str, ModuleScaling]:
+    """The modules that are multiplied; the same ones at every width and for all hparams."""
+    found = {name: ModuleScaling(gain=gain) for name, gain in names.gains.items()}
+    enters = entrances(parameters)
+    for shape in shapes:
+        multiplied = shape.role == "output" or parameters[shape.name].forward != 1.0
+        hparam: OutputHparam | None = None
+        if shape.module in names.readouts and shape.role == "output":
+            hparam = "temperature"
+        elif shape.name in enters and shape.in_layer:
+            hparam = "position_scale" if shape.module in names.positions else "embedding_scale"
+        if multiplied or hparam is not None:
+            weight = shape.name if multiplied else None
+            found[shape.module] = ModuleScaling(weight, names.gains.get(shape.module, 1.0), hparam)
+    return found
 
 
 def _scaling(shape: ParameterShape, optimizer: str, parametrization: Parametrization, options: Options) -> Scaling:
@@ -234,6 +243,7 @@ def _scaling(shape: ParameterShape, optimizer: str, parametrization: Parametriza
         rule=rules.rule_of(parametrization, shape.role, init=options.init, lr=options.lr),
         lookup_exponent=options.lookup_exponent if shape.looks_up else 0.0,
         depth=options.depth if shape.in_branch else None,
+        lr_factor=options.lr_factor,
     )
     base_std = shape.base_init_std
     return Scaling(

@@ -1,7 +1,7 @@
 """Roles from shapes: build the model at its base width and wider on the `meta` device, see what grows.
 
 Nothing is guessed from names. Which dimension is fan-in and which fan-out depends on the module that owns the
-parameter (an embedding's rows are inputs, a linear layer's rows are outputs), so `_LAYOUTS` says it per class.
+parameter (an embedding's rows are inputs, a linear layer's rows are outputs), so `layers` says it per class.
 """
 
 from __future__ import annotations
@@ -18,44 +18,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
+from mutransfer.parametrization.facts import ModelFacts, facts_of, first, matching
 from mutransfer.parametrization.growth import check_growth, suspect_bottlenecks
+from mutransfer.parametrization.layers import LOOKUPS, TRANSPOSED, is_layer, layout_of
+from mutransfer.parametrization.meaning import modules_of, readouts_of, require_entrances
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
 from mutransfer.parametrization.rules import ROLES, Options, Parametrization, Role
 
-ModelFactory = Callable[[int], nn.Module]
+ModelFactory = Callable[[int], nn.Module | tuple[nn.Module, ModelFacts]]
 _T = TypeVar("_T")
-
-# (fan_out dimension, fan_in dimension) of a weight; further dimensions are a kernel and count as fan-in.
-_OUT_IN = (0, 1)
-_IN_OUT = (1, 0)
-_LAYOUTS: list[tuple[type[nn.Module], tuple[int, int]]] = [
-    (nn.Embedding, _IN_OUT),
-    (nn.EmbeddingBag, _IN_OUT),
-    (nn.ConvTranspose1d, _IN_OUT),
-    (nn.ConvTranspose2d, _IN_OUT),
-    (nn.ConvTranspose3d, _IN_OUT),
-    (nn.Linear, _OUT_IN),
-    (nn.Conv1d, _OUT_IN),
-    (nn.Conv2d, _OUT_IN),
-    (nn.Conv3d, _OUT_IN),
-    (nn.MultiheadAttention, _OUT_IN),
-]
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
-# Layers of packages that need not be installed, by the full name of their class. transformers' Conv1D (GPT-2) is a
-# linear layer whose weight is transposed.
-_FOREIGN_LAYOUTS = {"transformers.pytorch_utils.Conv1D": _IN_OUT}
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Whether `module` multiplies its input by its weight (or looks it up), in a layout that is known here."""
-    return _layout_of(module) is not None
-
-
-def _layout_of(module: nn.Module) -> tuple[int, int] | None:
-    found = next((layout for cls, layout in _LAYOUTS if isinstance(module, cls)), None)
-    names = (f"{cls.__module__}.{cls.__qualname__}" for cls in type(module).__mro__)
-    return found or next((_FOREIGN_LAYOUTS[name] for name in names if name in _FOREIGN_LAYOUTS), None)
 
 
 @dataclass(frozen=True)
@@ -74,6 +45,7 @@ def plan_for(
     base_width: int,
     optimizer: str = "adamw",
     parametrization: Parametrization = "mup",
+    facts: ModelFacts | Callable[[int], ModelFacts] | None = None,
     roles: Mapping[str, Role] | None = None,
     init_std: Mapping[str, float] | None = None,
     zero_readout: bool = True,
@@ -83,54 +55,56 @@ def plan_for(
     """Build the plan of `factory(width)` without allocating its weights.
 
     Args:
-        factory: called with a width, returns the module, on the `meta` device; called three times, or five where a
-            dimension does not double with the width.
+        factory: called with a width, returns the module, or the module and its `ModelFacts`, on the `meta` device;
+            called three times, or five where a dimension does not double with the width.
         width: width of the model that will be trained.
         base_width: width at which µP is the standard parametrization.
         optimizer: `adamw`, `adam`, `sgd` or `muon` (hidden matrices on Muon, all else on AdamW).
-        roles: `{name pattern: role}` for parameters whose role shapes cannot tell. A model's attribute
-            `parameter_roles` does the same.
+        facts: what shapes cannot tell, for a module that does not carry it; a function of the width where the facts
+            follow it (head sizes that grow).
+        roles: `{name pattern: role}` beside those of the facts.
         init_std: `{name pattern: std at base width}` instead of the defaults (embeddings 1, dense weights
-            1/√fan_in, biases 0, others as constructed). A model's attribute `base_init_std` does the same.
+            1/√fan_in, biases 0, others as constructed); they have the last word over those of the facts.
         zero_readout: start readout weights at zero.
         finite_sizes: sizes that do not grow on purpose (vocabulary, classes), so that they raise no warning
             where they happen to equal the base width.
         options: optional rules: depth, batch size, horizon, weight decay, embeddings' lr.
 
-    A module with a buffer `attention_scale` and an attribute `head_dim` gets the µP attention scale; one with a
-    buffer `residual_scale` is a residual block for the depth rule.
-
     Raises:
-        PlanError: the parameters differ between widths, a role cannot be told, a pattern matches nothing, a
-            dimension grows by an offset (a·width + c), as that of a matrix with parts of different roles does.
+        PlanError: the parameters differ between widths, a role cannot be told, a name or pattern matches nothing, a
+            module that the facts name lacks its buffer, a dimension grows by an offset (a·width + c), as that of a
+            matrix with parts of different roles does.
     """
     for name, value in (("width", width), ("base_width", base_width)):
         if value < 1:
             raise PlanError(f"{name} must be >= 1, but got {value}")
-    base, wider, model = (_on_meta(factory, size) for size in (base_width, 2 * base_width, width))
-    own, asked = getattr(base, "base_init_std", {}), dict(init_std or {})
-    given = dict(roles or {})
-    for pattern, role in getattr(base, "parameter_roles", {}).items():
-        given.setdefault(pattern, role)
+    (base, base_facts), (wider, _), (model, said) = (
+        _on_meta(factory, size, facts) for size in (base_width, 2 * base_width, width)
+    )
     base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
     _require_same_names(base_uses, wider_uses, uses)
-    _require_matches([*given, *own, *asked], uses)
+    matching([*said.roles, *(roles or {})], uses, "roles")
+    matching([*said.init_std, *(init_std or {})], uses, "init_std")
     _require_plannable(base, wider)
+    given = first(roles or {}, said.roles)
+
+    def is_given(name: str) -> bool:
+        return _match(name, given) is not None
 
     warnings = check_growth(
         _shapes(base_uses),
         _shapes(wider_uses),
-        lambda size: _shapes(_uses(_on_meta(factory, size))),
+        lambda size: _shapes(_uses(_on_meta(factory, size, facts)[0])),
         base_width=base_width,
-        given=lambda name: _match(name, given) is not None,
+        given=is_given,
     )
-    warnings += getattr(model, "mup_warnings", ())
+    warnings += said.warnings
+    modules = modules_of(model, said, base, base_facts)
     shapes: dict[str, ParameterShape] = {}
     owners: dict[int, str] = {}
-    # In the order of the model, and looked up for every parameter: there may be thousands of both.
-    blocks = dict.fromkeys(name for name, module in model.named_modules() if _has_buffer(module, "residual_scale"))
+    blocks = set(modules.blocks)  # looked up for every parameter: there may be thousands of both
     for name, use in uses.items():
-        shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given), zero_readout=zero_readout)
+        shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given))
         owner = owners.setdefault(id(use.parameter), name)
         shapes[name] = replace(
             shape,
@@ -138,9 +112,11 @@ def plan_for(
             in_branch=any(around in blocks for around in _around(name)),
         )
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
-    warnings += suspect_bottlenecks(list(shapes.values()), given=lambda name: _match(name, given) is not None)
-    _start_tied_embeddings_like_readouts(shapes)
-    for overrides in (own, asked):  # what the caller asks for has the last word, under any name of a tied weight
+    modules = replace(modules, readouts=readouts_of(said, list(shapes.values())))
+    require_entrances(modules, shapes)
+    warnings += suspect_bottlenecks(list(shapes.values()), given=is_given)
+    _start(shapes, modules.readouts if zero_readout else ())
+    for overrides in (said.init_std, init_std or {}):  # under any name of a tied weight
         for name, shape in list(shapes.items()):
             std = _match(name, overrides)
             if std is None:
@@ -160,13 +136,8 @@ def plan_for(
         base_width=base_width,
         optimizer=optimizer,
         parametrization=parametrization,
-        head_dims={
-            name: (_head_dim(name, module), _head_dim(name, base_module))
-            for (name, module), base_module in zip(model.named_modules(), base.modules(), strict=True)
-            if _has_buffer(module, "attention_scale")
-        },
+        modules=modules,
         options=options,
-        blocks=blocks,
         warnings=warnings,
     )
 
@@ -189,31 +160,37 @@ class _NoRandomInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _on_meta(factory: ModelFactory, width: int) -> nn.Module:
+def built(
+    factory: ModelFactory, width: int, facts: ModelFacts | Callable[[int], ModelFacts] | None = None
+) -> tuple[nn.Module, ModelFacts]:
+    """The module of that width and its facts: given, returned beside the module, or carried by it.
+
+    Raises:
+        PlanError: the module carries more than one `ModelFacts`.
+    """
+    made = factory(width)
+    model, returned = made if isinstance(made, tuple) else (made, None)
+    if facts is not None:
+        return model, facts(width) if callable(facts) else facts
+    return model, returned or facts_of(model)
+
+
+def _on_meta(
+    factory: ModelFactory, width: int, facts: ModelFacts | Callable[[int], ModelFacts] | None
+) -> tuple[nn.Module, ModelFacts]:
     try:
         with meta_construction():
-            return factory(width)
+            return built(factory, width, facts)
     except (RuntimeError, NotImplementedError) as error:
         raise PlanError(
             f"the model cannot be built at width {width} on the meta device, where tensors have no values: {error}"
         ) from error
 
 
-def _has_buffer(module: nn.Module, name: str) -> bool:
-    return isinstance(getattr(module, name, None), torch.Tensor)
-
-
-def _head_dim(name: str, module: nn.Module) -> int:
-    head_dim = getattr(module, "head_dim", None)
-    if not isinstance(head_dim, int):
-        raise PlanError(f"{name} has a buffer attention_scale, so it needs an int head_dim, but got {head_dim!r}")
-    return head_dim
-
-
 def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
     """Refuse layers of torch that hide a scale or a layout in which a rule would silently go wrong."""
     for (name, module), wide in zip(base.named_modules(), wider.modules(), strict=True):
-        if isinstance(module, _TRANSPOSED) and module.groups != 1:
+        if isinstance(module, TRANSPOSED) and module.groups != 1:
             raise PlanError(f"{name}: a transposed convolution with groups has no rule here; use groups=1")
         if isinstance(module, nn.MultiheadAttention) and isinstance(wide, nn.MultiheadAttention):
             if module.head_dim != wide.head_dim:
@@ -255,17 +232,11 @@ def _require_same_names(*models: Mapping[str, _Use]) -> None:
             )
 
 
-def _require_matches(patterns: Collection[str], uses: Mapping[str, _Use]) -> None:
-    for pattern in patterns:
-        if not fnmatch.filter(uses, pattern):
-            raise PlanError(f"pattern {pattern!r} matches no parameter; there are {', '.join(list(uses)[:20])}")
-
-
 def _match(name: str, patterns: Mapping[str, _T]) -> _T | None:
     return next((value for pattern, value in patterns.items() if fnmatch.fnmatchcase(name, pattern)), None)
 
 
-def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, zero_readout: bool) -> ParameterShape:
+def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> ParameterShape:
     if given is not None and given not in ROLES:
         raise PlanError(f"role of {use.name} must be one of {', '.join(ROLES)}, but got {given!r}")
     shape, base_shape = tuple(use.parameter.shape), tuple(base.parameter.shape)
@@ -289,10 +260,8 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, 
     std: float | None = None
     if use.name.endswith("bias") and is_layer(use.module):
         std = 0.0
-    elif isinstance(use.module, _LOOKUPS):
+    elif isinstance(use.module, LOOKUPS):
         std = 1.0
-    elif role == "output" and zero_readout:
-        std = 0.0
     elif layout is not None or role in ("hidden", "output"):
         std = 1.0 / math.sqrt(base_fan_in)
     return ParameterShape(
@@ -305,7 +274,8 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, 
         base_fan_out=size(base_shape, out_dim),
         base_init_std=std,
         decays=role in ("input", "hidden", "output") or (role == "scalar" and len(shape) >= 2),
-        multiplies=(layout is not None or role in ("hidden", "output")) and not isinstance(use.module, _LOOKUPS),
+        multiplies=(layout is not None or role in ("hidden", "output")) and not isinstance(use.module, LOOKUPS),
+        in_layer=is_layer(use.module),
     )
 
 
@@ -313,7 +283,7 @@ def _layout(use: _Use) -> tuple[int, int] | None:
     """(fan_out dimension, fan_in dimension) of a weight in a module we know, None of anything else."""
     if use.parameter.ndim < 2:
         return None
-    return _layout_of(use.module)
+    return layout_of(use.module)
 
 
 def _role(*, in_grows: bool, out_grows: bool) -> Role:
@@ -360,7 +330,7 @@ def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int,
         found.append(f"{shape.name}: a weight outside any known layer is taken as (out, in), as nn.Linear has it")
     sizes = list(zip(base.parameter.shape, wider.parameter.shape, strict=True))
     for dimension, (size, wide_size) in enumerate(sizes):
-        is_rows_of_embedding = isinstance(base.module, _LOOKUPS) and dimension == 0
+        is_rows_of_embedding = isinstance(base.module, LOOKUPS) and dimension == 0
         if size == wide_size == base_width and size not in finite and not is_rows_of_embedding:
             found.append(
                 f"{shape.name}: dimension {dimension} is {size} at every width, which is the base width: "
@@ -369,12 +339,16 @@ def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int,
     return found
 
 
-def _start_tied_embeddings_like_readouts(shapes: dict[str, ParameterShape]) -> None:
-    """A tied embedding is also the readout: std 1 would give logits of size √width, so it gets 1/√fan_in."""
+def _start(shapes: dict[str, ParameterShape], zero: Collection[str]) -> None:
+    """Readouts start at zero. A tied embedding is also the readout: std 1 would give logits of size √width, so it gets
+    1/√fan_in."""
+    for shape in list(shapes.values()):
+        if shape.module in zero and shape.role == "output":
+            shapes[shape.name] = replace(shape, base_init_std=0.0)
     for shape in list(shapes.values()):
         owner = shapes.get(shape.tied_to or "")
         if owner is not None and {owner.role, shape.role} == {"input", "output"}:
             readout = shape if shape.role == "output" else owner
             std = 1.0 / math.sqrt(readout.base_fan_in)
             shapes[owner.name] = replace(owner, base_init_std=std)
-            shapes[shape.name] = replace(shape, base_init_std=std)
+            shapes[shape.name] = replace(shapes[shape.name], base_init_std=std)

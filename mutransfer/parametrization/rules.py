@@ -177,6 +177,7 @@ def multipliers(
     rule: Rule | None = None,
     lookup_exponent: float = 0.0,
     depth: DepthScaling | None = None,
+    lr_factor: float = 1.0,
 ) -> Multipliers:
     """Evaluate the rule of one parameter.
 
@@ -187,14 +188,16 @@ def multipliers(
         rule: `rule_of(parametrization, role)`; µP's when left out.
         lookup_exponent: for lookup tables (embeddings): their Adam lr is further multiplied by m_out to this power.
         depth: for parameters of a residual block: the depth rule, if one is on.
+        lr_factor: multiplies the lr, for the rules of batch size and horizon.
 
-    Weight decay is what PyTorch multiplies by the parameter's own lr, so λ × lr multiplier × weight decay
-    multiplier has to stay λ: it is the reciprocal of the lr multiplier, for every role and optimizer.
+    PyTorch multiplies λ by the parameter's own lr. So that lr × λ stays what it is at base size, the multiplier of
+    weight decay is the reciprocal of the lr's, for every role, optimizer and rule.
     """
     rule = rule if rule is not None else MUP[role]
     lr = {"adam": rule.adam_lr, "sgd": rule.sgd_lr, "muon": rule.muon_lr}[optimizer].at(m_in, m_out)
     if lookup_exponent and optimizer == "adam":
         lr *= _power(m_out, lookup_exponent)
+    lr *= lr_factor
     eps = rule.adam_eps.at(m_in, m_out) if optimizer == "adam" else 1.0
     if depth is not None:
         lr *= depth.lr(optimizer)
@@ -206,6 +209,14 @@ def multipliers(
         weight_decay=1.0 / lr,
         eps=eps,
     )
+
+
+def muon_shape(rows: int, columns: int, m_in: float, m_out: float) -> float:
+    """What takes out the change with width of the factor √max(1, rows/columns) by which torch.optim.Muon multiplies the
+    lr: the rule for width is `muon_lr`, and torch's factor would come on top of it where rows and columns grow
+    unequally. 1 at base width."""
+    ratio = rows / columns
+    return math.sqrt(max(1.0, ratio * m_in / m_out)) / math.sqrt(max(1.0, ratio))
 
 
 def attention_scale(

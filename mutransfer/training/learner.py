@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Batch
 from mutransfer.models import build_model, plan_of
-from mutransfer.parametrization.apply import initialize, set_multipliers
+from mutransfer.parametrization.apply import initialize
 from mutransfer.parametrization.plan import Plan
 from mutransfer.training.kernels import kernels
 from mutransfer.training.loss import counted, inputs_of, loss_of, no_targets, to_device
@@ -96,17 +96,7 @@ class Learner:
 
 def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:
     """Give a model the initial weights and the forward multipliers of a run."""
-    hparams = config.hparams
-    initialize(model, plan, seed=config.training.seed, init_scale=hparams.init_scale)
-    set_multipliers(
-        model,
-        plan,
-        temperature=hparams.temperature,
-        attention_temperature=hparams.attention_temperature,
-        embedding_scale=hparams.embedding_scale,
-        position_scale=hparams.position_scale,
-        relative_scale=hparams.relative_scale,
-    )
+    initialize(model, plan, seed=config.training.seed, hparams=config.hparams)
 
 
 def precision(config: RunConfig, device: torch.device) -> torch.autocast:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mutransfer.config.hparams import Hparams
-from mutransfer.parametrization.plan import Plan, optimizer_settings
-from mutransfer.training.optimizers import Together, optimizer_groups, optimizer_over
+from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.settings import settings
+from mutransfer.training.optimizers import Together, optimizer_over, peaked_groups
 
 Stacked = Mapping[str, Tensor]
 
@@ -77,10 +78,10 @@ class _Stacked:
     def __init__(self, parameters: Stacked, plan: Plan, members: Sequence[Hparams]) -> None:
         self._parameters = parameters
         like = next(iter(parameters.values()))
-        settings = [optimizer_settings(plan, **hparams.for_optimizer()) for hparams in members]
+        numbers = [settings(plan, hparams).optimizer for hparams in members]
 
         def gather(name: str, field: str) -> _PerMember:
-            return _PerMember([getattr(own[name], field) or 0.0 for own in settings], like)
+            return _PerMember([getattr(own[name], field) or 0.0 for own in numbers], like)
 
         self._lr = {name: gather(name, "lr") for name in parameters}
         self._decay = {name: gather(name, "weight_decay") for name in parameters}
@@ -205,7 +206,7 @@ class _Sliced:
         self._slices: dict[tuple[str, int], Tensor] = {}
         groups = []
         for index, hparams in enumerate(self._members):
-            for group in optimizer_groups(self._template, self._plan, hparams):
+            for group in peaked_groups(self._template, self._plan, hparams):
                 own = {(name, index): parameters[name].detach()[index] for name in group["names"]}
                 self._slices.update(own)
                 groups.append({**group, "params": list(own.values()), "member": index})

@@ -14,7 +14,8 @@ from mutransfer.data import load_data
 from mutransfer.data.dataset import Batch, Dataset
 from mutransfer.errors import MutransferError, UsageError
 from mutransfer.models import build_model, plan_of
-from mutransfer.parametrization.plan import is_bias, is_norm_gain
+from mutransfer.parametrization.facts import facts_of
+from mutransfer.parametrization.settings import is_bias, is_norm_gain
 from mutransfer.training.learner import start_at
 from mutransfer.training.loss import counted, inputs_of, loss_of, no_targets
 
@@ -39,12 +40,14 @@ def try_out(config: RunConfig) -> None:
     label = getattr(config.model, "factory", f"model kind {config.model.kind}")
     model = build_model(small.model, small.data.spec)
     start_at(model, plan_of(small), small)
-    if not plan.attention:
-        _refuse(config, "attention_temperature", "no module of the model has a buffer attention_scale and a head_dim")
-    if not any(name.rpartition(".")[2] == "relative_scale" for name, _ in model.named_buffers()):
-        _refuse(config, "relative_scale", "no module of the model has a buffer relative_scale")
-    if not getattr(model, "position_modules", ()):
-        _refuse(config, "position_scale", "the model names no position_modules")
+    facts = facts_of(model)
+    for name, field, named in (
+        ("attention_temperature", "attention", facts.attention),
+        ("relative_scale", "relative", facts.relative),
+        ("position_scale", "positions", facts.positions),
+    ):
+        if not named:
+            _refuse(config, name, f"the model names no modules in ModelFacts.{field}")
     for name, has, what in (("bias_lr", is_bias, "biases"), ("norm_gain_lr", is_norm_gain, "trainable norm gains")):
         if not any(has(parameter, one) for parameter, one in plan.parameters.items()):
             _refuse(config, name, f"the model has no {what}")

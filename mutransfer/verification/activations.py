@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mutransfer.parametrization.roles import is_layer
+from mutransfer.parametrization.layers import is_layer
 
 ATTENTION_LOGITS = "attention_logits"
 OUTPUT = "(output)"

@@ -13,6 +13,7 @@ from torch import Tensor, nn, optim
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.roles import ModelFactory
 from mutransfer.parametrization.rules import FAMILIES
 from mutransfer.verification.coordinates import Measurements, OnProgress, measure
 from mutransfer.verification.hints import hint_for
@@ -101,7 +102,7 @@ class CoordinateCheck:
 
 
 def coordinate_check(
-    factory: Callable[[int], nn.Module],
+    factory: ModelFactory,
     *,
     inputs: Any = None,
     targets: Any = None,

@@ -38,7 +38,7 @@ class ModuleFacts:
     trainable: bool
     """Whether its output depends on a trainable parameter."""
     finite: bool
-    """Whether the model says that it does not grow on purpose: a pattern in its attribute `finite_modules` matches."""
+    """Whether the model says that it does not grow on purpose: a pattern in `ModelFacts.finite` matches."""
     started: int
     finished: int
 
@@ -161,7 +161,7 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
                 parts += [] if looked.update is None else [looked.update]
                 numbers = [number for part in parts for number in (rms(part), mean_abs(part))]
                 own[: len(numbers), step + 1] = numbers
-    finite: Sequence[str] = getattr(model, "finite_modules", ())
+    finite = trainee.facts.finite
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return _Look(
         values=values,

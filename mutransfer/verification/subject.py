@@ -22,8 +22,9 @@ from mutransfer.data import load_data
 from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import plan_of
 from mutransfer.parametrization.apply import initialize, parameter_groups
+from mutransfer.parametrization.facts import ModelFacts, facts_of
 from mutransfer.parametrization.plan import Plan
-from mutransfer.parametrization.roles import plan_for
+from mutransfer.parametrization.roles import ModelFactory, built, plan_for
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import counted, inputs_of, no_targets
 from mutransfer.training.memory import require_memory
@@ -48,6 +49,7 @@ class Trainee:
     train_step: Callable[[int], Tensor]
     """One update, by its number from 0; gives the loss before it."""
     optimizer: torch.optim.Optimizer | Together
+    facts: ModelFacts
 
 
 class Subject(Protocol):
@@ -112,7 +114,9 @@ class ConfigSubject:
                 raise no_targets(config, f"the training batch of step {step} (from 0, seed {training.seed})")
             return learner.train_step(step, batch)
 
-        return Trainee(learner.model, lambda: learner.model(*probe), train_step, learner.optimizer)
+        return Trainee(
+            learner.model, lambda: learner.model(*probe), train_step, learner.optimizer, facts_of(learner.model)
+        )
 
     def plan(self) -> Plan:
         """See `Subject`."""
@@ -144,7 +148,7 @@ class ModuleSubject:
 
     def __init__(
         self,
-        factory: Callable[[int], nn.Module],
+        factory: ModelFactory,
         *,
         batches: Sequence[ModuleBatch],
         loss: Callable[[Any, Any], Tensor] | None,
@@ -175,7 +179,7 @@ class ModuleSubject:
     def trainee(self, size: int, seed: int, parametrization: str) -> Trainee:
         """See `Subject`."""
         torch.manual_seed(seed)
-        model = self._factory(size)
+        model, facts = built(self._factory, size, self._plan_options.get("facts"))
         if self._prepare is not None and self._make_optimizer is not None:
             self._prepare(model, size)
             optimizer = self._make_optimizer(model, size)
@@ -195,7 +199,7 @@ class ModuleSubject:
             optimizer.step()
             return loss.detach()
 
-        return Trainee(model, lambda: _call(model, self._batches[0][0]), train_step, optimizer)
+        return Trainee(model, lambda: _call(model, self._batches[0][0]), train_step, optimizer, facts)
 
     def plan(self) -> Plan | None:
         """See `Subject`. For the user's own µP it serves to name roles, so that a model without a plan has none."""

@@ -55,7 +55,7 @@ EXIT_CODES = {
     "LaunchFailed": 5,
 }
 PUBLIC = {
-    "Plan", "RunConfig", "__version__", "attention_scale", "initialize", "load_config", "make_target",
+    "ModelFacts", "Plan", "RunConfig", "__version__", "attention_scale", "initialize", "load_config", "make_target",
     "parameter_groups", "plan_for", "run_sweep", "set_multipliers", "train",
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 
 from mutransfer.data import load_data
 from mutransfer.models import plan_of
-from mutransfer.parametrization.plan import optimizer_settings
+from mutransfer.parametrization.settings import settings
 from mutransfer.training.learner import Learner
 from tests.conftest import build
 
@@ -48,9 +48,10 @@ def test_the_loss_is_over_what_is_to_be_guessed(bert: dict[str, Any]) -> None:
 
 
 def test_gains_and_biases_have_an_lr_of_their_own_and_nothing_else_does(bert: dict[str, Any]) -> None:
-    plan = plan_of(build(bert, model__width=64))
-    plain = optimizer_settings(plan, lr=0.01)
-    changed = optimizer_settings(plan, lr=0.01, norm_gain_lr=3.0, bias_lr=5.0)
+    config = build(bert, model__width=64)
+    plan = plan_of(config)
+    plain = settings(plan, config.hparams).optimizer
+    changed = settings(plan, config.hparams.with_values({"norm_gain_lr": 3.0, "bias_lr": 5.0})).optimizer
     ratio = {name: changed[name].lr / plain[name].lr for name in plain}
     gains = {name for name in ratio if name.endswith("norm.weight")}
     biases = {name for name in ratio if name.endswith(".bias")}

@@ -230,7 +230,7 @@ def test_a_relative_bias_of_more_heads_needs_the_role_of_a_vector(gpt):
 
     def as_scalar(self, *given):
         init(self, *given)
-        self.parameter_roles["*.relative.weight"] = "scalar"
+        self.facts = self.facts.extended(roles=dict.fromkeys(self.facts.roles, "scalar"))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GPT, "__init__", as_scalar)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from mutransfer import ModelFacts
 from mutransfer.data import load_data
 from mutransfer.data.dataset import IGNORED
 from mutransfer.errors import ConfigError, DataError, PlanError, UsageError
@@ -86,6 +87,8 @@ class Attentive(nn.Module):
         self.embedding = nn.Embedding(256, width)
         self.attention = Attention(width, repaired)
         self.head = nn.Linear(width, 256)
+        if repaired:
+            self.declared = ModelFacts(attention={"attention": self.attention.head_dim})
 
     def forward(self, tokens):
         x = self.embedding(tokens)

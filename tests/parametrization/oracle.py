@@ -148,6 +148,8 @@ def twin(
         old = model.readout
         if getattr(section, "tied_embeddings", False):
             model.readout = mup.MuSharedReadout(model.embedding.weight, bias=False, output_mult=output_mult)
+            gain = section.base_width**0.5  # here a plan's gain, there part of the model
+            model.embedding.register_forward_hook(lambda module, inputs, output: output * gain)
         else:
             model.readout = mup.MuReadout(
                 old.in_features, old.out_features, bias=old.bias is not None, output_mult=output_mult

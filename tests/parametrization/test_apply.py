@@ -13,6 +13,7 @@ from torch import nn
 from mutransfer.errors import PlanError
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.apply import initialize, parameter_groups, set_multipliers
+from mutransfer.parametrization.facts import ModelFacts
 from mutransfer.parametrization.roles import plan_for
 from mutransfer.training.learner import Learner
 from tests.conftest import build
@@ -126,7 +127,7 @@ def test_groups_hold_every_parameter_once_with_the_planned_settings(gpt):
 
 def test_plan_of_another_model_or_width_is_refused(gpt, mlp):
     model = build_model(build(gpt).model, build(gpt).data.spec)
-    with pytest.raises(PlanError, match=r"another width: embedding\.weight has shape \(256, 16\), planned was"):
+    with pytest.raises(PlanError, match=r"another width: embedding\.weight has shape \(256, 16\), and the plan says"):
         initialize(model, plan_of(build(gpt, model__width=32)))
     with pytest.raises(PlanError, match="another model"):
         parameter_groups(model, plan_of(build(mlp)), lr=1.0)
@@ -140,7 +141,7 @@ def test_readout_outside_any_layer_is_refused():
             self.head = nn.Parameter(torch.zeros(10, width))
 
     plan = plan_for(Raw, width=16, base_width=8, roles={"head": "output"})
-    with pytest.raises(PlanError, match=r"head is a readout outside any layer.*nn\.Linear"):
+    with pytest.raises(PlanError, match=r"its weight is not in a layer.*nn\.Linear"):
         initialize(Raw(16), plan)
 
 
@@ -227,7 +228,7 @@ def test_explicit_std_wins_over_the_models_own_under_either_name_of_a_tied_weigh
     class Tied(nn.Module):
         def __init__(self, width):
             super().__init__()
-            self.base_init_std = {"*": 0.5}
+            self.facts = ModelFacts(init_std={"*": 0.5})
             self.embed = nn.Embedding(400, width)
             self.head = nn.Linear(width, 400, bias=False)
             self.head.weight = self.embed.weight

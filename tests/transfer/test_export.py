@@ -9,7 +9,7 @@ import pytest
 
 from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
-from mutransfer.parametrization.plan import optimizer_settings
+from mutransfer.parametrization.settings import settings
 from mutransfer.training.schedules import Schedule
 from mutransfer.transfer.export import FORMATS, export_config
 from tests.cli.conftest import invoke
@@ -87,16 +87,16 @@ def nanogpt(values):
 
 
 def ours(config):
-    """The same of this project, from the plan and the multipliers that `set_multipliers` documents."""
+    """The same of this project, from the plan and the multipliers that its documentation states."""
     plan, h = plan_of(config), config.hparams
-    settings = optimizer_settings(plan, **h.for_optimizer())
+    optimizer = settings(plan, h).optimizer
     outputs = {"embedding": h.embedding_scale * (BASE**0.5 if config.model.tied_embeddings else 1.0),
                "position": h.position_scale, "readout": 1 / h.temperature}  # fmt: skip
     weights = {}
     for name, one in plan.parameters.items():
         kind = name.removesuffix(".weight").removeprefix("blocks.0.")
         if not kind.startswith("blocks"):
-            own = settings[one.tied_to or name]
+            own = optimizer[one.tied_to or name]
             multiplier = one.forward * outputs.get(kind, 1.0)
             weights[kind] = (one.init_std * h.init_scale, multiplier, own.lr, own.weight_decay, own.eps)
     return weights, plan.attention["blocks.0.attention"] / h.attention_temperature

@@ -57,6 +57,9 @@ with warnings.catch_warnings():  # the field `loss` takes the place of the prope
         """Role by parameter name or pattern, where shapes cannot tell."""
         init_std: dict[str, float] = Field(default_factory=dict)
         """Initial std at base width by parameter name or pattern, instead of 1 for embeddings and 1/√fan_in."""
+        readouts: Annotated[tuple[str, ...], Field(strict=False)] = ()
+        """Modules that produce the logits, by name or pattern; hparams.temperature divides these. The default is found
+        from shapes: the layers from the width to a constant size that no further layer follows."""
 
         finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
         """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate

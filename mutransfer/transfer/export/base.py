@@ -15,7 +15,8 @@ from typing import Any
 from mutransfer.config.models import GPTSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
-from mutransfer.parametrization.plan import Plan, optimizer_settings
+from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.settings import settings
 
 _TOLERANCE = 1e-6
 LATE_WARMUP = "during warmup its lr is one step behind: the first step has lr 0"
@@ -84,26 +85,18 @@ def kind_of(name: str) -> str:
 
 def in_effect(config: RunConfig, plan: Plan) -> dict[str, InEffect]:
     """`{kind of weight: what it comes to}` of a gpt as this project trains it; blocks are alike."""
-    section, hparams = config.model, config.hparams
-    gain = math.sqrt(section.base_width) if getattr(section, "tied_embeddings", False) else 1.0
-    multipliers = {
-        "embedding": gain * hparams.embedding_scale,
-        "position": hparams.position_scale,
-        "readout": 1.0 / hparams.temperature,
-    }
-    settings = optimizer_settings(plan, **hparams.for_optimizer())
-    found = {}
+    numbers, found = settings(plan, config.hparams), {}
     for name, one in plan.parameters.items():
         if one.role == "vector":
             continue  # norm gains, which every trainer has its own way with
-        own = settings[one.tied_to or name]
+        own, module = numbers.optimizer[name], numbers.module_of(name)
         found[kind_of(name)] = InEffect.of(
-            std=(one.init_std or 0.0) * hparams.init_scale,
-            multiplier=multipliers.get(kind_of(name), 1.0) * one.forward,
+            std=numbers.init_std[name] or 0.0,
+            multiplier=module.output_multiplier * module.input_multiplier,
             lr=own.lr,
             weight_decay=own.weight_decay,
             eps=own.eps,
-            optimizer=hparams.optimizer,
+            optimizer=config.hparams.optimizer,
         )
     return found
 
@@ -131,7 +124,7 @@ def of_gpt(
 
 def attention_scale(config: RunConfig, plan: Plan) -> float:
     """What q·k is multiplied by, the same in every block."""
-    return next(iter(plan.attention.values())) / config.hparams.attention_temperature
+    return next(iter(settings(plan, config.hparams).attention.values()))
 
 
 def compare(

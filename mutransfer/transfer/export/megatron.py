@@ -13,7 +13,8 @@ from mutransfer.config.models import GPTSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
-from mutransfer.parametrization.plan import Plan, optimizer_settings
+from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.settings import settings
 from mutransfer.transfer.export.base import (
     LATE_WARMUP,
     Difference,
@@ -69,16 +70,16 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
 def flags_of(config: RunConfig, section: GPTSection, plan: Plan) -> dict[str, Any]:
     """`{flag: value}`, True for flags that take none."""
     hparams, training = config.hparams, config.training
-    settings = optimizer_settings(plan, **hparams.for_optimizer())
-    hidden = settings["blocks.0.attention.key.weight"]
+    numbers = settings(plan, hparams)
+    hidden, own = numbers.optimizer["blocks.0.attention.key.weight"], numbers.optimizer["embedding.weight"]
     # Megatron-LM's --lr is that of embedding and readout; hidden matrices get it over m (Adam) or as it is (SGD).
     lr = hparams.lr * plan.options.lr_factor
     m, sgd = plan.width_multiplier, hparams.optimizer == "sgd"
-    table = settings["embedding.weight"].lr / (lr * (m if sgd else 1.0))  # what embedding_lr and its like come to
+    table = own.lr / (lr * (m if sgd else 1.0))  # what embedding_lr and its like come to
     tied = section.tied_embeddings
     # Untied, an own lr of the embedding becomes a multiplier: θ × output, std / θ, lr / θ (Adam) or θ² (SGD).
     theta = 1.0 if tied else (math.sqrt(table) if sgd else table)
-    std = (plan.parameters["embedding.weight"].init_std or 0.0) * hparams.init_scale
+    std = numbers.init_std["embedding.weight"] or 0.0
     # Readout and embedding start with one std there: a small one, for the logits, and embeddings get theirs back by a
     # multiplier. (Width 256 of configs/proxy.yaml, 300 steps: 1.83 nats; 2.17 with the std of the embedding for both;
     # 1.76 with ours.)
@@ -126,8 +127,8 @@ def flags_of(config: RunConfig, section: GPTSection, plan: Plan) -> dict[str, An
     if not tied:
         flags["untie-embeddings-and-output-weights"] = True
     elif table != 1.0:
-        flags["decoupled-lr"] = settings["embedding.weight"].lr
-        flags["decoupled-min-lr"] = flags["min-lr"] * settings["embedding.weight"].lr / lr
+        flags["decoupled-lr"] = own.lr
+        flags["decoupled-min-lr"] = flags["min-lr"] * own.lr / lr
     if training.precision == "bf16":
         flags["bf16"] = True
     return {name: value for name, value in flags.items() if value is not None}

@@ -9,7 +9,8 @@ from mutransfer.config.models import GPTSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
-from mutransfer.parametrization.plan import Plan, optimizer_settings
+from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.settings import settings
 from mutransfer.transfer.export.base import (
     LATE_WARMUP,
     Difference,
@@ -72,7 +73,7 @@ def _other_model(section: GPTSection) -> dict[str, str]:
 def values_of(config: RunConfig, section: GPTSection, plan: Plan) -> dict[str, Any]:
     """The config's variables."""
     hparams, training = config.hparams, config.training
-    settings = optimizer_settings(plan, **hparams.for_optimizer())
+    numbers = settings(plan, hparams)
     lr = hparams.lr * plan.options.lr_factor
     std = hparams.init_scale / math.sqrt(section.base_width)
     head_dim = section.head_dim_at(section.width)
@@ -99,7 +100,7 @@ def values_of(config: RunConfig, section: GPTSection, plan: Plan) -> dict[str, A
         "lr_decay_iters": training.steps,
         "min_lr": lr * final,
         "max_iters": training.steps,
-        "weight_decay": settings["blocks.0.attention.key.weight"].weight_decay,
+        "weight_decay": numbers.optimizer["blocks.0.attention.key.weight"].weight_decay,
         "beta1": hparams.resolved("beta1"),
         "beta2": hparams.resolved("beta2"),
         "grad_clip": hparams.clip or 0.0,

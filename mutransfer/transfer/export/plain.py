@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from mutransfer.config.models import CommandSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.models import plan_of
-from mutransfer.parametrization.plan import Plan, optimizer_settings
+from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.settings import settings
 from mutransfer.transfer.export.base import Export, kind_of, origin
 
 VERSION = 1
@@ -57,12 +59,10 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
 
 
 def _plan(config: RunConfig, plan: Plan) -> dict[str, Any]:
-    hparams = config.hparams
-    before = optimizer_settings(plan, **hparams.for_optimizer(), scaled=False)
-    after = optimizer_settings(plan, **hparams.for_optimizer())
+    numbers, base = settings(plan, config.hparams), settings(plan, config.hparams, scaled=False)
     rows = []
     for name, one in plan.parameters.items():
-        own, base = after[one.tied_to or name], before[one.tied_to or name]
+        own, before, module = numbers.optimizer[name], base.optimizer[name], numbers.module_of(name)
         rows.append(
             {
                 "name": name,
@@ -72,32 +72,18 @@ def _plan(config: RunConfig, plan: Plan) -> dict[str, Any]:
                 "tied_to": one.tied_to,
                 "m_in": one.m_in,
                 "m_out": one.m_out,
-                "init_std": None if one.init_std is None else one.init_std * hparams.init_scale,
-                "input_multiplier": one.forward,
-                "output_multiplier": _output(config, name, one.role, name in plan.entrances),
-                "lr": own.lr,
-                "base_lr": base.lr,
-                "weight_decay": own.weight_decay,
-                "base_weight_decay": base.weight_decay,
-                "eps": own.eps,
-                "optimizer": one.family,
+                "init_std": numbers.init_std[name],
+                "input_multiplier": module.input_multiplier,
+                "output_multiplier": module.output_multiplier,
+                **{key: value for key, value in asdict(own).items() if key != "family"},
+                "base_lr": before.lr,
+                "base_weight_decay": before.weight_decay,
+                "optimizer": own.family,
             }
         )
     return {
         "parameters": rows,
-        "attention_scale": {name: scale / hparams.attention_temperature for name, scale in plan.attention.items()},
-        "residual_scale": dict(plan.residual),
+        "attention_scale": dict(numbers.attention),
+        "residual_scale": dict(numbers.residual),
+        "relative_scale": dict(numbers.relative),
     }
-
-
-def _output(config: RunConfig, name: str, role: str, entrance: bool) -> float:
-    """What a layer's output is multiplied by."""
-    hparams = config.hparams
-    if role == "output":
-        return 1.0 / hparams.temperature
-    if not entrance:
-        return 1.0
-    if kind_of(name) == "position":
-        return hparams.position_scale
-    gain = config.model.base_width**0.5 if getattr(config.model, "tied_embeddings", False) else 1.0
-    return float(hparams.embedding_scale * gain)

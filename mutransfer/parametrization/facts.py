@@ -1,0 +1,130 @@
+"""What a model says of itself where its shapes cannot tell. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from mutransfer.errors import PlanError
+from mutransfer.parametrization.rules import Role
+
+T = TypeVar("T")
+
+
+class ModelFacts(BaseModel):
+    """Facts of one model at one width; every field may be left out.
+
+    A model carries its facts as an attribute of any name (`self.facts = ModelFacts(…)`), a factory returns them beside
+    the model (`return model, facts`), or a caller hands them to `plan_for`. Names are names of modules or parameters,
+    or patterns with `*` and `?`. A pattern that matches nothing is an error.
+
+    Raises:
+        PlanError: an unknown field, with the nearest name; a value of the wrong type.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    readouts: tuple[str, ...] | None = None
+    """Modules that produce the logits, which the temperature divides and which start at zero. Left out: the layers from
+    the width to a constant size that no further layer follows."""
+    positions: tuple[str, ...] = ()
+    """Modules whose output `position_scale` multiplies: tables of learned positions."""
+    gains: Mapping[str, float] = Field(default_factory=dict)
+    """`{module: number}`: its output is multiplied by that number at every width, such as √base_width for an embedding
+    that is tied to the readout."""
+    finite: tuple[str, ...] = ()
+    """Modules whose output does not grow on purpose; the coordinate check does not judge how they grow."""
+    roles: Mapping[str, Role] = Field(default_factory=dict)
+    """`{parameter: role}` where its shape cannot tell."""
+    init_std: Mapping[str, float] = Field(default_factory=dict)
+    """`{parameter: std at base width}` instead of the default."""
+    attention: Mapping[str, PositiveInt] = Field(default_factory=dict)
+    """`{attention module: head size}`: each has a scalar buffer `attention_scale`, multiplies q·k by it, and the plan
+    sets it."""
+    blocks: tuple[str, ...] = ()
+    """Residual blocks: each has a scalar buffer `residual_scale`, multiplies its branches by it, and a depth rule sets
+    it."""
+    relative: tuple[str, ...] = ()
+    """Modules of relative positions: each has a scalar buffer `relative_scale`, multiplies its bias by it, and
+    `hparams.relative_scale` sets it."""
+    warnings: tuple[str, ...] = ()
+    """What users should know; shown with the plan."""
+
+    def __init__(self, **fields: Any) -> None:
+        unknown = sorted(fields.keys() - type(self).model_fields.keys())
+        if unknown:
+            raise PlanError(f"ModelFacts has no field {unknown[0]}; {_nearest(unknown[0], type(self).model_fields)}")
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise PlanError(f"ModelFacts.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    def extended(
+        self,
+        *,
+        readouts: Collection[str] = (),
+        roles: Mapping[str, Role] | None = None,
+        init_std: Mapping[str, float] | None = None,
+        finite: Collection[str] = (),
+        relative: Collection[str] = (),
+    ) -> Self:
+        """These facts and further ones; where both name a parameter, the further ones count."""
+        changed = {
+            "readouts": tuple(readouts) or self.readouts,
+            "roles": first(roles or {}, self.roles),
+            "init_std": first(init_std or {}, self.init_std),
+            "finite": (*self.finite, *finite),
+            "relative": (*self.relative, *relative),
+        }
+        return self.model_copy(update=changed)
+
+
+def first(patterns: Mapping[str, T], others: Mapping[str, T]) -> dict[str, T]:
+    """Both, `patterns` in front: the first pattern that matches a name counts."""
+    return {**patterns, **{name: value for name, value in others.items() if name not in patterns}}
+
+
+def facts_of(model: object) -> ModelFacts:
+    """The facts that a model carries in an attribute of any name; no facts where it carries none.
+
+    Raises:
+        PlanError: it carries more than one.
+    """
+    found = [value for value in vars(model).values() if isinstance(value, ModelFacts)]
+    if len(found) > 1:
+        raise PlanError(f"{type(model).__name__} carries {len(found)} ModelFacts, and only one can be right; keep one")
+    return found[0] if found else ModelFacts()
+
+
+def carry(model: object, facts: ModelFacts) -> None:
+    """Give a model its facts, in the place of those that it carries."""
+    name = next((key for key, value in vars(model).items() if isinstance(value, ModelFacts)), "mup_facts")
+    setattr(model, name, facts)
+
+
+def matching(patterns: Iterable[str], names: Collection[str], field: str) -> list[str]:
+    """The `names` that any pattern matches, in their own order.
+
+    Raises:
+        PlanError: a pattern matches nothing; the message names `field` and the nearest name.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        own = fnmatch.filter(names, pattern)
+        if not own:
+            raise PlanError(f"{field}: {pattern!r} matches nothing in the model; {_nearest(pattern, names)}")
+        found.update(own)
+    return [name for name in names if name in found]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    known = [one for one in names if one]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"the names are {', '.join(known[:20])}{' …' if len(known) > 20 else ''}"
