@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mutransfer.config.models import CommandSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.models import plan_of
 from mutransfer.parametrization.plan import Plan, optimizer_settings
@@ -29,12 +28,12 @@ _EPS = "eps is added to √v̂, as in torch: a trainer with one ε for all param
 
 
 def export(config: RunConfig, *, force: bool = False) -> Export:
-    """The config and its plan as one JSON object; of a command the config alone."""
+    """The config and its plan as one JSON object; the config alone where the model cannot be built here."""
     del force
-    plan = None if isinstance(config.model, CommandSection) else plan_of(config)
+    plan = plan_of(config) if config.trainer.inspectable else None
     notes: list[str] = []
     if plan is None:
-        notes.append("a command trains this model, so that its parameters and their scaling are not known here")
+        notes.append(f"a {config.model.kind} trains this model: its parameters and their scaling are not known here")
     else:
         notes += [*_NOTES, _COUPLED if config.hparams.optimizer == "sgd" else _DECOUPLED, *plan.options.notes]
         notes += [_EPS] if config.hparams.optimizer != "sgd" else []
@@ -99,5 +98,5 @@ def _output(config: RunConfig, name: str, role: str, entrance: bool) -> float:
         return 1.0
     if kind_of(name) == "position":
         return hparams.position_scale
-    gain = config.model.base_width**0.5 if getattr(config.model, "tied_embeddings", False) else 1.0
+    gain = config.model.base_width**0.5 if config.model.ties_embeddings else 1.0
     return float(hparams.embedding_scale * gain)
