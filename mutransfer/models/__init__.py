@@ -39,7 +39,7 @@ def plan_of(config: RunConfig) -> Plan:
         base_width=section.base_width,
         optimizer=config.hparams.optimizer,
         parametrization=config.parametrization,
-        zero_readout=section.zero_readout is not False,
+        zero_readout=section.zeroes_readout,
         roles=section.given_roles,
         init_std=section.given_init_std,
         finite_sizes=spec.sizes,

@@ -100,8 +100,8 @@ class AnyDataSection(Section):
     implementation: ClassVar[str]
     """Where the loader is: `package.module:function`, called as `function(section)`."""
     corpus: ClassVar[str | None] = None
-    """What gives the text for `mutransfer prepare`: `package.module:function`, called as `function(section)`; None where
-    there is no text."""
+    """What gives the text for `mutransfer prepare`: `package.module:function`, called as `function(section)`; None
+    where there is no text."""
 
     @property
     @abstractmethod

@@ -137,6 +137,11 @@ class BaseModelSection(Section):
         return bool(getattr(self, "tied_embeddings", False))
 
     @property
+    def zeroes_readout(self) -> bool:
+        """Whether readout weights start at zero, as far as the config says."""
+        return getattr(self, "zero_readout", True) is not False
+
+    @property
     def layers(self) -> int | None:
         """The number of layers; None where the config does not say it."""
         found: int | None = getattr(self, "depth", None)
