@@ -2,7 +2,7 @@
 
 class TestMyTrainer(TrainerContract):
     @pytest.fixture
-    def case(self, tmp_path): return TrainerCase(config={...}, diverging={...}, lasting={...}, impossible={...})
+    def case(self, tmp_path): return TrainerCase(config={...}, diverging={...}, lasting={...}, ...)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mutransfer.config.load import load_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.errors import MutransferError, PlanError, UsageError
-from mutransfer.executors.base import JobFailed
+from mutransfer.executors.base import Job, JobFailed
 from mutransfer.executors.devices import Device
 from mutransfer.executors.inline import InlineExecutor
 from mutransfer.files import make_folder
@@ -50,8 +50,8 @@ class TrainerCase:
     """Reports a first loss, and goes on for a second or more. Completes when it is continued."""
     impossible: dict[str, Any]
     """A valid config that the trainer refuses: its data or its program does not exist."""
-    failing: dict[str, Any] | None = None
-    """Fails while it trains. None where only a mistake in the trainer itself could do that."""
+    failing: dict[str, Any]
+    """Fails while it trains."""
 
 
 class TrainerContract:
@@ -130,10 +130,9 @@ class TrainerContract:
         assert all(list(read_metrics(folder / "metrics.jsonl")) for folder in folders)
 
     def test_a_trial_that_fails_says_its_last_lines(self, case: TrainerCase, tmp_path: Path) -> None:
-        if case.failing is None:
-            pytest.skip("only a mistake in the trainer itself makes it fail")
+        arguments = {"configs": [case.failing], "folders": [str(tmp_path / "trial")], "packed": False}
         with pytest.raises(JobFailed) as caught:
-            run_trials(_CPU, configs=[case.failing], folders=[str(tmp_path / "trial")], packed=False)
+            InlineExecutor(_CPU).submit(Job("mutransfer.sweep.trial:run_trials", arguments)).result()
         assert caught.value.traceback.strip()
 
     def test_the_warm_up_writes_nothing(self, case: TrainerCase, tmp_path: Path, monkeypatch: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+from torch import nn
 
 from mutransfer.config.models import MLPSection
 from mutransfer.config.trainer import IN_PROCESS
@@ -34,6 +35,15 @@ if "--fail" in rest:
 """
 
 
+class Broken(nn.Module):
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.embedding, self.readout = nn.Embedding(vocab_size, width), nn.Linear(width, vocab_size)
+
+    def forward(self, ids):
+        raise ZeroDivisionError("on purpose")
+
+
 class TestInProcess(TrainerContract):
     @pytest.fixture
     def case(self, tmp_path):
@@ -50,6 +60,10 @@ class TestInProcess(TrainerContract):
             diverging={**config, "hparams": {**config["hparams"], "lr": 1e9}},
             lasting={**config, "training": {**config["training"], "steps": 400}},
             impossible={**config, "data": {"kind": "text", "paths": [str(tmp_path / "missing.txt")]}},
+            failing={
+                **config,
+                "model": {"kind": "module", "width": 16, "base_width": 16, "factory": f"{__name__}:Broken"},
+            },
         )
 
 
