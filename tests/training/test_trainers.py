@@ -55,6 +55,7 @@ class TestInProcess(TrainerContract):
             "training": {"steps": 8, "batch_size": 4, "eval_batches": 2, "log_every": 1},
             "hparams": {"lr": 0.01, "schedule": "constant", "warmup": 0.0},
         }
+        broken = {"kind": "module", "factory": f"{__name__}:Broken"}
         return TrainerCase(
             config=config,
             diverging={**config, "hparams": {**config["hparams"], "lr": 1e9}},
