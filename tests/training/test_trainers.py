@@ -61,10 +61,7 @@ class TestInProcess(TrainerContract):
             diverging={**config, "hparams": {**config["hparams"], "lr": 1e9}},
             lasting={**config, "training": {**config["training"], "steps": 400}},
             impossible={**config, "data": {"kind": "text", "paths": [str(tmp_path / "missing.txt")]}},
-            failing={
-                **config,
-                "model": {"kind": "module", "width": 16, "base_width": 16, "factory": f"{__name__}:Broken"},
-            },
+            failing={**config, "model": {**broken, "width": 16, "base_width": 16}},
         )
 
 
