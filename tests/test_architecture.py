@@ -6,22 +6,27 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mutransfer.config.data import DataSection
+from mutransfer.config.models import ModelSection
+from mutransfer.training.trainers import TRAINERS
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "mutransfer"
 # A room may import from rooms before it, and from itself.
 ORDER = [
     "errors", "registry", "signals", "files", "hub", "config", "parametrization", "models", "data", "training",
-    "executors", "sweep", "transfer", "verification", "report", "cli",
+    "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
 ]  # fmt: skip
 APART = {("models", "data"), ("data", "models"), ("executors", "training"), ("training", "executors")}
 TORCH_FREE = [
     "mutransfer", "mutransfer.cli", "mutransfer.config.load", "mutransfer.config.schema", "mutransfer.data",
     "mutransfer.executors.local", "mutransfer.parametrization.rules", "mutransfer.parametrization.plan",
-    "mutransfer.sweep.space", "mutransfer.sweep.trial",
+    "mutransfer.sweep.space", "mutransfer.sweep.trial", "mutransfer.training.run",
+    "mutransfer.training.trainers.command", "mutransfer.training.trainers.in_process",
 ]  # fmt: skip
 
 
@@ -65,3 +70,52 @@ def test_imports_no_torch(module):
 @pytest.mark.parametrize("path", [path for _, path in rooms()], ids=lambda path: path.stem)
 def test_modules_stay_small(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+# Exports to other trainers may ask whether the model is a gpt.
+MOST_KIND_QUESTIONS = 3
+SECTIONS = [one for union in (ModelSection, DataSection) for one in get_args(get_args(union)[0])]
+CLASSES = {one.__name__ for one in SECTIONS}
+KINDS = {kind for one in SECTIONS for kind in get_args(one.model_fields["kind"].annotation)} | set(TRAINERS)
+
+
+def asks_for_a_kind(node: ast.AST) -> bool:
+    """Whether it tests for a model, data source or trainer by its class or its name, and not for an ability."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
+        named = {one.id for argument in node.args[1:] for one in ast.walk(argument) if isinstance(one, ast.Name)}
+        return bool(named & CLASSES)
+    if isinstance(node, ast.MatchClass):
+        return any(isinstance(one, ast.Name) and one.id in CLASSES for one in ast.walk(node.cls))
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        constants = {one.value for side in sides for one in ast.walk(side) if isinstance(one, ast.Constant)}
+        asked = {one.attr for one in ast.walk(node.left) if isinstance(one, ast.Attribute)}
+        return bool(asked & {"kind", "trainer"}) and bool(constants & KINDS)
+    return False
+
+
+def test_few_places_ask_for_a_kind_of_model_data_or_trainer():
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+        for _, path in rooms()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if asks_for_a_kind(node)
+    ]
+    assert len(found) <= MOST_KIND_QUESTIONS, f"declare an ability on the section instead: {', '.join(found)}"
+
+
+@pytest.mark.parametrize(
+    ("code", "asks"),
+    [
+        ("isinstance(config.model, CommandSection)", True),
+        ("isinstance(data, models.base.TokensSection | TextSection)", True),
+        ("config.model.kind == 'gpt'", True),
+        ("section.kind in ('mlp', 'resnet')", True),
+        ("config.trainer.name != 'command'", True),
+        ("config.trainer.packs", False),
+        ("pruner.kind == 'median'", False),
+        ("isinstance(section, BaseModelSection)", False),
+    ],
+)
+def test_a_question_for_a_kind_is_recognised(code, asks):
+    assert any(asks_for_a_kind(node) for node in ast.walk(ast.parse(code))) == asks

@@ -55,10 +55,11 @@ def run(
         with stop_on_signals() as stopping, SweepProgress() as observer:
 
             def check(root: Path) -> str:
-                if not parsed.model.external:
+                inspectable = parsed.trainer.inspectable
+                if inspectable:
                     ui.note("Quick coordinate check first (--no-check skips it)")
                 said = check_before_sweep(parsed, root, stopping)
-                ui.note(f"Quick coordinate check {said}" if parsed.model.external else said)
+                ui.note(said if inspectable else f"Quick coordinate check {said}")
                 return said
 
             result = run_sweep(

@@ -66,7 +66,7 @@ def run(
         if as_json:
             ui.print_json({"run": str(folder.root), **asdict(result)})
             return
-        if parsed.model.external:
+        if not parsed.trainer.inspectable:  # its parameters and weights are not known here
             ui.say(f"{parsed.name}: {result.steps} steps in {ui.duration(result.seconds)}")
             ui.say(f"loss {ui.loss(result.validation_loss)}   Losses: {folder.metrics}   Output: {folder.root}")
             return
@@ -75,7 +75,7 @@ def run(
         )
         ui.say(f"validation loss {ui.loss(result.validation_loss)}, training loss {ui.loss(result.training_loss)}")
         for name, value in result.metrics.items():
-            ui.say(f"{name} {value:.2f} on the {'test' if getattr(parsed.data, 'test', None) else 'validation'} data")
+            ui.say(f"{name} {value:.2f} on the {'test' if parsed.data.has_test else 'validation'} data")
         ui.say(f"Weights: {folder.weights}   Losses: {folder.metrics}")
         if folder.pretrained.exists():
             ui.say(f"For transformers: {folder.pretrained}")

@@ -14,9 +14,10 @@ from mutransfer.config.data import DataSection
 from mutransfer.config.evaluation import EvaluationSection
 from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
-from mutransfer.config.models import CommandSection, ModelSection
+from mutransfer.config.models import ModelSection, section_class
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
+from mutransfer.config.trainer import TrainerFacts
 from mutransfer.errors import ConfigError
 
 _LONGEST_SWEPT_NAME = 100
@@ -99,19 +100,19 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _a_command_needs_no_data(cls, given: Any) -> Any:
+    def _default_data(cls, given: Any) -> Any:
         if not isinstance(given, dict) or "data" in given:
             return given
-        model = given.get("model")
-        kind = model.get("kind") if isinstance(model, dict) else getattr(model, "kind", None)
-        return {**given, "data": {"kind": "none"}} if kind == "command" else given
+        section = section_class(given.get("model"))
+        kind = None if section is None else section.default_data
+        return given if kind is None else {**given, "data": {"kind": kind}}
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.model.external and self.data.kind != "none":
-            raise FieldProblem(("data",), f"has no effect: a {self.model.kind} brings its own data; leave data out")
         takes, gives = self.model.consumes, self.data.spec.consumed_as
         if not self.model.accepts(gives):
+            if not self.trainer.project_data:
+                raise FieldProblem(("data",), f"has no effect: a {self.model.kind} brings its own data; leave data out")
             hint = "; set data.mask" if (takes, gives) == ("masked tokens", "tokens") else ""
             raise FieldProblem(
                 ("data", "kind"),
@@ -127,8 +128,7 @@ class RunConfig(Section):
         self._check_dead()
         self._check_evaluation()
         self._check_rules()
-        if isinstance(self.model, CommandSection):
-            self._check_command(self.model)
+        self.model.check_run(self)
         if self.search is not None:
             if len(self.name) > _LONGEST_SWEPT_NAME:
                 raise FieldProblem(("name",), f"must have at most {_LONGEST_SWEPT_NAME} characters; targets add to it")
@@ -144,7 +144,7 @@ class RunConfig(Section):
             raise FieldProblem(
                 ("rules", "interpolation"), "belongs to parametrization interpolated; give both or neither"
             )
-        if self.parametrization == "interpolated" and getattr(self.model, "tied_embeddings", False):
+        if self.parametrization == "interpolated" and self.model.ties_embeddings:
             raise FieldProblem(
                 ("model", "tied_embeddings"),
                 "is impossible with parametrization interpolated: a tied readout's multiplier cannot become its init",
@@ -165,32 +165,6 @@ class RunConfig(Section):
                 raise FieldProblem(("evaluation", "metrics"), f"{name} is no metric of kind {self.model.kind}; {has}")
         if not known and self.evaluation != EvaluationSection():
             raise FieldProblem(("evaluation",), f"has no effect: model kind {self.model.kind} has no metrics")
-
-    def _check_command(self, command: CommandSection) -> None:
-        """What has no effect on a command, or no value to give it."""
-        if self.rules != RulesSection():
-            raise FieldProblem(("rules",), "has no effect: a command has scaling rules of its own")
-        if self.parametrization != "mup" and "parametrization" not in command.passed:
-            raise FieldProblem(("parametrization",), f"has no effect: {command.unpassed('parametrization')}")
-        swept = {} if self.search is None else self.search.space
-        unset = {name for name in command.named if name in Hparams.model_fields and self.hparams.resolved(name) is None}
-        for name in sorted(unset - set(swept)):
-            raise FieldProblem(("hparams", name), f"is required: the command uses {{{name}}}")
-        for name, distribution in swept.items():
-            if name in command.passed and None in distribution.extremes:
-                raise FieldProblem(("search", "space", name), "null cannot be passed to a command; give values only")
-        if self.search is None:
-            return
-        if self.search.objective != "validation_loss":
-            raise FieldProblem(
-                ("search", "objective"), "has no effect: a command has one loss, the one that model.loss_from reads"
-            )
-        if self.search.stages is not None and "steps" not in command.passed:
-            raise FieldProblem(("search", "stages"), f"has no effect: {command.unpassed('steps')}")
-        if self.search.confirm.top and "seed" not in command.passed:
-            raise FieldProblem(
-                ("search", "confirm"), f"has no effect: {command.unpassed('seed')}; or set search.confirm.top to 0"
-            )
 
     def _check_dead(self) -> None:
         for name, why in self.model.dead_training().items():
@@ -261,9 +235,11 @@ class RunConfig(Section):
     def _check_pruner(self, search: SearchSection) -> None:
         if search.pruner is None:
             return
-        if self.model.external:
+        if not self.trainer.watched:
             raise FieldProblem(
-                ("search", "pruner"), "is impossible with a command, which is not looked at before its end"
+                ("search", "pruner"),
+                f"is impossible with model kind {self.model.kind}: its trials do not report their losses before they "
+                "end; leave the pruner out",
             )
         for name in ("schedule", "warmup"):
             if name in search.space:
@@ -290,6 +266,11 @@ class RunConfig(Section):
                 f"has no effect: with training.{field} {every} no run is looked at between step {self.pruning_from}, "
                 f"before which none is pruned, and its end at {self.training.steps}",
             )
+
+    @property
+    def trainer(self) -> TrainerFacts:
+        """What trains this run, and what that can do. `training.trainers.trainer_of` gives the trainer itself."""
+        return self.model.trainer
 
     @property
     def pruning_every(self) -> int:

@@ -21,7 +21,7 @@ def load_data(section: DataSection) -> Dataset:
     """
     home, _, name = section.implementation.partition(":")
     data = cast(Dataset, getattr(importlib.import_module(home), name)(section))
-    share = getattr(section, "mask", None)
+    share = section.masked_share
     if share is None:
         return data
     masked = importlib.import_module("mutransfer.data.masked")

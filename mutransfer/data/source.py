@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -176,21 +177,29 @@ def source_of(section: DataSection) -> DataSource:
         UsageError: it has no text.
         DataError: files are missing.
     """
-    if isinstance(section, TextSection):
-        raw = section.tokenizer.kind == "bytes"
-        files, held_out = text_files(section)
-        return DataSource(
-            tuple(TextFile(path, raw=raw) for path in files.values()),
-            tuple(TextFile(path, raw=raw) for path in held_out.values()),
+    if section.corpus is None:
+        raise UsageError(
+            f"{section.label} has no text to prepare; use a data kind that has some, such as text or huggingface-text"
         )
-    if isinstance(section, HuggingFaceTextSection):
-        training, validation = origins(section)
-        return DataSource(
-            _units(training, section.column, section.limit),
-            _units(validation, section.column, None) if validation is not None else (),
-        )
-    raise UsageError(
-        f"data.kind: {getattr(section, 'kind', '?')} has no text to prepare; text and huggingface-text have"
+    return cast(DataSource, pkgutil.resolve_name(section.corpus)(section))
+
+
+def corpus_of_text(section: TextSection) -> DataSource:
+    """The corpus in the files of `data: {kind: text}`."""
+    raw = section.tokenizer.kind == "bytes"
+    files, held_out = text_files(section)
+    return DataSource(
+        tuple(TextFile(path, raw=raw) for path in files.values()),
+        tuple(TextFile(path, raw=raw) for path in held_out.values()),
+    )
+
+
+def corpus_of_rows(section: HuggingFaceTextSection) -> DataSource:
+    """The corpus in the text column of `data: {kind: huggingface-text}`."""
+    training, validation = origins(section)
+    return DataSource(
+        _units(training, section.column, section.limit),
+        _units(validation, section.column, None) if validation is not None else (),
     )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from mutransfer.config.data import DataSpec
-from mutransfer.config.models import CommandSection
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.options import options_of
 from mutransfer.parametrization.roles import plan_for
@@ -29,18 +28,18 @@ def plan_of(config: RunConfig) -> Plan:
     """The plan of a config's model, made without allocating its weights.
 
     Raises:
-        PlanError: a command trains it, and its parameters are not known here.
+        PlanError: the model cannot be built here.
     """
     section, spec = config.model, config.data.spec
-    if isinstance(section, CommandSection):
-        raise PlanError(f"{config.name}: model kind command has no plan; its parameters are the command's own")
+    if not config.trainer.inspectable:
+        raise PlanError(f"{config.name}: model kind {section.kind} has no plan: its parameters are not known here")
     return plan_for(
         lambda width: build_model(section.at_width(width), spec),
         width=section.width,
         base_width=section.base_width,
         optimizer=config.hparams.optimizer,
         parametrization=config.parametrization,
-        zero_readout=section.zero_readout is not False,
+        zero_readout=section.zeroes_readout,
         finite_sizes=spec.sizes,
         options=options_of(config),
     )

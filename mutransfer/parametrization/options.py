@@ -16,7 +16,7 @@ def options_of(config: RunConfig) -> Options:
     if chosen.embedding_lr_exponent:
         notes.append(f"rules.embedding_lr_exponent: lr of lookup tables × m_out^{chosen.embedding_lr_exponent:g}")
     if chosen.depth is not None:
-        size = getattr(config.model, "depth", chosen.depth.base_depth)
+        size = config.model.layers or chosen.depth.base_depth
         depth = DepthScaling(size / chosen.depth.base_depth, chosen.depth.alpha)
         notes.append(
             f"rules.depth: residual branches × {depth.branch:.4g}, lr in blocks × {depth.lr(optimizer):.4g} "

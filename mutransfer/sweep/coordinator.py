@@ -23,7 +23,7 @@ from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.stages import entrants, finalists, standing
 from mutransfer.sweep.trial import local_executor
-from mutransfer.training.command import require_program
+from mutransfer.training.trainers import trainer_of
 
 if TYPE_CHECKING:
     from mutransfer.sweep.study import Study
@@ -78,8 +78,8 @@ def run_sweep(
         raise UsageError(
             f"{config.name}: search.across has no single winner to sweep for; mutransfer transfer-check runs such grids"
         )
-    if config.model.external and pack is not None and pack > 1:
-        raise UsageError(f"--pack {pack}: a command trains one trial at a time")
+    if not config.trainer.packs and pack is not None and pack > 1:
+        raise UsageError(f"--pack {pack}: a {config.model.kind} trains one trial at a time")
     if config.training.compile and pack is not None and pack > 1:
         raise UsageError(f"--pack {pack}: training.compile compiles one run, and trials train one by one with it")
     folder = SweepFolder(runs / config.name)
@@ -121,18 +121,12 @@ def _run(
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     load_data.cache_clear()  # what this process has read before may have changed since
     watching, data = observer or Observer(), ""
-    if config.model.foreign:
-        from mutransfer.training.tryout import try_out  # imports torch, which a coordinator otherwise does without
-
-        load_data(config.data)
-        try_out(config)
-    if config.model.external:
-        require_program(config, folder.root)
+    trainer_of(config).require_trials(config, folder.root)
     with ExitStack() as stack:
         make_crew = executor or (lambda: local_executor(config))
         # First, so that workers import torch while the data is read, the config checked and the study made.
         crew = None if folder.exists else stack.enter_context(closing(make_crew()))
-        if not config.model.external:
+        if config.trainer.project_data:
             opened = load_data(config.data)
             data = opened.fingerprint
             for note in notes_of(opened):

@@ -182,8 +182,8 @@ class Dispatcher:
             configs.append(trial.model_copy(update={"training": training}).resolved())
             folders.append(str(self._task_folder(task).resolve()))
         arguments = {"configs": configs, "folders": folders, "packed": self._pack.packed}
-        if self._config.model.external:  # it has a time limit of its own, and tells no one of its steps
-            return Job("mutransfer.sweep.trial:run_commands", arguments)
+        if not self._config.trainer.watched:
+            return Job("mutransfer.sweep.trial:run_trials", arguments)
         answer = None
         if self._pruning is not None and not tasks[0].repeat:
             arguments["prune_every"] = self._config.pruning_every

@@ -22,6 +22,7 @@ from mutransfer.files import disk_errors, make_folder
 from mutransfer.training.command_losses import Reading, Tail, find
 from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.losses import MetricsFile
+from mutransfer.training.trainers.base import RunFailed
 
 TRIAL_GRACE, RUN_GRACE = 2.0, 60.0
 """Seconds between SIGTERM and SIGKILL: a trial is not worth a checkpoint, the target run is."""
@@ -30,14 +31,6 @@ _LOCK, _PID = ".lock-command", ".pid-command"
 _POLL_SECONDS = 0.05
 _SHOWN_LINES = 20
 _MEMORY = ("OutOfMemoryError", "out of memory", "MemoryError")
-
-
-class CommandFailed(Exception):
-    """The command gave no result; `lines` are the last ones it wrote."""
-
-    def __init__(self, message: str, lines: str) -> None:
-        super().__init__(message)
-        self.lines = lines
 
 
 def run_command(
@@ -62,10 +55,9 @@ def run_command(
     Raises:
         UsageError: there is no such program; this is no POSIX system; or it ended well and wrote no loss where it is
             looked for, which is one mistake in the config and no crash.
-        CommandFailed: it ended with another exit code than 0, or took longer than `model.timeout`.
+        RunFailed: it ended with another exit code than 0, or took longer than `model.timeout`.
     """
-    section = config.model
-    assert isinstance(section, CommandSection)  # noqa: S101 - the caller has looked
+    section = cast(CommandSection, config.model)
     began = time.perf_counter()
     require_program(config, folder)
     folder = make_folder(folder.resolve())
@@ -112,7 +104,7 @@ def run_command(
     elif not ending:
         ending = _judge(section, folder, code, reading)
     elif ending == "late":
-        raise CommandFailed(f"the command took longer than model.timeout, {section.timeout:g} s", last_lines(folder))
+        raise RunFailed(f"the command took longer than model.timeout, {section.timeout:g} s", last_lines(folder))
     steps = reading.step if reading.step is not None else (config.training.steps if ending == "completed" else 0)
     loss = reading.value if ending == "completed" else None
     return TrainResult(cast(Outcome, ending), steps, None, loss, time.perf_counter() - began, 0)
@@ -126,7 +118,7 @@ def _judge(section: CommandSection, folder: Path, code: int, reading: Reading) -
             return "out_of_memory"
         killed = f" (killed by signal {code - 128})" if code > 128 else ""
         last = lines.strip().rpartition("\n")[2]
-        raise CommandFailed(f"the command ended with exit code {code}{killed}: {last}", lines)
+        raise RunFailed(f"the command ended with exit code {code}{killed}: {last}", lines)
     if reading.value is None:
         looked = f"regex {how.regex!r}" if how.regex else f"field {how.field or 'val_loss'!r} of a JSON line"
         raise UsageError(
@@ -153,8 +145,7 @@ def require_program(config: RunConfig, folder: Path) -> None:
     Raises:
         UsageError: there is no such program, or this is no POSIX system.
     """
-    section = config.model
-    assert isinstance(section, CommandSection)  # noqa: S101 - the caller has looked
+    section = cast(CommandSection, config.model)
     program = placeholders.fill(section.command[0], values_of(config, folder.resolve()))
     if os.name != "posix":
         raise UsageError("model kind command needs process groups, which this system has not")
@@ -164,9 +155,9 @@ def require_program(config: RunConfig, folder: Path) -> None:
 
 def values_of(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[str, str]:
     """`{placeholder: its text}` for one run in `folder`; what is not set is left out."""
-    model, hparams = config.model, config.hparams.filled()
+    model, hparams = cast(CommandSection, config.model), config.hparams.filled()
     found: dict[str, Any] = {name: getattr(hparams, name) for name in placeholders.HPARAMS}
-    found |= {name: getattr(model, name, None) for name in placeholders.MODEL}
+    found |= {"width": model.width, "base_width": model.base_width, "depth": model.depth}
     found["width_multiplier"] = model.width / model.base_width
     found |= {name: getattr(config.training, name) for name in placeholders.TRAINING}
     found |= {

@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,19 +20,10 @@ from mutransfer.training.losses import MetricsFile, Monitor, Pending
 from mutransfer.training.metrics import measure
 from mutransfer.training.pack import PackLearner
 from mutransfer.training.schedules import Schedule
+from mutransfer.training.trainers.base import Progress
 
 _PACK_LOOKS_EVERY = 4
 _FLUSH_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a caller is told whenever losses have come in."""
-
-    step: int
-    """Steps done."""
-    steps: int
-    loss: float
 
 
 class Hooks:

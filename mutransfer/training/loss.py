@@ -81,9 +81,8 @@ def no_targets(config: RunConfig, what: str) -> DataError:
     Args:
         what: of which part of the data, such as "training batch 3".
     """
-    named = getattr(config.data, "factory", None)
     return DataError(
-        f"{f'data.factory: {named}' if named else f'data kind {config.data.kind}'}: {what} has no target that counts: "
+        f"{config.data.label}: {what} has no target that counts: "
         f"all are {IGNORED}, which says that there is nothing to predict, and so there is no loss; leave such "
         "examples out, or take more of them at once (training.batch_size)"
     )

@@ -1,27 +1,16 @@
-"""A training run in a folder of its own: refused where another run stands, resumed when asked to."""
+"""A training run in a folder of its own: refused where another run stands, resumed when asked to. Imports no torch."""
 
 from __future__ import annotations
 
-import importlib
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from mutransfer.config.load import differences, load_config, save_config
+from mutransfer.config.load import differences, load_config
 from mutransfer.config.schema import RunConfig
-from mutransfer.data import load_data
-from mutransfer.data.dataset import Dataset, notes_of
 from mutransfer.errors import NothingUsable, UsageError
-from mutransfer.files import disk_errors, sole_folder, write_atomic, write_json
-from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
-from mutransfer.training.command import RUN_GRACE, CommandFailed, last_lines, require_program, run_command
+from mutransfer.files import sole_folder
 from mutransfer.training.folder import TrainFolder, TrainResult
-from mutransfer.training.learner import Learner, is_out_of_memory
-from mutransfer.training.loop import Hooks, Progress, fit
-from mutransfer.training.losses import MetricsFile
-from mutransfer.training.memory import require_memory
-from mutransfer.training.metrics import measures_of
-from mutransfer.training.tryout import try_out
+from mutransfer.training.trainers import trainer_of
+from mutransfer.training.trainers.base import Progress, RunFailed, RunWatch
 
 
 def train(
@@ -49,14 +38,9 @@ def train(
         DataError: the data cannot be used, or a package that a metric needs is not installed.
         NothingUsable: a command failed, and the message has the last lines that it wrote; or memory did not suffice.
     """
-    external = config.model.external
-    if not folder.started and not external:
-        load_data(config.data)  # what it may refuse is refused before anything is written
-        measures_of(config)
-        require_memory(config, device)
-        try_out(config)
-    elif external:
-        require_program(config, folder.root)
+    trainer = trainer_of(config)
+    chosen = None if config.trainer.several_devices else device
+    trainer.require_run(config, folder.root, device=chosen)
     with sole_folder(folder.root, folder.lock, lambda: f"{folder.root}: another process is training here", begun=()):
         if folder.started and not resume:
             raise UsageError(
@@ -68,124 +52,17 @@ def train(
             result = folder.read_result()
             if result is not None and result.outcome != "interrupted":
                 return result
-        if external:
-            result = _run_command(config, folder, should_stop, on_progress)
-        else:
-            hooks = _FolderHooks(config, folder, should_stop, on_progress, on_note)
-            with _enough_memory(config, folder, device):
-                result = fit(config, MetricsFile(folder.metrics), hooks, device=device)
+            if not config.trainer.resumes:
+                raise UsageError(
+                    f"{folder.root}: holds an unfinished run, and the trainer {config.trainer.name} cannot continue "
+                    "one; remove the folder, or choose another one with --out"
+                )
+        try:
+            result = trainer.train(config, folder, device=chosen, watch=RunWatch(should_stop, on_progress, on_note))
+        except RunFailed as error:
+            raise NothingUsable(f"{folder.root}: {error}. Its last lines were:\n{error.lines}") from None
         folder.write_result(result)
         return result
-
-
-def _run_command(
-    config: RunConfig, folder: TrainFolder, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
-) -> TrainResult:
-    """The command of `config`, with all devices of this machine, in the run's folder."""
-    resume = folder.started
-    if not folder.config.exists():
-        save_config(config, folder.config)
-    if not resume:
-        write_atomic(folder.metrics, "")  # from here on a run stands in the folder
-    try:
-        result = run_command(
-            config,
-            folder.root,
-            grace=RUN_GRACE,
-            resume=resume,
-            should_stop=should_stop,
-            on_loss=lambda step, loss: on_progress(Progress(step, config.training.steps, loss)),
-        )
-    except CommandFailed as error:
-        raise NothingUsable(f"{folder.root}: {error}. Its last lines were:\n{error.lines}") from None
-    if result.outcome == "out_of_memory":
-        raise NothingUsable(f"{folder.root}: the command ran out of memory:\n{last_lines(folder.root)}")
-    return result
-
-
-@contextmanager
-def _enough_memory(config: RunConfig, folder: TrainFolder, device: str) -> Iterator[None]:
-    """A model too large for the device is no bug."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise NothingUsable(
-            f"{folder.root}: out of memory on {device}: a model of width {config.model.width} does not fit with its "
-            f"gradients, its optimizer's state and batches of {config.training.batch_size}; take smaller batches "
-            "(training.batch_size), training.precision bf16, or a device with more memory"
-        ) from error
-
-
-class _FolderHooks(Hooks):
-    """Checkpoints, plan and weights of a run that has a folder."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        folder: TrainFolder,
-        should_stop: Callable[[], bool],
-        on_progress: Callable[[Progress], None],
-        on_note: Callable[[str], None],
-    ) -> None:
-        self._config = config
-        self._folder, self._should_stop = folder, should_stop
-        self._on_progress, self._on_note = on_progress, on_note
-
-    def start(self, learner: Learner, data: Dataset) -> int:
-        for note in notes_of(data):
-            self._on_note(note)
-        checkpoint = self._folder.latest_checkpoint()
-        if not self._folder.config.exists():
-            save_config(self._config, self._folder.config)
-        if checkpoint is None:
-            write_json(self._folder.plan, learner.plan.as_dict())
-            return 0
-        state = load_checkpoint(checkpoint, learner.device)
-        for what, now in (("data", data.fingerprint), ("plan", learner.plan.fingerprint)):
-            if state[what] != now:
-                raise UsageError(
-                    f"{checkpoint}: the {what} has changed since it was saved, and a run on two would be neither; "
-                    "train in another folder (--out)"
-                )
-        learner.load_state_dict(state)
-        return int(state["step"])
-
-    def save(self, learner: Learner, data: Dataset, steps_done: int) -> None:
-        state = {
-            "step": steps_done,
-            "data": data.fingerprint,
-            "plan": learner.plan.fingerprint,
-            **learner.state_dict(),
-        }
-        save_checkpoint(self._folder.checkpoint(steps_done), state)
-
-    def finish(self, learner: Learner) -> None:
-        with disk_errors(self._folder.weights):
-            save_weights(self._folder.weights, learner.model)
-        self._export()
-
-    def _export(self) -> None:
-        """The trained model in its own library's format too, or why not; the weights stand in either case."""
-        exporter = self._config.model.exporter
-        if exporter is None:
-            return
-        shutil.rmtree(self._folder.pretrained, ignore_errors=True)  # of these weights too, if it is there
-        home, _, name = exporter.partition(":")
-        try:
-            getattr(importlib.import_module(home), name)(self._config, self._folder.weights, self._folder.pretrained)
-        except UsageError as error:
-            write_atomic(self._folder.not_pretrained, f"{error}\n")
-
-    def measures(self) -> bool:
-        return True
-
-    def progress(self, progress: Progress) -> None:
-        self._on_progress(progress)
-
-    def should_stop(self) -> bool:
-        return self._should_stop()
 
 
 def _require_same(config: RunConfig, folder: TrainFolder) -> None:

@@ -37,7 +37,7 @@ def try_out(config: RunConfig) -> None:
     plan = plan_of(config)
     small = config.model_copy(update={"model": config.model.at_width(config.model.base_width), "search": None})
     data = load_data(config.data)
-    label = getattr(config.model, "factory", f"model kind {config.model.kind}")
+    label = config.model.label
     model = build_model(small.model, small.data.spec)
     start_at(model, plan_of(small), small)
     facts = facts_of(model)

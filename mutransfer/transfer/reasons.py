@@ -31,10 +31,10 @@ def reasons_against(proxy: RunConfig, target: RunConfig) -> list[str]:
     found = []
     if target.parametrization == "sp":
         found.append("parametrization sp does not transfer: its best lr moves with width; sweep with mup")
-    if target.model.external:
+    if not target.trainer.inspectable:
         found.append(
-            "whether the command follows µP cannot be seen from here; mutransfer transfer-check shows whether its "
-            "optimum stays where it is"
+            f"whether the {target.model.kind} follows µP cannot be seen from here; mutransfer transfer-check shows "
+            "whether its optimum stays where it is"
         )
     small = [
         f"{field} {_field(proxy, section, field)} < {least}"
@@ -56,7 +56,7 @@ def reasons_against(proxy: RunConfig, target: RunConfig) -> list[str]:
             "weight_decay regularises, and TP-V lists regularisation as not transferable: the best value depends on "
             f"model and data size{'; it was swept on the proxy' if swept else ''}"
         )
-    if getattr(target.model, "norm_gain", False):
+    if target.model.has_norm_gains:
         found.append("trainable norm gains break transfer (Lingle 2024): set model.norm_gain to false")
     return found
 

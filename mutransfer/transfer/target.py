@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokensSection
 from mutransfer.config.load import differences, load_config, save_config, validate
 from mutransfer.config.schema import Provenance, RunConfig
 from mutransfer.config.source import ConfigSource
@@ -58,7 +57,7 @@ class Target:
     changed: tuple[str, ...]
     """`field: proxy's → target's` of the compute settings."""
     cost: Cost | None
-    """None where a command trains it, whose model is not known here."""
+    """None where the model cannot be built here."""
     tuning_flops: int | None
     """What all runs of the sweep took: every stage of every trial, and those with further seeds."""
     rules: tuple[str, ...]
@@ -111,6 +110,7 @@ def make_target(
     trained = [run for one in records for run in (one, *one.longer)]
     steps = sum(run.steps or 0 for run in trained) + repeated
     _require_sequence(proxy, config)
+    inspectable = config.trainer.inspectable
     folder = sweep.target(config.name.removeprefix(f"{proxy.name}-"))
     return Target(
         proxy=proxy,
@@ -118,8 +118,8 @@ def make_target(
         folder=folder,
         trial=record,
         changed=tuple(differences(proxy, config, ignore=("name", "search", "provenance", "hparams"))),
-        cost=None if config.model.external else estimate(config, plan_of(config)),
-        tuning_flops=None if config.model.external else steps * estimate(proxy, plan_of(proxy)).flops_per_step,
+        cost=estimate(config, plan_of(config)) if inspectable else None,
+        tuning_flops=steps * estimate(proxy, plan_of(proxy)).flops_per_step if inspectable else None,
         rules=options_of(config).notes,
         warnings=tuple(_warnings(proxy, config, records, selection, record)),
     )
@@ -178,9 +178,7 @@ def _target_config(
 def _require_sequence(proxy: RunConfig, config: RunConfig) -> None:
     """Refuse a sequence for which the data is too short, where the data lies on this machine."""
     data = config.data
-    if data == proxy.data or not isinstance(data, TextSection | TokensSection | HuggingFaceTextSection):
-        return
-    if isinstance(data, HuggingFaceTextSection) and data.name is not None:  # may have to be fetched
+    if data == proxy.data or not data.is_local:
         return
     try:
         load_data(proxy.data)
@@ -189,7 +187,7 @@ def _require_sequence(proxy: RunConfig, config: RunConfig) -> None:
     try:
         load_data(data)
     except DataError as error:
-        raise UsageError(f"--seq-len {data.seq_len}: {error}") from None
+        raise UsageError(f"--seq-len {data.sequence_length}: {error}") from None
 
 
 def _provenance(

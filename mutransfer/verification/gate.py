@@ -25,8 +25,8 @@ def check_before_sweep(config: RunConfig, root: Path, should_stop: Callable[[], 
         NothingUsable: the check failed; the message names the culprit and the likely cause.
         Interrupted: `should_stop` said so.
     """
-    if config.model.external:
-        return "not run: nobody can look into a command; mutransfer transfer-check compares its losses"
+    if not config.trainer.inspectable:
+        return f"not run: it cannot look into a {config.model.kind}; mutransfer transfer-check compares its losses"
     if config.parametrization != "mup":
         return f"not run: {config.parametrization} is a control"
     from mutransfer.verification.quick import quick_check

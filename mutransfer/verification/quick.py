@@ -44,7 +44,7 @@ def quick_check(config: RunConfig, *, should_stop: Callable[[], bool] = lambda: 
         Interrupted: `should_stop` said so.
     """
     narrow = _narrowed(config)
-    seq_len = getattr(config.data, "seq_len", None)
+    seq_len = config.data.sequence_length
     most = _BATCH_EXAMPLES if seq_len is None else max(2, _BATCH_TOKENS // seq_len)
     hparams = narrow.hparams
     plain = dict.fromkeys(_MULTIPLIERS, 1.0)  # swept too, and of no concern to the rules

@@ -79,10 +79,10 @@ class ConfigSubject:
     def __init__(
         self, config: RunConfig, *, sizes: Sequence[int] | None = None, axis: str = "width", device: str = "cpu"
     ) -> None:
-        if config.model.external:
+        if not config.trainer.inspectable:
             raise UsageError(
-                f"{config.name}: the coordinate check cannot look into a command; mutransfer transfer-check compares "
-                "losses only, and takes one"
+                f"{config.name}: the coordinate check cannot look into a {config.model.kind}; use mutransfer "
+                "transfer-check, which compares losses only"
             )
         if axis not in AXES:
             raise UsageError(f"axis {axis}: must be {' or '.join(AXES)}")
@@ -103,7 +103,8 @@ class ConfigSubject:
         config = self._at(size, seed, parametrization)
         data, training = load_data(config.data), config.training
         learner = Learner(config, self._device)
-        at_most = max(1, _PROBE_TOKENS // config.data.seq_len) if hasattr(config.data, "seq_len") else _PROBE_EXAMPLES
+        length = config.data.sequence_length
+        at_most = _PROBE_EXAMPLES if length is None else max(1, _PROBE_TOKENS // length)
         batch = next(iter(data.validation(batch_size=min(at_most, training.batch_size), batches=1)))
         arrays = inputs_of(batch) + ((batch[1],) if config.model.loss.kind == "returned" else ())
         probe = [torch.from_numpy(array).to(self._device) for array in arrays]

@@ -212,11 +212,8 @@ def _default_values(config: RunConfig, hparam: str) -> tuple[GridValue, ...]:
 
 
 def flops_by_size(grid: TransferGrid) -> dict[int, int]:
-    """FLOPs of one run at each size; none of a command."""
-    found: dict[int, int] = {}
-    if grid.config.model.external:
-        return found
-    for size in grid.sizes:
-        config = grid.config.at_point({AXES[grid.axis]: size})
-        found[size] = estimate(config, plan_of(config)).training_flops
-    return found
+    """FLOPs of one run at each size; empty where the model cannot be built here."""
+    if not grid.config.trainer.inspectable:
+        return {}
+    configs = {size: grid.config.at_point({AXES[grid.axis]: size}) for size in grid.sizes}
+    return {size: estimate(config, plan_of(config)).training_flops for size, config in configs.items()}

@@ -26,6 +26,7 @@ from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.space import point
 from mutransfer.sweep.study import Study
 from mutransfer.training.folder import Outcome
+from mutransfer.training.trainers import trainer_of
 from mutransfer.verification.transfer_grid import AXES, GridValue, Key, TransferGrid
 
 _WIDENING = "-widening"
@@ -112,13 +113,13 @@ def train_points(
         run_points(config, place, executor=executor, observer=observer, should_stop=should_stop)
 
     begun = folder.config.exists()
-    if not begun and not grid.config.model.external:
-        _require_data(grid)
+    if not begun:
+        _require_trainable(grid, folder.root)
     lock = SweepFolder(folder.root)
     with lock.sole_coordinator():
         _require_same_config(grid, folder)
         if begun and grid.axis == "seq-len" and wanted - known_points(grid, folder).keys():
-            _require_data(grid)  # the largest size may be a new one
+            _require_trainable(grid, folder.root)  # the largest size may be a new one
         for place in folder.all_rounds():
             lacking = set(_lacking(grid, place))
             if lacking and lacking <= wanted:
@@ -131,12 +132,14 @@ def train_points(
     return {key: found[key] for key in sorted(found, key=str) if key[:3] in places}
 
 
-def _require_data(grid: TransferGrid) -> None:
-    """Refuse data that cannot be used, at the largest size too, before the check's folder is made."""
-    from mutransfer.training.tryout import try_out  # imports torch, which a coordinator otherwise does without
+def _require_trainable(grid: TransferGrid, root: Path) -> None:
+    """Refuse data that cannot be used, at the largest size too, and trials that cannot work.
 
-    load_data(grid.config.at_point({AXES[grid.axis]: grid.sizes[-1]}).data)
-    try_out(grid.config)
+    The check's folder has not been made yet.
+    """
+    if grid.config.trainer.project_data:
+        load_data(grid.config.at_point({AXES[grid.axis]: grid.sizes[-1]}).data)
+    trainer_of(grid.config).require_trials(grid.config, root)
 
 
 def whole_values(grid: TransferGrid, points: Mapping[Key, Point], parametrization: str) -> tuple[GridValue, ...]:

@@ -61,7 +61,7 @@ def test_every_other_kind_needs_data_as_before():
          r"search.space.temperature: has no effect: the command never gets \{temperature\}; put it into model.command"),
         ("space: {lr", "objective: training_loss, space: {lr", "search.objective: has no effect"),
         ("space: {lr", "stages: [{steps: 5}, {keep: 0.5}], space: {lr", "search.stages: has no effect"),
-        ("space: {lr", "pruner: median, space: {lr", "search.pruner: is impossible with a command"),
+        ("space: {lr", "pruner: median, space: {lr", "search.pruner: is impossible with model kind command"),
         ("search:", "hparams: {beta1: 0.5}\nsearch:", "hparams.beta1: has no effect"),
         ("search:", "training: {batch_size: 3}\nsearch:", "training.batch_size: has no effect"),
         ("search:", "parametrization: sp\nsearch:", "parametrization: has no effect"),

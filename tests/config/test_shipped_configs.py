@@ -56,7 +56,7 @@ def test_a_shipped_config_can_be_planned_at_twice_its_width(path: Path, monkeypa
     monkeypatch.syspath_prepend(str(REPOSITORY))
     config = load_config(path)
     config = load_config(path, [f"model.width={2 * config.model.width}"])
-    if config.model.external:
+    if not config.trainer.inspectable:
         with pytest.raises(PlanError, match="model kind command has no plan"):
             plan_of(config)
         return

@@ -18,7 +18,7 @@ from tests.contracts.models import ModelCase, ModelContract
 SECTIONS = {
     get_args(one.model_fields["kind"].annotation)[0]: one
     for one in get_args(get_args(ModelSection)[0])
-    if not one.external  # nothing to build
+    if one.trainer.inspectable
 }
 
 

@@ -14,11 +14,12 @@ import pytest
 
 from mutransfer.config.models.command import LossFrom
 from mutransfer.errors import NothingUsable, UsageError
-from mutransfer.training.command import CommandFailed, run_command
+from mutransfer.training.command import run_command
 from mutransfer.training.command_losses import Reading, Tail, find
 from mutransfer.training.folder import TrainFolder
 from mutransfer.training.losses import read_metrics
 from mutransfer.training.run import train
+from mutransfer.training.trainers.base import RunFailed
 from tests.conftest import build
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups")
@@ -113,10 +114,10 @@ def test_nan_before_a_crash_is_divergence_not_a_crash(tmp_path):
 
 
 def test_a_crash_keeps_the_last_lines_and_memory_has_an_outcome_of_its_own(tmp_path):
-    with pytest.raises(CommandFailed, match=r"exit code 1: ValueError: no such optimizer") as caught:
+    with pytest.raises(RunFailed, match=r"exit code 1: ValueError: no such optimizer") as caught:
         run_command(command(said(1.0) + "raise ValueError('no such optimizer')"), tmp_path)
     assert "Traceback (most recent call last)" in caught.value.lines
-    with pytest.raises(CommandFailed, match=r"exit code 137 \(killed by signal 9\)"):
+    with pytest.raises(RunFailed, match=r"exit code 137 \(killed by signal 9\)"):
         run_command(command("import os\nos.kill(os.getpid(), 9)"), tmp_path)
     full = command("raise MemoryError('CUDA out of memory. Tried to allocate 2 GiB')")
     assert run_command(full, tmp_path).outcome == "out_of_memory"
@@ -137,7 +138,7 @@ def test_a_run_of_no_program_leaves_nothing_behind(tmp_path):
 
 
 def test_a_run_beyond_its_time_is_ended(tmp_path):
-    with pytest.raises(CommandFailed, match=r"longer than model.timeout, 0.3 s"):
+    with pytest.raises(RunFailed, match=r"longer than model.timeout, 0.3 s"):
         run_command(command(said(1.0) + "import time\ntime.sleep(60)", model__timeout=0.3), tmp_path)
 
 

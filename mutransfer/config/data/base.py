@@ -94,11 +94,53 @@ PAD, BEGIN, END = range(PAIR_SPECIALS)
 tokenizer come after them."""
 
 
-class BaseDataSection(Section):
-    """Fields that every source has."""
+class AnyDataSection(Section):
+    """What the rest of the code asks of a `data:` section."""
 
     implementation: ClassVar[str]
     """Where the loader is: `package.module:function`, called as `function(section)`."""
+    corpus: ClassVar[str | None] = None
+    """What gives the text for `mutransfer prepare`: `package.module:function`, called as `function(section)`; None
+    where there is no text."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """What the model needs to know, without opening the data."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it can be opened without fetching anything."""
+        return True
+
+    # A kind that has one of these properties calls its field by the name used here.
+
+    @property
+    def sequence_length(self) -> int | None:
+        """Tokens of a sequence; None where the config does not say it."""
+        found: int | None = getattr(self, "seq_len", None)
+        return found
+
+    @property
+    def masked_share(self) -> float | None:
+        """Share of the tokens that are masked and guessed; None without a mask."""
+        found: float | None = getattr(self, "mask", None)
+        return found
+
+    @property
+    def has_test(self) -> bool:
+        """Whether metrics are measured on test data of its own."""
+        return bool(getattr(self, "test", None))
+
+    @property
+    def label(self) -> str:
+        """What messages call the data: its factory, or its kind."""
+        factory = getattr(self, "factory", None)
+        return f"data.factory: {factory}" if factory else f"data kind {getattr(self, 'kind', '?')}"
+
+
+class BaseDataSection(AnyDataSection):
+    """Fields that every source has."""
 
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the data kept for validation; it never overlaps the training part."""
@@ -111,8 +153,3 @@ class BaseDataSection(Section):
         """
         if self.validation_fraction != type(self).model_fields["validation_fraction"].default:
             raise FieldProblem(("validation_fraction",), f"has no effect with {because}")
-
-    @property
-    @abstractmethod
-    def spec(self) -> DataSpec:
-        """What the model needs to know, without opening the data."""

@@ -49,11 +49,16 @@ class HuggingFaceDataSection(BaseDataSection):
             self.fraction_unused("validation_files" if self.files else "validation_split")
         return self
 
+    @property
+    def is_local(self) -> bool:  # noqa: D102
+        return self.name is None
+
 
 class HuggingFaceTextSection(HuggingFaceDataSection, MaskableSection):
     """A text column through a tokenizer, from the Hugging Face hub or local files (extra `hf`)."""
 
     implementation = "mutransfer.data.huggingface:load_text"
+    corpus = "mutransfer.data.source:corpus_of_rows"
 
     kind: Literal["huggingface-text"]
     """Data kind."""

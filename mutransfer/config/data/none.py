@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from mutransfer.config.base import Section
-from mutransfer.config.data.base import ClassSpec
+from mutransfer.config.data.base import AnyDataSection, ClassSpec
 
 
 class NoSpec(ClassSpec):
@@ -14,10 +13,10 @@ class NoSpec(ClassSpec):
     consumed_as: ClassVar = "nothing"
 
 
-class NoneSection(Section):
+class NoneSection(AnyDataSection):
     """No data from here: a command (model kind `command`) brings its own. May be left out with it."""
 
-    implementation: ClassVar[str] = "mutransfer.data.none:load"
+    implementation = "mutransfer.data.none:load"
 
     kind: Literal["none"]
     """Data kind."""

@@ -16,6 +16,7 @@ class TextSection(MaskableSection):
     """Text files through a tokenizer; by default token ids are byte values."""
 
     implementation = "mutransfer.data.text:load"
+    corpus = "mutransfer.data.source:corpus_of_text"
 
     kind: Literal["text"]
     """Data kind."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ __all__ = [
     "ModuleSection",
     "ResNetSection",
     "Seq2SeqSection",
+    "section_class",
 ]
 
 ModelSection = Annotated[
@@ -41,3 +42,12 @@ ModelSection = Annotated[
     | CommandSection,
     Field(discriminator="kind"),
 ]
+
+
+def section_class(given: Any) -> type[BaseModelSection] | None:
+    """The class of a `model:` section, given as plain data or as a section; None where its kind is unknown."""
+    if isinstance(given, BaseModelSection):
+        return type(given)
+    kind = given.get("kind") if isinstance(given, dict) else None
+    classes: tuple[type[BaseModelSection], ...] = get_args(get_args(ModelSection)[0])
+    return next((one for one in classes if kind in get_args(one.model_fields["kind"].annotation)), None)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
 from mutransfer.config.base import Section
 from mutransfer.config.data.base import DataSpec, TokenSpec
+from mutransfer.config.hparams import Hparams
+from mutransfer.config.rules import RulesSection
+from mutransfer.config.search import SearchSection
+from mutransfer.config.trainer import IN_PROCESS, TrainerFacts
+
+Role = Literal["input", "hidden", "output", "vector", "scalar"]
 
 MOST_DEPTH = 10_000
 """Layers of the deepest networks that have been trained. A plan makes every layer, if without memory, three times."""
@@ -29,6 +35,26 @@ class Loss:
     """Whether targets may be `IGNORED` (padding, tokens that were not masked) and do not count."""
 
 
+class AnyRun(Protocol):
+    """The parts of a `RunConfig` that a model may have rules for."""
+
+    @property
+    def parametrization(self) -> str:
+        """`RunConfig.parametrization`."""
+
+    @property
+    def rules(self) -> RulesSection:
+        """`RunConfig.rules`."""
+
+    @property
+    def hparams(self) -> Hparams:
+        """`RunConfig.hparams`."""
+
+    @property
+    def search(self) -> SearchSection | None:
+        """`RunConfig.search`."""
+
+
 class BaseModelSection(Section):
     """Fields that every model has."""
 
@@ -37,8 +63,10 @@ class BaseModelSection(Section):
     consumes: ClassVar[Literal["tokens", "masked tokens", "token pairs", "classes", "any", "nothing"]]
     """What data the model takes: token sequences, such with masked tokens to guess, pairs of sequences, features with a
     class label, what its author says, or none from here."""
-    external: ClassVar[bool] = False
-    """Whether a command trains it: there is no module to build or to look into."""
+    trainer: ClassVar[TrainerFacts] = IN_PROCESS
+    """What trains it."""
+    default_data: ClassVar[str | None] = None
+    """Kind of the `data:` section when it is left out; None where it is required."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
     foreign: ClassVar[bool] = False
@@ -84,17 +112,52 @@ class BaseModelSection(Section):
         """How many (query, key) pairs an attention module has for one example, masked ones among them."""
         return self.places(attention, spec) ** 2
 
+    def check_run(self, run: AnyRun) -> None:
+        """Check the rest of the config for what is impossible with this model.
+
+        Raises:
+            FieldProblem: at a path from the root of the config.
+        """
+
+    # A kind that has one of these properties calls its field by the name used here.
+
     @property
     def has_biases(self) -> bool:
         """Whether there are biases, and so an lr of theirs to tune."""
         return bool(getattr(self, "bias", False))
+
+    @property
+    def has_norm_gains(self) -> bool:
+        """Whether norms have trainable gains."""
+        return bool(getattr(self, "norm_gain", False))
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether the readout shares the embedding's weights, as far as the config says."""
+        return bool(getattr(self, "tied_embeddings", False))
+
+    @property
+    def zeroes_readout(self) -> bool:
+        """Whether readout weights start at zero, as far as the config says."""
+        return getattr(self, "zero_readout", True) is not False
+
+    @property
+    def layers(self) -> int | None:
+        """The number of layers; None where the config does not say it."""
+        found: int | None = getattr(self, "depth", None)
+        return found
+
+    @property
+    def label(self) -> str:
+        """What messages call the model: its factory, or its kind."""
+        return str(getattr(self, "factory", f"model kind {getattr(self, 'kind', '?')}"))
 
     def dead_hparams(self) -> dict[str, str]:
         """Hparams that would change nothing for this model, each with the reason."""
         dead = {"relative_scale": "the model has no relative positions"}
         if not self.attention:
             dead["attention_temperature"] = "the model has no attention"
-        if not getattr(self, "norm_gain", False):
+        if not self.has_norm_gains:
             dead["norm_gain_lr"] = "the model has no trainable norm gains"
         if not self.has_biases:
             dead["bias_lr"] = "the model has no biases"

@@ -9,7 +9,10 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 
 from mutransfer.config import placeholders
 from mutransfer.config.base import FieldProblem, Section
-from mutransfer.config.models.base import BaseModelSection
+from mutransfer.config.hparams import Hparams
+from mutransfer.config.models.base import AnyRun, BaseModelSection
+from mutransfer.config.rules import RulesSection
+from mutransfer.config.trainer import COMMAND
 
 STREAMS = ("stdout", "stderr", "output")
 _OWN_FILES = ("metrics.jsonl", "config.yaml", "result.json", "error.txt", "stdout.txt", "stderr.txt")
@@ -89,7 +92,8 @@ class CommandSection(BaseModelSection):
 
     implementation = ""
     consumes = "nothing"
-    external = True
+    trainer = COMMAND
+    default_data = "none"
 
     kind: Literal["command"]
     """Model kind."""
@@ -141,6 +145,32 @@ class CommandSection(BaseModelSection):
     def passed(self) -> set[str]:
         """What reaches the command."""
         return self.named if self.passes == "arguments" else set(placeholders.known())
+
+    def check_run(self, run: AnyRun) -> None:
+        """Refuse what has no effect on a command, and placeholders without a value."""
+        if run.rules != RulesSection():
+            raise FieldProblem(("rules",), "has no effect: a command has scaling rules of its own")
+        if run.parametrization != "mup" and "parametrization" not in self.passed:
+            raise FieldProblem(("parametrization",), f"has no effect: {self.unpassed('parametrization')}")
+        swept = {} if run.search is None else run.search.space
+        unset = {name for name in self.named if name in Hparams.model_fields and run.hparams.resolved(name) is None}
+        for name in sorted(unset - set(swept)):
+            raise FieldProblem(("hparams", name), f"is required: the command uses {{{name}}}")
+        for name, distribution in swept.items():
+            if name in self.passed and None in distribution.extremes:
+                raise FieldProblem(("search", "space", name), "null cannot be passed to a command; give values only")
+        if run.search is None:
+            return
+        if run.search.objective != "validation_loss":
+            raise FieldProblem(
+                ("search", "objective"), "has no effect: a command has one loss, the one that model.loss_from reads"
+            )
+        if run.search.stages is not None and "steps" not in self.passed:
+            raise FieldProblem(("search", "stages"), f"has no effect: {self.unpassed('steps')}")
+        if run.search.confirm.top and "seed" not in self.passed:
+            raise FieldProblem(
+                ("search", "confirm"), f"has no effect: {self.unpassed('seed')}; or set search.confirm.top to 0"
+            )
 
     @property
     def has_control(self) -> bool:  # noqa: D102

@@ -41,8 +41,8 @@ def choose_shape(
     Raises:
         Interrupted: `should_stop` was true.
     """
-    external, seconds = config.model.external, None
-    if external:
+    packs, seconds = config.trainer.packs, None
+    if not packs:
         pack = 1
     missing = config.require_search().trial_count - len(study.records())
     memory = None
@@ -60,7 +60,7 @@ def choose_shape(
             observer.shaped(packing.size, found.why)
     if known != asdict(packing):
         study.set_attribute("packing", asdict(packing))
-    if isinstance(crew, Arranging) and not external:
+    if isinstance(crew, Arranging) and packs:
         threads = study.attributes.get("threads")
         if threads is None:
             if arrange and config.require_search().threads is None:

@@ -176,8 +176,10 @@ def require_gpt(config: RunConfig, trainer: str, optimizers: tuple[str, ...], sc
     section, hparams = config.model, config.hparams
     why = ""
     if not isinstance(section, GPTSection):
-        why = f"model.kind {section.kind}: it trains Transformers of kind gpt"
-    elif config.parametrization != "mup":
+        raise UsageError(
+            f"{config.name}: {trainer} cannot express model.kind {section.kind}: it trains Transformers of kind gpt"
+        )
+    if config.parametrization != "mup":
         why = f"parametrization {config.parametrization}: only mup is meant to be carried to another width"
     elif hparams.optimizer not in optimizers:
         why = f"hparams.optimizer {hparams.optimizer}: of ours it has {', '.join(optimizers)}, with the same meaning"
@@ -185,7 +187,7 @@ def require_gpt(config: RunConfig, trainer: str, optimizers: tuple[str, ...], sc
         why = f"hparams.schedule {hparams.schedule}: it has {', '.join(schedules)}"
     elif config.rules.depth is not None and config.rules.depth.base_depth != section.depth:
         why = "rules.depth: it has no multipliers for residual branches"
-    if why or not isinstance(section, GPTSection):
+    if why:
         raise UsageError(f"{config.name}: {trainer} cannot express {why}")
     return section
 

@@ -84,7 +84,7 @@ def values_of(config: RunConfig, section: GPTSection, plan: Plan) -> dict[str, A
         "n_layer": section.depth,
         "n_head": section.width // head_dim,
         "n_embd": section.width,
-        "block_size": getattr(config.data, "seq_len", 1024),
+        "block_size": config.data.sequence_length or 1024,
         "dropout": 0.0,
         "bias": False,
         "init_std": std,

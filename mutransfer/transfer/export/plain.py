@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from mutransfer.config.models import CommandSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.models import plan_of
 from mutransfer.parametrization.plan import Plan
@@ -31,12 +30,12 @@ _EPS = "eps is added to √v̂, as in torch: a trainer with one ε for all param
 
 
 def export(config: RunConfig, *, force: bool = False) -> Export:
-    """The config and its plan as one JSON object; of a command the config alone."""
+    """The config and its plan as one JSON object; the config alone where the model cannot be built here."""
     del force
-    plan = None if isinstance(config.model, CommandSection) else plan_of(config)
+    plan = plan_of(config) if config.trainer.inspectable else None
     notes: list[str] = []
     if plan is None:
-        notes.append("a command trains this model, so that its parameters and their scaling are not known here")
+        notes.append(f"a {config.model.kind} trains this model: its parameters and their scaling are not known here")
     else:
         notes += [*_NOTES, _COUPLED if config.hparams.optimizer == "sgd" else _DECOUPLED, *plan.options.notes]
         notes += [_EPS] if config.hparams.optimizer != "sgd" else []
