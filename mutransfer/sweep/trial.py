@@ -67,7 +67,7 @@ def run_trials(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        results = [TrainResult("out_of_memory", 0, None, None, 0.0, 0) for _ in parsed]
+        results = [TrainResult("out_of_memory") for _ in parsed]
     return [asdict(result) for result in results]
 
 

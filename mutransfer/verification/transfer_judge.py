@@ -43,6 +43,7 @@ def judge(grid: TransferGrid, points: Mapping[Key, Point], *, tolerance: float |
 def size_results(
     grid: TransferGrid, points: Mapping[Key, Point], name: str, values: Sequence[GridValue]
 ) -> list[SizeResult]:
+    """Losses and optimum of every size over these values."""
     found = []
     for index, size in enumerate(grid.sizes):
         losses = np.array(
