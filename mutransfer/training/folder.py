@@ -56,7 +56,7 @@ class TrainResult(RunFigures):
             ValueError: a field has another type, or there is no such field; the message names it.
         """
         try:
-            return TypeAdapter(cls).validate_python(data)
+            return TypeAdapter(cls).validate_json(json.dumps(data))  # strict, but takes a dict
         except ValidationError as error:
             found = error.errors()[0]
             raise ValueError(f"{'.'.join(map(str, found['loc'])) or 'the result'}: {found['msg']}") from None
