@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from mutransfer.config.load import load_config  # noqa: E402
 from mutransfer.config.schema import RunConfig  # noqa: E402
-from mutransfer.verification import CoordinateCheck, check_config, coordinate_check  # noqa: E402
+from mutransfer.verification import CoordinateCheck, check_config, coord_words, coordinate_check  # noqa: E402
 from mutransfer.verification.coordinates import Measurements, measure  # noqa: E402
 from mutransfer.verification.subject import ConfigSubject  # noqa: E402
 from mutransfer.verification.verdict import ModuleVerdict, judge  # noqa: E402
@@ -139,7 +139,11 @@ def false_alarms(base: int, checks: int) -> bool:
             one = Measurements("mup", "width", subject.sizes, 8)
             measure(subject, one, seeds=range(3 * number, 3 * number + 3))
             verdicts = judge(one, threshold=0.1, plan=subject.plan(), final=True)
-            raised += [f"check {number}: {v.module} {', '.join(v.reasons)}" for v in verdicts if v.outcome == "fail"]
+            raised += [
+                f"check {number}: {v.module} {', '.join(map(coord_words.reason, v.reasons))}"
+                for v in verdicts
+                if v.outcome == "fail"
+            ]
         wrong = len({text.partition(":")[0] for text in raised})
         alarms += wrong
         print(f"{name}, base width {config.model.base_width}: {wrong} of {checks} checks raise a false alarm")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -119,3 +122,72 @@ def test_few_places_ask_for_a_kind_of_model_data_or_trainer():
 )
 def test_a_question_for_a_kind_is_recognised(code, asks):
     assert any(asks_for_a_kind(node) for node in ast.walk(ast.parse(code))) == asks
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def statements_on_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """What runs on import, and what a type checker sees there: `if`, `try` and `with` are entered, also
+    `if TYPE_CHECKING`; functions and classes are not."""
+    for node in body:
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            for part in ("body", "orelse", "finalbody"):
+                yield from statements_on_import(getattr(node, part, []))
+            for handler in getattr(node, "handlers", []):
+                yield from statements_on_import(handler.body)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules of the package that this one imports, outside functions."""
+    found = set()
+    for node in statements_on_import(ast.parse(path.read_text(encoding="utf-8")).body):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]  # a module, or a name in one
+            names = [name if name in MODULES else str(node.module) for name in names]
+        found |= {name for name in names if name in MODULES}
+    return found - {module_name(path)}
+
+
+def test_no_modules_import_each_other():
+    """Type-only imports count. Imports inside functions do not: they run late on purpose, and the order of the rooms
+    holds for them too. mutransfer/__init__.py names the public objects for type checkers, so it is not looked at."""
+    graph = {name: imported_modules(path) for name, path in MODULES.items() if name != "mutransfer"}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"an import circle: {' ← '.join(error.args[1])}")
+
+
+def public_types(path: Path) -> Iterator[str]:
+    """Names of the classes and type aliases that a module defines at its top level."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.TypeAlias) if sys.version_info >= (3, 12) else False:
+            targets = [node.name]
+        yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_every_public_class_has_a_name_of_its_own():
+    """Also type aliases; type variables (`T`) are not public types."""
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for name in public_types(path):
+            if re.fullmatch(r"[A-Z]+[a-z]\w*", name):
+                homes.setdefault(name, []).append(module)
+    assert len(homes) > 100
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}

@@ -91,8 +91,7 @@ def _show(one: SweepStatus, targets: list[dict[str, Any]]) -> None:
             record.outcome or "unfinished",
             ui.loss(record.value),
             *(ui.number(record.params.get(name)) for name in names),
-            ui.number(record.steps),
-            "–" if record.seconds is None else ui.duration(record.seconds),
+            *(("–", "–") if record.outcome is None else (ui.number(record.steps), ui.duration(record.seconds))),
         ]
         for record in (trial.furthest for trial in one.records)
     ]

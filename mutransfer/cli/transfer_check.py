@@ -13,8 +13,8 @@ from mutransfer.cli import console as ui
 from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets
 
 if TYPE_CHECKING:
-    from mutransfer.verification.transfer_check import TransferCheck, TransferVerdict
     from mutransfer.verification.transfer_grid import GridValue, TransferGrid
+    from mutransfer.verification.transfer_verdict import TransferCheck, TransferVerdict
 
 
 class Axis(StrEnum):
@@ -64,6 +64,7 @@ def run(
         from mutransfer.executors.local import LocalExecutor
         from mutransfer.report.transfer_figure import transfer_figure
         from mutransfer.signals import stop_on_signals
+        from mutransfer.verification import transfer_json
         from mutransfer.verification.transfer_check import run_transfer_check
         from mutransfer.verification.transfer_grid import flops_by_size, make_grid
         from mutransfer.verification.transfer_points import CheckFolder
@@ -95,7 +96,9 @@ def run(
         if as_json:
             where = {"verdict": folder.verdict, "points": folder.points, "png": pictures[0], "svg": pictures[1]}
             files = {name: str(path) for name, path in where.items()}
-            ui.print_json({**check.as_dict(), "folder": str(folder.root), "files": files, "exit_code": code})
+            ui.print_json(
+                {**transfer_json.as_dict(check), "folder": str(folder.root), "files": files, "exit_code": code}
+            )
         else:
             _show(check)
             ui.say(f"Picture: {pictures[0]}   Points: {folder.points}   Verdict: {folder.verdict}")
@@ -168,9 +171,11 @@ def _announce(grid: TransferGrid, flops: dict[int, int]) -> None:
 
 
 def _show(check: TransferCheck) -> None:
+    from mutransfer.verification import transfer_words
+
     for verdict in check.verdicts.values():
         _table(check, verdict)
-    for sentence in check.words:
+    for sentence in transfer_words.sentences(check):
         ui.say(sentence)
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from mutransfer.report.figures import save_figure, styled
-from mutransfer.verification.transfer_check import SizeResult, TransferCheck, TransferVerdict
+from mutransfer.verification.transfer_verdict import SizeResult, TransferCheck, TransferVerdict
 from mutransfer.verification.wider import WidthCurve
 
 # Losses above the lowest by more than this share of the inner spread are cut off: they would flatten the rest.

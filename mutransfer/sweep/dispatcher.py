@@ -200,7 +200,7 @@ class Dispatcher:
     def _land(self, tasks: Sequence[_Task], future: futures.Future[Any]) -> None:
         """Take what came back of a pack; a MutransferError is about the whole sweep and goes up."""
         try:
-            results = [TrainResult(**result) for result in future.result()]
+            results = [TrainResult.from_dict(result) for result in future.result()]
         except (JobFailed, WorkerDied) as error:
             for task in tasks:
                 self._land_crash(task, error)
@@ -225,7 +225,7 @@ class Dispatcher:
         if self._tried_again(task, str(error)):
             return
         task = replace(task, record=replace(task.record, error=str(error)))
-        self._land_result(task, TrainResult("crashed", 0, None, None, 0.0, 0))
+        self._land_result(task, TrainResult("crashed"))
 
     def _tried_again(self, task: _Task, reason: str) -> bool:
         """Put a trial in line once more, unless that was done often enough."""
@@ -255,12 +255,8 @@ class Dispatcher:
             task.record,
             outcome=result.outcome,
             value=value,
-            training_loss=result.training_loss,
-            validation_loss=result.validation_loss,
-            steps=result.steps,
-            seconds=round(result.seconds, 3),
             seed=self._seed(task),
-            metrics=result.metrics or None,
+            **{**result.figures(), "seconds": round(result.seconds, 3)},
         )
         # Crashes count against trials only once something has worked: until then the cause is likelier elsewhere.
         if not self._works:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mutransfer.training.folder import Outcome
+from mutransfer.training.folder import Outcome, RunFigures
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the study knows it."""
+class TrialRecord(RunFigures):
+    """One trial as the study knows it; its figures have their defaults while it has not ended."""
 
     number: int
     params: dict[str, Any]
@@ -20,14 +20,8 @@ class TrialRecord:
     """None while it has not ended."""
     value: float | None = None
     """The objective; None unless completed."""
-    training_loss: float | None = None
-    validation_loss: float | None = None
-    steps: int | None = None
-    seconds: float | None = None
     seed: int | None = None
     error: str | None = None
-    metrics: dict[str, float] | None = None
-    """What was measured beside the loss, where `evaluation.trials` asks for it."""
     stage: int = 1
     """Which stage of the sweep this is the result of."""
     longer: tuple[TrialRecord, ...] = ()

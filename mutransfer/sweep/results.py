@@ -13,10 +13,11 @@ from mutransfer.files import write_atomic
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.selection import Selection
+from mutransfer.training.folder import FIGURES
 
 _COLUMNS = (
-    "number", "stage", "outcome", "rank", "value", "mean", "validation_loss", "training_loss", "steps", "seconds",
-    "seed", "error",
+    "number", "stage", "outcome", "rank", "value", "mean", *(name for name in FIGURES if name != "metrics"), "seed",
+    "error",
 )  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def table(records: Sequence[TrialRecord], selection: Selection | None = None) ->
     Rank 1 wins; a trial without a rank did not complete the last stage. `mean` is over the seeds of a confirmation.
     """
     params = dict.fromkeys(name for record in records for name in record.params)
-    metrics = dict.fromkeys(name for record in records for name in record.furthest.metrics or ())
+    metrics = dict.fromkeys(name for record in records for name in record.furthest.metrics)
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_COLUMNS, *metrics, *params], lineterminator="\n")
     writer.writeheader()
@@ -43,8 +44,9 @@ def table(records: Sequence[TrialRecord], selection: Selection | None = None) ->
     means = {} if selection is None else selection.means
     for record in (one.furthest for one in records):
         ranked = {"rank": ranks.get(record.number), "mean": means.get(record.number)}
-        known = {name: getattr(record, name, None) for name in _COLUMNS}
-        writer.writerow({**known, **ranked, **(record.metrics or {}), **record.params})
+        hidden = FIGURES if record.outcome is None else ()
+        known = {name: getattr(record, name, None) for name in _COLUMNS if name not in hidden}
+        writer.writerow({**known, **ranked, **record.metrics, **record.params})
     return text.getvalue()
 
 

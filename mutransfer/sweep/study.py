@@ -23,6 +23,7 @@ from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.lease import FREE, KEY, Lease
 from mutransfer.sweep.place import Place, new_link, own_place, read_place, save_link
 from mutransfer.sweep.record import TrialRecord
+from mutransfer.training.folder import FIGURES
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -34,7 +35,7 @@ T = TypeVar("T")
 _PACKAGES = ("mutransfer", "torch", "optuna", "numpy")
 _RESULT = "result"
 _STAGE = "stage-"
-_RESULT_FIELDS = ("outcome", "training_loss", "validation_loss", "steps", "seconds", "seed", "error", "metrics")
+_RESULT_FIELDS = ("outcome", "seed", "error", *FIGURES)
 
 
 class Study:
@@ -319,12 +320,12 @@ def _record(row: tables.TrialRow) -> TrialRecord:
     result = row.attributes.get(_RESULT, row.attributes)  # studies of before kept each field as an attribute
     longer: list[TrialRecord] = []
     while (further := row.attributes.get(f"{_STAGE}{len(longer) + 2}")) is not None:
-        fields = {name: further.get(name) for name in ("value", *_RESULT_FIELDS)}
+        fields = {name: further[name] for name in ("value", *_RESULT_FIELDS) if name in further}
         longer.append(TrialRecord(row.number, row.params, stage=len(longer) + 2, **fields))
     return TrialRecord(
         number=row.number,
         params=row.params,
         value=row.value if row.state == "COMPLETE" else None,
-        **{name: result.get(name) for name in _RESULT_FIELDS if name != "outcome" or ended},
+        **{name: result[name] for name in _RESULT_FIELDS if name in result and (name != "outcome" or ended)},
         longer=tuple(longer),
     )

@@ -107,7 +107,7 @@ def run_command(
         raise RunFailed(f"the command took longer than model.timeout, {section.timeout:g} s", last_lines(folder))
     steps = reading.step if reading.step is not None else (config.training.steps if ending == "completed" else 0)
     loss = reading.value if ending == "completed" else None
-    return TrainResult(cast(Outcome, ending), steps, None, loss, time.perf_counter() - began, 0)
+    return TrainResult(cast(Outcome, ending), steps=steps, validation_loss=loss, seconds=time.perf_counter() - began)
 
 
 def _judge(section: CommandSection, folder: Path, code: int, reading: Reading) -> Outcome:

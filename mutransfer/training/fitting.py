@@ -51,7 +51,7 @@ def fit_trials(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return [TrainResult("out_of_memory", 0, None, None, 0.0, 0) for _ in configs]
+        return [TrainResult("out_of_memory") for _ in configs]
 
 
 class _TrialHooks(Hooks):

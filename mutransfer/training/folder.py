@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mutransfer.errors import UsageError
 from mutransfer.files import write_json
@@ -13,19 +15,51 @@ from mutransfer.files import write_json
 Outcome = Literal["completed", "diverged", "pruned", "out_of_memory", "crashed", "interrupted"]
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """How a training run ended. Losses are in nats; None where there is none."""
+@dataclass(frozen=True, kw_only=True)
+class RunFigures:
+    """What is known of a run that has ended. Losses are in nats; None where there is none.
 
-    outcome: Outcome
-    steps: int
-    training_loss: float | None
+    `result.json`, a study's records, `trials.csv` and `mutransfer status --json` take their fields from here.
+    """
+
+    validation_loss: float | None = None
+    training_loss: float | None = None
     """Mean over the last tenth of the steps."""
-    validation_loss: float | None
-    seconds: float
-    parameters: int
+    steps: int = 0
+    seconds: float = 0.0
+    parameters: int = 0
+    """0 where they are not known, as of a command."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What was measured beside the loss, by name."""
+
+    def figures(self) -> dict[str, Any]:
+        """Every field of this class, by name."""
+        return {name: getattr(self, name) for name in FIGURES}
+
+
+FIGURES = tuple(one.name for one in fields(RunFigures))
+
+
+@dataclass(frozen=True)
+class TrainResult(RunFigures):
+    """How a training run ended."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    outcome: Outcome
+
+    @classmethod
+    def from_dict(cls, data: Any) -> TrainResult:
+        """The result from plain data; fields that it lacks have their defaults.
+
+        Raises:
+            ValueError: a field has another type, or there is no such field; the message names it.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(data))  # strict, but takes a dict
+        except ValidationError as error:
+            found = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, found['loc'])) or 'the result'}: {found['msg']}") from None
 
     def objective(self, name: str) -> float | None:
         """`validation_loss` or `training_loss`, by name."""
@@ -74,7 +108,6 @@ class TrainFolder:
         if not self.result.exists():
             return None
         try:
-            data: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
-            return TrainResult(**data)
-        except (ValueError, TypeError) as error:
+            return TrainResult.from_dict(json.loads(self.result.read_text(encoding="utf-8")))
+        except ValueError as error:
             raise UsageError(f"{self.result}: is damaged ({error}); remove it and use --resume") from None

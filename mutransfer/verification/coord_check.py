@@ -15,8 +15,10 @@ from mutransfer.errors import UsageError
 from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.roles import ModelFactory
 from mutransfer.parametrization.rules import FAMILIES
+from mutransfer.verification import coord_words
 from mutransfer.verification.coordinates import Measurements, OnProgress, measure
 from mutransfer.verification.hints import hint_for
+from mutransfer.verification.reason import Hint, as_values
 from mutransfer.verification.subject import FACTORS, ConfigSubject, ModuleBatch, ModuleSubject, Subject
 from mutransfer.verification.verdict import ModuleVerdict, first_failure, judge
 
@@ -48,7 +50,7 @@ class CoordinateCheck:
     """Verdicts on `sp`, which has to fail; None where it was not run."""
     culprit: str | None
     """The first module that fails."""
-    hint: str | None
+    cause: Hint | None
     """Which broken rule would look like that."""
     warnings: tuple[str, ...]
     measured: tuple[Measurements, ...]
@@ -71,14 +73,12 @@ class CoordinateCheck:
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        span = f"{self.axis} {self.sizes[0]} to {self.sizes[-1]}"
-        if self.outcome == "passed":
-            control = "" if self.control is None else f"; the control sp fails in {_count_failed(self.control)}"
-            return f"passed: all {len(self.modules)} modules keep size and change over {span}{control}"
-        if self.outcome == "no power":
-            return f"no power: the control sp does not fail over {span} either: take more steps, a larger lr or range"
-        reasons = next(one.reasons for one in self.modules if one.module == self.culprit)
-        return f"failed in {_count_failed(self.modules)}, first {self.culprit}: {'; '.join(reasons)}"
+        return coord_words.sentence(self.outcome, self.axis, self.sizes, self.modules, self.control, self.culprit)
+
+    @property
+    def hint(self) -> str | None:
+        """The likely cause in words."""
+        return None if self.cause is None else coord_words.hint(self.cause)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the single measurements."""
@@ -88,6 +88,7 @@ class CoordinateCheck:
             "sentence": self.sentence,
             "culprit": self.culprit,
             "hint": self.hint,
+            "cause": None if self.cause is None else as_values(self.cause),
             "parametrization": self.parametrization,
             "axis": self.axis,
             "sizes": list(self.sizes),
@@ -95,8 +96,8 @@ class CoordinateCheck:
             "seeds": self.seeds,
             "threshold": self.threshold,
             "lr": self.lr,
-            "modules": [one.as_dict() for one in self.modules],
-            "control": None if self.control is None else [one.as_dict() for one in self.control],
+            "modules": [_as_dict(one) for one in self.modules],
+            "control": None if self.control is None else [_as_dict(one) for one in self.control],
             "warnings": list(self.warnings),
         }
 
@@ -306,7 +307,7 @@ def run_check(
         modules=verdicts,
         control=None if sp is None else judged(sp, final=True),
         culprit=None if culprit is None else culprit.module,
-        hint=None if culprit is None else hint_for(culprit, own, adam=adam),
+        cause=None if culprit is None else hint_for(culprit, own, adam=adam),
         warnings=_warnings(plan, own),
         measured=(own,) if sp is None else (own, sp),
     )
@@ -324,9 +325,11 @@ def _require_modules(subject: Subject, names: Sequence[str], should_stop: Callab
 
 
 def _warnings(plan: Plan | None, measured: Measurements) -> tuple[str, ...]:
-    unmoved = [f"{name} takes no part: it is what it was after all steps" for name in measured.unmoved]
+    unmoved = [f"{name} does not move: it has its initial value after all steps" for name in measured.unmoved]
     return (*(() if plan is None else plan.warnings), *unmoved)
 
 
-def _count_failed(modules: tuple[ModuleVerdict, ...]) -> str:
-    return f"{sum(one.outcome == 'fail' for one in modules)} of {len(modules)} modules"
+def _as_dict(one: ModuleVerdict) -> dict[str, Any]:
+    """A module's verdict as JSON-ready data, each reason with its sentence."""
+    reasons = [{**as_values(reason), "sentence": coord_words.reason(reason)} for reason in one.reasons]
+    return {**one.as_dict(), "reasons": reasons}

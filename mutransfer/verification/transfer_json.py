@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mutransfer.verification.transfer_check import SizeResult, TransferCheck, TransferVerdict
+from mutransfer.verification import transfer_words
+from mutransfer.verification.reason import as_values, plain
+from mutransfer.verification.transfer_verdict import SizeResult, TransferCheck, TransferVerdict
 
 
 def as_dict(check: TransferCheck) -> dict[str, Any]:
     """The whole check; what is not finite is null."""
-    found: dict[str, Any] = _plain(
+    words = transfer_words.sentences(check)
+    found: dict[str, Any] = plain(
         {
             "check": "transfer-check",
             "passed": check.passed,
-            "state": "no power" if check.judged.state == "passed" and not check.passed else check.judged.state,
+            "state": check.state,
             "has_power": check.has_power,
-            "sentence": check.words[0],
-            "words": check.words,
+            "sentence": words[0],
+            "words": words,
             "config": check.grid.config.resolved(),
             "hparam": check.grid.hparam,
             "axis": check.grid.axis,
@@ -36,7 +37,7 @@ def as_dict(check: TransferCheck) -> dict[str, Any]:
 def _verdict(check: TransferCheck, one: TransferVerdict) -> dict[str, Any]:
     return {
         "state": one.state,
-        "reasons": one.reasons,
+        "reasons": [{**as_values(why), "sentence": transfer_words.reason(why, check.grid)} for why in one.reasons],
         "transferred_value": one.transferred,
         "drift_octaves": one.drift,
         "drift_interval": one.drift_interval,
@@ -77,12 +78,3 @@ def _size(one: SizeResult) -> dict[str, Any]:
             "edge_share": optimum.edge_share,
         }
     return found
-
-
-def _plain(data: Any) -> Any:
-    """JSON has no tuples and no infinity."""
-    if isinstance(data, dict):
-        return {key: _plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_plain(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

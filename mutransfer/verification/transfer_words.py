@@ -1,17 +1,24 @@
-"""What a transfer check says, in sentences."""
+"""What a transfer check says, in sentences. It reads values; no code reads its sentences."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from mutransfer.verification.transfer_grid import GridValue, TransferGrid
-
-if TYPE_CHECKING:
-    from mutransfer.verification.transfer_check import SizeResult, TransferCheck, TransferVerdict
+from mutransfer.verification.transfer_verdict import (
+    DriftTooLarge,
+    IntervalTooWide,
+    NoResult,
+    NoValueTrains,
+    OneSeed,
+    OptimumAtEdge,
+    RegretTooLarge,
+    TooFewValues,
+    TransferCheck,
+    TransferReason,
+    TransferVerdict,
+)
 
 _SAYS = {"passed": "transfers", "failed": "does not transfer", "undecided": "undecided"}
 
@@ -21,7 +28,7 @@ def sentences(check: TransferCheck) -> tuple[str, ...]:
     grid, judged, control = check.grid, check.judged, check.control
     found = [
         f"{judged.parametrization}: {grid.hparam} {_SAYS[judged.state]} across {grid.axis} "
-        f"{grid.sizes[0]} to {grid.sizes[-1]}" + (f": {'; '.join(judged.reasons)}." if judged.reasons else ".")
+        f"{grid.sizes[0]} to {grid.sizes[-1]}" + (f": {_listed_reasons(judged, grid)}." if judged.reasons else ".")
     ]
     found += _figures(check, judged)
     found += _of_earlier_calls(check)
@@ -29,17 +36,17 @@ def sentences(check: TransferCheck) -> tuple[str, ...]:
         found.append("No control was run, so nothing shows that this check can fail.")
         return tuple(found)
     if check.has_power:
-        why = control.reasons or ("it moves",)
-        found.append(f"Control {control.parametrization}: does not transfer, as it should not: {'; '.join(why)}.")
+        why = _listed_reasons(control, grid) or "its optimum moves"
+        found.append(f"Control {control.parametrization}: does not transfer, as expected: {why}.")
     elif control.state == "undecided":
         shows = " Until it fails, this check has no power and does not count as passed."
         found.append(
-            f"Control {control.parametrization}: undecided: {'; '.join(control.reasons)}."
+            f"Control {control.parametrization}: undecided: {_listed_reasons(control, grid)}."
             + (shows if judged.state == "passed" else "")
         )
     else:
         found.append(
-            f"Control {control.parametrization}: passes too, so this check cannot tell right from wrong here; try more "
+            f"Control {control.parametrization}: passes too, so this check cannot tell right from wrong here. Try more "
             "sizes, more steps or a finer grid."
         )
     return (*found, *_figures(check, control))
@@ -54,8 +61,8 @@ def _of_earlier_calls(check: TransferCheck) -> list[str]:
             found.append(f"{name}: {hparam} {_listed(verdict.earlier)} of earlier calls count too.")
         if verdict.left_out:
             found.append(
-                f"{name}: {hparam} {_listed(verdict.left_out)} of earlier calls do not count, having not been trained "
-                f"at every {axis} with every seed of this one; name them too, and what they lack is trained."
+                f"{name}: {hparam} {_listed(verdict.left_out)} of earlier calls do not count: they were not trained "
+                f"at every {axis} with every seed of this call. Name them in --values to train what is missing."
             )
     return found
 
@@ -64,41 +71,40 @@ def _listed(values: Sequence[GridValue]) -> str:
     return ", ".join(map(number, values))
 
 
-def doubts(grid: TransferGrid, sizes: Sequence[SizeResult]) -> list[str]:
-    """Why nothing can be said."""
-    found = []
-    if len(grid.seeds) < 2:
-        found.append("one seed shows no noise; use --seeds 2 or more")
-    for one in sizes:
-        lost = int(np.isnan(one.losses).any(axis=1).sum())
-        if one.best is None:
-            found.append(f"at {grid.axis} {one.size} every value diverged or gave no result")
-        elif grid.numeric and one.optimum is None:
-            found.append(f"at {grid.axis} {one.size} too few values gave a result ({len(one.values) - lost})")
-        elif one.optimum is not None and one.optimum.edge is not None:
-            index = one.optimum.index
-            end = {"lower": "lower end", "upper": "upper end", "both": "ends"}[one.optimum.edge]
-            how = "lies" if index in (0, len(one.values) - 1) else "may lie, as far as seed noise tells,"
-            limits = f"{number(one.values[0])} to {number(one.values[-1])}"
-            found.append(f"at {grid.axis} {one.size} the optimum {how} at the {end} of the grid ({limits})")
-    return found
+def reason(one: TransferReason, grid: TransferGrid) -> str:
+    """Why a verdict is not `passed`."""
+    if isinstance(one, OneSeed):
+        return "one seed does not show noise; use --seeds 2 or more"
+    if isinstance(one, DriftTooLarge):
+        return f"the optimum moves by {one.octaves:+.2f} octaves, more than the {one.allowed:g} allowed"
+    if isinstance(one, IntervalTooWide):
+        return (
+            f"the 95 % interval of the drift, {one.low:+.2f} to {one.high:+.2f} octaves, reaches beyond the "
+            f"{one.allowed:g} allowed; use more --seeds"
+        )
+    return _of_size(one, grid)
 
 
-def wide_interval(interval: tuple[float, float], tolerance: float) -> str:
-    """Why a drift within the tolerance settles nothing."""
-    low, high = interval
-    return (
-        f"the drift's 95 % interval, {low:+.2f} to {high:+.2f} octaves, reaches beyond the {tolerance:g} allowed: more "
-        "--seeds would settle it"
-    )
+def _of_size(one: NoValueTrains | TooFewValues | OptimumAtEdge | NoResult | RegretTooLarge, grid: TransferGrid) -> str:
+    size = f"{grid.axis} {one.size}"
+    if isinstance(one, NoValueTrains):
+        return f"at {size} every value diverged or gave no result"
+    if isinstance(one, TooFewValues):
+        return f"at {size} too few values gave a result ({one.count})"
+    if isinstance(one, OptimumAtEdge):
+        end = {"lower": "lower end", "upper": "upper end", "both": "ends"}[one.edge]
+        how = "lies" if one.certain else "may lie, given the noise between seeds,"
+        return f"at {size} the optimum {how} at the {end} of the grid ({number(one.low)} to {number(one.high)})"
+    if isinstance(one, NoResult):
+        return f"{size} with {grid.hparam} {number(one.value)} gave no result"
+    if math.isinf(one.nats):
+        return f"{size} diverges with the base's best {grid.hparam}"
+    noise = "" if one.error is None else f", more than twice its standard error {one.error:.4f}"
+    return f"the base's best {grid.hparam} costs {size} {one.nats:.4f} nats{noise}"
 
 
-def regret(value: float, error: float | None, size: int, grid: TransferGrid) -> str:
-    """The regret of a failed check."""
-    if math.isinf(value):
-        return f"{grid.axis} {size} diverges with the base's best {grid.hparam}"
-    noise = "" if error is None else f", more than twice its standard error {error:.4f}"
-    return f"the base's best {grid.hparam} costs {grid.axis} {size} {value:.4f} nats{noise}"
+def _listed_reasons(one: TransferVerdict, grid: TransferGrid) -> str:
+    return "; ".join(reason(why, grid) for why in one.reasons)
 
 
 def number(value: GridValue | None) -> str:

@@ -21,6 +21,16 @@ import numpy as np
 from mutransfer.parametrization.plan import Plan
 from mutransfer.verification.activations import ATTENTION_LOGITS
 from mutransfer.verification.coordinates import Measurements, ModuleFacts, Numbers
+from mutransfer.verification.reason import (
+    BadSlope,
+    DoesNotGrow,
+    NeverMoves,
+    NotOptimized,
+    Quantity,
+    Reason,
+    Unusable,
+    as_values,
+)  # fmt: skip
 from mutransfer.verification.slopes import Slope, fit_slope
 
 ModuleKind = Literal["inner", "readout", "attention logits", "fixed"]
@@ -59,8 +69,8 @@ class ModuleVerdict:
     size_allowed: tuple[float, float]
     change_allowed: tuple[float, float]
     update_allowed: tuple[float, float]
-    reasons: tuple[str, ...] = ()
-    """What failed, in words."""
+    reasons: tuple[Reason, ...] = ()
+    """What failed."""
     first_step: float = math.inf
     """The first step at which it clearly fails: 0 is init, -1 what is wrong whatever the step."""
 
@@ -73,7 +83,7 @@ class ModuleVerdict:
             (self.update, self.update_allowed),
         )
         by_slope = any(slope is not None and slope.outside(*band) for slope, band in slopes)
-        return self.outcome == "fail" and (by_slope or not all(" like " in reason for reason in self.reasons))
+        return self.outcome == "fail" and (by_slope or not all(isinstance(one, BadSlope) for one in self.reasons))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -88,7 +98,7 @@ class ModuleVerdict:
             "size_allowed": list(self.size_allowed),
             "change_allowed": list(self.change_allowed),
             "update_allowed": list(self.update_allowed),
-            "reasons": list(self.reasons),
+            "reasons": [as_values(one) for one in self.reasons],
             "first_step": self.first_step if math.isfinite(self.first_step) else None,
         }
 
@@ -176,21 +186,22 @@ def _judge_numbers(
     # What a depth rule asks of each block: with α < 1 the blocks are lazy by design.
     update_expected = update_exponent if place == "inside" else 0.0
     update_allowed = _around(update_expected, UPDATE_TOLERANCE * threshold)
-    tables: list[tuple[str, Numbers, tuple[float, float], str | None]] = [
-        ("size at init", values["rms"][..., 0], size_allowed, None)
+    tables: list[tuple[Quantity, Numbers, tuple[float, float], str | None]] = [
+        ("size", values["rms"][..., 0], size_allowed, None)
     ]
     if kind != "fixed" and place != "first":
+        moves: tuple[tuple[Quantity, str, tuple[float, float]], ...] = (
+            ("change", "change_rms", change_allowed),
+            ("update", "update_rms", update_allowed),
+        )
         tables += [
             (what, settled_change(values[quantity]), band, quantity)
-            for what, quantity, band in (
-                ("change since init", "change_rms", change_allowed),
-                ("own update", "update_rms", update_allowed),
-            )
+            for what, quantity, band in moves
             if not (place == "inside" and quantity == "change_rms")
             if not np.isnan(values[quantity][..., 1:]).all()
         ]
-    slopes: dict[str, Slope | None] = {}
-    reasons: list[str] = []
+    slopes: dict[Quantity, Slope | None] = {}
+    reasons: list[Reason] = []
     outcomes: set[ModuleOutcome] = set()
     first_step = math.inf
     for what, table, allowed, quantity in tables:
@@ -198,7 +209,7 @@ def _judge_numbers(
             if quantity is None:
                 continue  # zero at init, so that its change tells
             outcomes.add("fail")
-            reasons.append(f"{what} is zero although trainable parameters act on it")
+            reasons.append(NeverMoves(what))
             first_step = min(first_step, 0.5)
             continue
         slopes[what], outcome, reason = _judge_one(what, table, allowed, measured, final=final)
@@ -213,9 +224,9 @@ def _judge_numbers(
         kind=kind,
         role=role,
         outcome=worst,
-        size=slopes.get("size at init"),
-        change=slopes.get("change since init"),
-        update=slopes.get("own update"),
+        size=slopes.get("size"),
+        change=slopes.get("change"),
+        update=slopes.get("update"),
         size_allowed=size_allowed,
         change_allowed=change_allowed,
         update_allowed=update_allowed,
@@ -242,14 +253,13 @@ def _place_in_depth(name: str) -> Literal["outside", "inside", "first", "last"]:
 
 
 def _judge_one(
-    what: str, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, final: bool
-) -> tuple[Slope | None, ModuleOutcome, str]:
+    what: Quantity, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, final: bool
+) -> tuple[Slope | None, ModuleOutcome, Reason]:
     """Slope, outcome and, of a failure, the reason for one (seeds, sizes) table."""
     usable = np.isfinite(values) & (values > 0)
     if not usable.all():
-        at = ", ".join(str(size) for index, size in enumerate(measured.sizes) if not usable[:, index].all())
-        word = "zero" if np.isfinite(values).all() else "not finite"
-        return None, "fail", f"{what} is {word} at {measured.axis} {at}"
+        at = tuple(size for index, size in enumerate(measured.sizes) if not usable[:, index].all())
+        return None, "fail", Unusable(what, measured.axis, bool(np.isfinite(values).all()), at)
     slope = fit_slope(measured.sizes, values)
     inside, outside = slope.inside(*allowed), slope.outside(*allowed)
     if final and not inside and not outside:
@@ -257,8 +267,7 @@ def _judge_one(
         excludes = slope.inside(allowed[0] - SMALLEST_FAULT / 2, allowed[1] + SMALLEST_FAULT / 2)
         inside = excludes or allowed[0] <= slope.value <= allowed[1]
         outside = not inside
-    verb = "grows" if slope.value > 0 else "shrinks"
-    reason = f"{what} {verb} like {measured.axis}^{slope.value:.2f}"
+    reason = BadSlope(what, measured.axis, slope, allowed)
     return slope, "pass" if inside else "fail" if outside else "unclear", reason
 
 
@@ -287,14 +296,14 @@ def _missing(measured: Measurements) -> dict[str, list[str]]:
 
 def _structural(
     name: str, facts: ModuleFacts, measured: Measurements, finite: tuple[str, ...], missing: list[str]
-) -> list[str]:
+) -> list[Reason]:
     """What is wrong whatever the numbers: parameters that no optimizer has, a dimension that does not grow."""
-    reasons = []
+    reasons: list[Reason] = []
     if missing:
-        reasons.append(f"the optimizer's groups lack {', '.join(missing)}")
+        reasons.append(NotOptimized(tuple(missing)))
     named = facts.finite or name in finite or name.removesuffix(f".{ATTENTION_LOGITS}") in finite
     if measured.axis == "width" and not named and ATTENTION_LOGITS not in name and _is_narrow(facts, measured):
-        reasons.append(f"its output is {'×'.join(map(str, facts.shapes[0][1:]))} at every width, inside the network")
+        reasons.append(DoesNotGrow(tuple(facts.shapes[0][1:])))
     return reasons
 
 

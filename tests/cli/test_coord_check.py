@@ -21,7 +21,7 @@ FOLDER = Path("runs/digits/checks/coord-check")
 def test_a_passing_check_writes_its_files_and_says_so(workspace: Path) -> None:
     code, stdout, stderr = invoke("coord-check", "mlp.yaml", *SMALL, *SIZES)
     assert code == 0
-    assert "passed: all 3 modules keep size and change over width 64 to 512; the control sp fails in" in stdout
+    assert "passed: all 3 modules keep their size and change over width 64 to 512; the control sp fails in" in stdout
     assert "layers.1" in stdout
     assert "[1/8] mup, width 64, seed 0" in stderr
     verdict = json.loads((FOLDER / "verdict.json").read_text(encoding="utf-8"))

@@ -428,7 +428,7 @@ def test_a_bottleneck_is_named_by_the_check_unless_it_is_meant(own):
     settings = {"sizes": [16, 32, 64], "seeds": 1, "threshold": 0.4, "control": False, "narrow": True}
     check = check_config(own("narrow", zero_readout=False), **settings)
     assert (check.passed, check.culprit) == (False, "1")
-    assert 'allow it by name (finite), and say that it is no readout: roles: {"1.weight": hidden}' in check.hint
+    assert 'allow it by name (finite), and say that it is not a readout: roles: {"1.weight": hidden}' in check.hint
     assert any(warning.startswith("1.weight: goes from the width to 8") for warning in check.warnings)
     meant = check_config(own("narrow", zero_readout=False, finite=["1"]), **settings)
     assert next(one for one in meant.modules if one.module == "1").outcome == "pass"

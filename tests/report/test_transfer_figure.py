@@ -9,8 +9,8 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from mutransfer.report.transfer_figure import transfer_figure
-from mutransfer.verification.transfer_check import judge
 from mutransfer.verification.transfer_grid import make_grid
+from mutransfer.verification.transfer_judge import judge
 from mutransfer.verification.transfer_points import Point
 from tests.conftest import build
 

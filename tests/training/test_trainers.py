@@ -104,7 +104,7 @@ class Recording(InProcessTrainer):
         self.devices.append(device)
         folder.root.mkdir(exist_ok=True)
         folder.metrics.write_text("")
-        return TrainResult("interrupted", 1, None, None, 0.0, 0)
+        return TrainResult("interrupted", steps=1)
 
 
 def test_a_run_keeps_to_what_the_trainer_says_it_can(tmp_path, monkeypatch):

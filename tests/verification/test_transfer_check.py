@@ -17,7 +17,16 @@ from mutransfer.executors.base import Job, JobFailed
 from mutransfer.sweep.folder import find_sweeps
 from mutransfer.verification.transfer_check import run_transfer_check
 from mutransfer.verification.transfer_grid import make_grid
+from mutransfer.verification.transfer_json import as_dict
 from mutransfer.verification.transfer_points import CheckFolder, Point
+from mutransfer.verification.transfer_verdict import (
+    DriftTooLarge,
+    OneSeed,
+    OptimumAtEdge,
+    RegretTooLarge,
+    TooFewValues,
+)
+from mutransfer.verification.transfer_words import reason, sentences
 from tests.conftest import build
 
 
@@ -103,18 +112,18 @@ def test_an_optimum_that_stays_passes_and_one_that_moves_fails(gpt, tmp_path):
     assert found.control.drift == pytest.approx(-2, abs=0.15)
     assert found.control.regret == pytest.approx(0.03 * (2.3**2 - 0.3**2), abs=0.02)
     assert found.has_power
-    assert found.words[0] == "mup: lr transfers across width 16 to 64."
-    assert any(words.startswith("Control sp: does not transfer, as it should not: the optimum moves by -2")
-               for words in found.words)  # fmt: skip
+    assert sentences(found)[0] == "mup: lr transfers across width 16 to 64."
+    assert any(words.startswith("Control sp: does not transfer, as expected: the optimum moves by -2")
+               for words in sentences(found))  # fmt: skip
 
 
 def test_a_control_that_passes_too_shows_nothing(gpt, tmp_path):
     found = check(grid(gpt), tmp_path, Landscape(lambda parametrization, width: -6.3))
     assert found.judged.state == "passed"
     assert not found.passed
-    assert found.as_dict()["state"] == "no power"
+    assert as_dict(found)["state"] == "no power"
     assert found.has_power is False
-    assert any("cannot tell right from wrong" in words for words in found.words)
+    assert any("cannot tell right from wrong" in words for words in sentences(found))
 
 
 def test_a_control_that_is_undecided_shows_nothing_and_says_so(gpt, tmp_path):
@@ -123,9 +132,9 @@ def test_a_control_that_is_undecided_shows_nothing_and_says_so(gpt, tmp_path):
 
     found = check(grid(gpt), tmp_path, Landscape(far))
     assert (found.judged.state, found.control.state) == ("passed", "undecided")
-    assert found.as_dict()["state"] == "no power"
+    assert as_dict(found)["state"] == "no power"
     assert any(words.startswith("Control sp: undecided") and words.endswith("does not count as passed.")
-               for words in found.words)  # fmt: skip
+               for words in sentences(found))  # fmt: skip
 
 
 def test_a_tolerance_may_be_tighter_or_wider(gpt, tmp_path):
@@ -137,7 +146,10 @@ def test_a_tolerance_may_be_tighter_or_wider(gpt, tmp_path):
     assert check(planned, tmp_path, executor).judged.drift == pytest.approx(0.4, abs=0.1)
     tight = check(planned, tmp_path, executor, tolerance=0.2)
     assert tight.judged.state == "failed"
-    assert "more than the 0.2 allowed" in tight.judged.reasons[0]
+    first = tight.judged.reasons[0]
+    assert isinstance(first, DriftTooLarge)
+    assert first.allowed == 0.2
+    assert "more than the 0.2 allowed" in reason(first, tight.grid)
     assert tight.has_power is None
 
 
@@ -149,7 +161,7 @@ def test_files_hold_the_verdict_and_every_point(gpt, tmp_path):
     found = check(planned, tmp_path, Landscape(still, diverges=diverges))
     folder = CheckFolder(tmp_path / "check")
     verdict = json.loads(folder.verdict.read_text())
-    assert verdict == found.as_dict()
+    assert verdict == as_dict(found)
     assert verdict["passed"] is True
     assert verdict["parametrizations"]["sp"]["state"] == "failed"
     table = pd.read_csv(folder.points)
@@ -175,7 +187,12 @@ def test_an_optimum_that_stays_at_the_edge_is_never_called_stable(gpt, tmp_path)
     assert found.judged.state == "undecided"
     assert not found.passed
     assert found.judged.widened
-    assert "at width 16 the optimum lies at the lower end of the grid (0.0001221 to 0.0625)" in found.judged.reasons
+    assert any(
+        isinstance(why, OptimumAtEdge) and (why.size, why.edge, why.certain) == (16, "lower", True)
+        for why in found.judged.reasons
+    )
+    said = [reason(why, found.grid) for why in found.judged.reasons]
+    assert "at width 16 the optimum lies at the lower end of the grid (0.0001221 to 0.0625)" in said
     assert min(lr for *_, lr in executor.jobs) == VALUES[0] / 4
 
 
@@ -191,7 +208,7 @@ def test_a_drift_out_of_the_grid_is_undecided_and_bounded_from_below(gpt, tmp_pa
 def test_one_seed_is_undecided(gpt, tmp_path):
     found = check(grid(gpt, seeds=1), tmp_path, Landscape(still))
     assert found.judged.state == "undecided"
-    assert found.judged.reasons == ("one seed shows no noise; use --seeds 2 or more",)
+    assert found.judged.reasons == (OneSeed(),)
     assert found.judged.drift == pytest.approx(0, abs=0.2)
 
 
@@ -202,8 +219,10 @@ def test_regret_fails_where_drift_alone_would_pass(gpt, tmp_path):
     found = check(grid(gpt, control=False), tmp_path, Landscape(still, diverges=cliff))
     assert abs(found.judged.drift) <= 1
     assert found.judged.state == "failed"
-    assert found.judged.reasons == ("width 64 diverges with the base's best lr",)
-    assert found.as_dict()["parametrizations"]["mup"]["regret"] is None
+    (why,) = found.judged.reasons
+    assert isinstance(why, RegretTooLarge)
+    assert (why.size, why.nats) == (64, math.inf)
+    assert as_dict(found)["parametrizations"]["mup"]["regret"] is None
 
 
 def test_crashed_points_leave_it_undecided(gpt, tmp_path):
@@ -215,7 +234,7 @@ def test_crashed_points_leave_it_undecided(gpt, tmp_path):
 
     found = check(grid(gpt, control=False, sizes=[16, 64]), tmp_path, Crashing(still))
     assert found.judged.state == "undecided"
-    assert found.judged.reasons[0] == "at width 64 too few values gave a result (1)"
+    assert found.judged.reasons[0] == TooFewValues(64, 1)
 
 
 SMALL = {"sizes": [16, 64], "values": [2.0**k for k in range(-6, -3)], "control": False}
@@ -230,11 +249,11 @@ def test_interrupted_anywhere_gives_the_same_as_uninterrupted(gpt, tmp_path, sto
     with pytest.raises(Interrupted, match="the same command continues"):
         really_check(planned, tmp_path, first, should_stop=lambda: len(first.jobs) >= stop_after)
     again = really_check(planned, tmp_path, second)
-    assert again.as_dict() == whole.as_dict()
+    assert as_dict(again) == as_dict(whole)
     assert {point.key for point in again.points} == set(first.jobs) | set(second.jobs)
     assert len(again.points) == 20
     assert len(second.jobs) < 20
-    assert really_check(planned, tmp_path, third).as_dict() == whole.as_dict()
+    assert as_dict(really_check(planned, tmp_path, third)) == as_dict(whole)
     assert third.jobs == []
 
 
@@ -272,8 +291,8 @@ def test_values_of_an_earlier_call_count_in_a_later_one(gpt, tmp_path):
     assert found.judged.widened
     assert len(executor.jobs) == len(set(executor.jobs)) == trained + 3 * 2 * 2
     assert len(found.points) == 9 * 2 * 2
-    assert "mup: lr 0.001953, 0.003906, 0.007812, 0.01562 of earlier calls count too." in found.words
-    verdict = found.as_dict()["parametrizations"]["mup"]
+    assert "mup: lr 0.001953, 0.003906, 0.007812, 0.01562 of earlier calls count too." in sentences(found)
+    verdict = as_dict(found)["parametrizations"]["mup"]
     assert (verdict["earlier_values"], verdict["left_out_values"]) == (list(found.judged.earlier), [])
 
     alone = Landscape(far_right)  # the second call's values by themselves reach their lower end and have to be widened
@@ -288,7 +307,7 @@ def test_calls_repeated_in_any_order_train_nothing_more(gpt, tmp_path):
     last = really_check(calls[1], tmp_path, executor)
     trained = len(executor.jobs)
     assert {math.log2(lr) for *_, lr in executor.jobs} == {-4, -5, -6, -7, -8, -10, -11, -12, -13, -14}
-    assert really_check(calls[1], tmp_path, executor).as_dict() == last.as_dict()
+    assert as_dict(really_check(calls[1], tmp_path, executor)) == as_dict(last)
     again = really_check(calls[0], tmp_path, executor)
     assert again.judged.sizes[0].values == last.judged.sizes[0].values
     assert len(executor.jobs) == trained
@@ -303,7 +322,7 @@ def test_values_that_an_earlier_call_trained_elsewhere_are_left_out_and_named(gp
     assert found.judged.left_out == (2.0**-4,)
     assert found.judged.sizes[0].values == tuple(second["values"])
     assert not any(point.value == 2.0**-4 for point in found.points)
-    assert any("lr 0.0625 of earlier calls do not count" in words for words in found.words)
+    assert any("lr 0.0625 of earlier calls do not count" in words for words in sentences(found))
 
 
 def test_another_config_in_the_folder_is_refused(gpt, tmp_path):

@@ -14,8 +14,6 @@ from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
 from mutransfer.config.trainer import IN_PROCESS, TrainerFacts
 
-Role = Literal["input", "hidden", "output", "vector", "scalar"]
-
 MOST_DEPTH = 10_000
 """Layers of the deepest networks that have been trained. A plan makes every layer, if without memory, three times."""
 Depth = Annotated[int, Field(gt=0, le=MOST_DEPTH)]
