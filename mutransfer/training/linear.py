@@ -24,7 +24,7 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 class _PackedLinear(torch.autograd.Function):
-    """A linear layer with a batching rule. It needs `setup_context`, for which torch binds a signature at every call."""
+    """A linear layer with a batching rule, which needs `setup_context`; torch binds a signature at every call."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

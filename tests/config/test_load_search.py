@@ -200,13 +200,12 @@ def test_an_impossible_confirmation_is_refused_with_line_and_field(refuse: Refus
     assert refuse(edited(GPT, "trials: 4", line)) == f"{FILE}:{last}: {problem}"
 
 
-def test_repeats_is_the_earlier_name_of_a_confirmation_of_the_best_trial(load: Load) -> None:
+def test_the_best_trial_is_confirmed_with_two_seeds_by_default(load: Load) -> None:
     def confirm(line: str) -> tuple[int, int]:
         found = load(edited(GPT, "trials: 4", line)).require_search().confirm
         return found.top, found.seeds
 
     assert confirm("trials: 4") == (1, 2)
-    assert load(GPT, "search.repeats=5").require_search().confirm.seeds == 5
 
 
 @pytest.mark.parametrize(
