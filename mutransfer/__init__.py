@@ -6,7 +6,7 @@ the command line answers at once.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'mutransfer' has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+    return pkgutil.resolve_name(f"{home}:{name}")
 
 
 def __dir__() -> list[str]:

@@ -43,8 +43,9 @@ def run(
 
         sweep = _sweep(run_name, runs)
         overrides = Overrides(width, depth, batch_size, seq_len, steps)
-        check = require_no_failure(load_config(sweep.config), sweep.root, force=force)
-        target = make_target(sweep, overrides, trial=_which(trial), check=check)
+        proxy = load_config(sweep.config)
+        check = require_no_failure(proxy, sweep.root, force=force)
+        target = make_target(sweep, overrides, trial=_which(trial), check=check, proxy=proxy)
         target.write()
         answer = _as_data(sweep, target)
         if not as_json:

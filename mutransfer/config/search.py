@@ -240,20 +240,6 @@ class SearchSection(Section):
     """`{compute setting: values}`, such as `model.width: [64, 128]`: every point of the grid `space` is trained at
     every combination of them. Written by `mutransfer transfer-check`; such a sweep has no winner."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _repeats_are_a_confirmation(cls, given: Any) -> Any:
-        """`repeats: N` of earlier configs, in the folders of runs too: the best trial again with N further seeds."""
-        if not isinstance(given, dict) or "repeats" not in given:
-            return given
-        if "confirm" in given:
-            raise FieldProblem(("repeats",), "is the earlier name of confirm; give confirm only")
-        rest = {name: value for name, value in given.items() if name != "repeats"}
-        repeats = given["repeats"]
-        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 0:
-            raise FieldProblem(("repeats",), f"must be a whole number >= 0, but got {repeats!r}")
-        return {**rest, "confirm": {"top": 1, "seeds": repeats} if repeats else {"top": 0}}
-
     @model_validator(mode="after")
     def _across_fits(self) -> Self:
         if self.across is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, cast
 
 from mutransfer.data.dataset import Dataset
@@ -19,10 +19,9 @@ def load_data(section: DataSection) -> Dataset:
     Raises:
         DataError: missing, unreadable, too small, or not what the section says.
     """
-    home, _, name = section.implementation.partition(":")
-    data = cast(Dataset, getattr(importlib.import_module(home), name)(section))
+    data = cast(Dataset, pkgutil.resolve_name(section.implementation)(section))
     share = section.masked_share
     if share is None:
         return data
-    masked = importlib.import_module("mutransfer.data.masked")
-    return cast(Dataset, masked.MaskedDataset(data, share=share, mask_id=cast("MaskedSpec", section.spec).mask_id))
+    masked = pkgutil.resolve_name("mutransfer.data.masked:MaskedDataset")
+    return cast(Dataset, masked(data, share=share, mask_id=cast("MaskedSpec", section.spec).mask_id))

@@ -11,13 +11,13 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 from filelock import FileLock
 from numpy.typing import NDArray
 
@@ -35,15 +35,7 @@ _warned: set[str] = set()
 def cache_folder() -> Path:
     """`$MUTRANSFER_CACHE`, or `mutransfer` in the platform's folder for caches."""
     named = os.environ.get("MUTRANSFER_CACHE")
-    if named:
-        return Path(named).expanduser()
-    if sys.platform == "darwin":
-        home = Path("~/Library/Caches")
-    elif sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local")
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return home.expanduser() / "mutransfer"
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("mutransfer", appauthor=False)
 
 
 def cache_key(*parts: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 def build_model(section: ModelSection, spec: DataSpec) -> nn.Module:
     """The plain module of a `model:` section for data of shape `spec`, on torch's current default device."""
-    home, _, name = section.implementation.partition(":")
-    return cast(nn.Module, getattr(importlib.import_module(home), name)(section, spec))
+    return cast(nn.Module, pkgutil.resolve_name(section.implementation)(section, spec))
 
 
 def plan_of(config: RunConfig) -> Plan:

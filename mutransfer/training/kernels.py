@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.training.attention import folded_attention
-from mutransfer.training.linear import linear, onednn_is_faster, packed_linear
+from mutransfer.training.linear import packed_linear
 
 
 def kernels(device: torch.device, *, packed: bool = False) -> AbstractContextManager[Any]:
@@ -28,8 +28,6 @@ def kernels(device: torch.device, *, packed: bool = False) -> AbstractContextMan
         return _Instead(
             {F.linear: packed_linear, F.scaled_dot_product_attention: folded_attention, F.group_norm: group_norm}
         )
-    if device.type == "cpu" and onednn_is_faster():
-        return _Instead({F.linear: linear})
     return nullcontext()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -44,8 +44,7 @@ def measures_of(config: RunConfig) -> dict[str, Measure]:
     known, asked = config.model.metrics, config.evaluation.metrics
     found = {}
     for name in known if asked is None else asked:
-        home, _, function = known[name].partition(":")
-        measure = cast(Measure, getattr(importlib.import_module(home), function))
+        measure = cast(Measure, pkgutil.resolve_name(known[name]))
         measure.require()
         found[name] = measure
     return found

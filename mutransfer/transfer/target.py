@@ -83,20 +83,26 @@ class Target:
 
 
 def make_target(
-    sweep: SweepFolder, overrides: Overrides, *, trial: WhichTrial = "best", check: str | None = None
+    sweep: SweepFolder,
+    overrides: Overrides,
+    *,
+    trial: WhichTrial = "best",
+    check: str | None = None,
+    proxy: RunConfig | None = None,
 ) -> Target:
     """Plan the target of a sweep, without allocating its weights.
 
     Args:
         trial: `best`, `median`, or the number of a completed trial.
         check: for the provenance, instead of what the sweep's own check said.
+        proxy: the sweep's config, for callers that have loaded it.
 
     Raises:
         UsageError: the width is below the base width, an override fits not the model or the data, there is no
             such trial, or the sweep's files are damaged.
         NothingUsable: no trial of the sweep completed.
     """
-    proxy = load_config(sweep.config)
+    proxy = proxy or load_config(sweep.config)
     if proxy.require_search().across:
         raise UsageError(f"{sweep.root}: holds the points of a check across compute settings, which have no winner")
     study = Study(sweep.study, None)

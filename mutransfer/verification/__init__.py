@@ -5,7 +5,7 @@ The public names are loaded on first use; docs/verification.md has an example fo
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'mutransfer.verification' has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+    return pkgutil.resolve_name(f"{home}:{name}")
 
 
 def __dir__() -> list[str]:

@@ -193,8 +193,6 @@ def test_a_field_of_a_search_file_can_be_overridden(named: Callable[..., Path]) 
         ("confirm: {top: -1}", "search.confirm.top: must be >= 0, but got -1"),
         ("confirm: {seeds: 0}", "search.confirm.seeds: must be > 0, but got 0"),
         ("confirm: {sedes: 1}", "search.confirm.sedes: unknown key; did you mean seeds?"),
-        ("repeats: -1", "search.repeats: must be a whole number >= 0, but got -1"),
-        ("confirm: {top: 1}\n  repeats: 1", "search.repeats: is the earlier name of confirm; give confirm only"),
     ],
 )
 def test_an_impossible_confirmation_is_refused_with_line_and_field(refuse: Refuse, line: str, problem: str) -> None:
@@ -202,15 +200,12 @@ def test_an_impossible_confirmation_is_refused_with_line_and_field(refuse: Refus
     assert refuse(edited(GPT, "trials: 4", line)) == f"{FILE}:{last}: {problem}"
 
 
-def test_repeats_is_the_earlier_name_of_a_confirmation_of_the_best_trial(load: Load) -> None:
+def test_the_best_trial_is_confirmed_with_two_seeds_by_default(load: Load) -> None:
     def confirm(line: str) -> tuple[int, int]:
         found = load(edited(GPT, "trials: 4", line)).require_search().confirm
         return found.top, found.seeds
 
-    assert confirm("repeats: 3") == (1, 3)
-    assert confirm("repeats: 0")[0] == 0
     assert confirm("trials: 4") == (1, 2)
-    assert load(GPT, "search.repeats=5").require_search().confirm.seeds == 5
 
 
 @pytest.mark.parametrize(
