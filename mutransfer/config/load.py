@@ -54,7 +54,7 @@ def _assembled(path: Path, overrides: Sequence[str]) -> ConfigSource:
 
 
 def _blame_overrides(found: ValidationError, source: ConfigSource, path: Path, overrides: Sequence[str]) -> None:
-    """Let the first override that made a sound config impossible stand for what it made wrong in other fields."""
+    """Name the first override that made a valid config invalid in the errors of the other fields."""
     wrong: set[FieldPath] = set()
     for count in range(len(overrides) + 1):
         try:
@@ -124,7 +124,7 @@ _SEARCH_KEYS = tuple(SearchSection.model_fields)
 
 
 def first_problem(error: ValidationError) -> str:
-    """`field: what is wrong with it`, for a config that was not read from a file."""
+    """The first error as `field: message`, for a config that was not read from a file."""
     detail = error.errors()[0]
     field = ".".join(map(str, _path(detail)))
     return f"{field}: {message_of(detail)}" if field else message_of(detail)
@@ -175,7 +175,7 @@ def _unknown_key(path: FieldPath, source: ConfigSource) -> str:
     key, valid = str(path[-1]), _section_keys(path, source)
     sections = [name for name in RunConfig.model_fields if name != "provenance"]
     elsewhere = [f"{name}.{key}" for name in sections if key in _section_keys((name, key), source)]
-    if path[0] == "search":  # what is to be swept stands one deeper
+    if path[0] == "search":  # swept hparams are one level deeper
         elsewhere = [one.replace("hparams.", "search.space.") for one in elsewhere]
     near = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else _nearest(key, valid)
     return f"{'.'.join(map(str, path))}: unknown key" + (near or f"; the keys here are {', '.join(valid)}")

@@ -41,11 +41,11 @@ class TrainingSection(Section):
     eval_every: NonNegativeInt = 0
     """Steps between validations; 0 validates at the end only."""
     log_every: PositiveInt = 10
-    """Steps between two writes of the losses (at most five a second); divergence is looked for at least as often."""
+    """Steps between two writes of the losses (at most five per second). Divergence is checked at least as often."""
     checkpoint_every: PositiveInt = 100
     """Steps between two checkpoints of `mutransfer train`; trials of a sweep write none."""
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0
-    """A run whose smoothed loss exceeds so many times its first one has diverged and is stopped."""
+    """A run has diverged, and is stopped, when its smoothed loss exceeds its first loss times this factor."""
 
 
 class Provenance(Section):
@@ -162,7 +162,9 @@ class RunConfig(Section):
         for name in self.evaluation.metrics or ():
             if name not in known:
                 has = f"it has {', '.join(known)}" if known else "it has none"
-                raise FieldProblem(("evaluation", "metrics"), f"{name} is no metric of kind {self.model.kind}; {has}")
+                raise FieldProblem(
+                    ("evaluation", "metrics"), f"{name} is not a metric of kind {self.model.kind}; {has}"
+                )
         if not known and self.evaluation != EvaluationSection():
             raise FieldProblem(("evaluation",), f"has no effect: model kind {self.model.kind} has no metrics")
 
@@ -182,7 +184,7 @@ class RunConfig(Section):
         if name not in Hparams.model_fields:
             near = difflib.get_close_matches(name, Hparams.model_fields, n=1)
             known = f"did you mean {near[0]}?" if near else f"the hparams are {', '.join(Hparams.model_fields)}"
-            raise FieldProblem(path, f"is no hparam; {known}")
+            raise FieldProblem(path, f"is not an hparam; {known}")
         if name in UNSWEEPABLE:
             raise FieldProblem(path, f"cannot be swept: {UNSWEEPABLE[name]}")
         swept = search.space.get("schedule")
@@ -320,7 +322,7 @@ class RunConfig(Section):
         return RunConfig.model_validate(data)
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data, what was left out without a default left out; loading it gives this config again."""
+        """Plain data without empty fields; loading it gives this config again."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def hash(self) -> str:

@@ -110,7 +110,7 @@ class Plan:
     relative: tuple[str, ...]
     """Modules of relative positions, whose bias `relative_scale` multiplies."""
     options: Options
-    """Optional rules that are on; `Scaling` has what they come to."""
+    """Optional rules that are on; `Scaling` includes them."""
     warnings: tuple[str, ...] = ()
     """Shapes that may be a mistake, for instance a dimension that equals the base width and does not grow."""
 
@@ -149,7 +149,7 @@ def entrances(parameters: Mapping[str, ParameterShape | Scaling]) -> set[str]:
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """Modules with a meaning, by name: what `ModelFacts` comes to in one model."""
+    """Names of the modules that `ModelFacts` describes in one model."""
 
     readouts: Collection[str] = ()
     positions: Collection[str] = ()

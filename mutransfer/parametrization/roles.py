@@ -304,7 +304,7 @@ def _role_without_layout(name: str, shape: tuple[int, ...], grows: list[bool]) -
     if growing == 2 and len(shape) == 2:
         return "hidden"
     raise PlanError(
-        f"{name} of shape {shape} is no weight of a known layer, so its role cannot be told from its shape: "
+        f"{name} of shape {shape} is not a weight of a known layer, so its shape does not tell its role: "
         f"give roles={{{name!r}: 'input'}} (or hidden, output, vector, scalar)"
     )
 

@@ -2,8 +2,8 @@
 
 The one place where a rule stands. Source: Yang, Hu et al. 2022, "Tensor Programs V" (arXiv 2203.03466), "TP-V",
 Appendix B, Table 8 (the equivalent form that allows tied embeddings). ε follows the size of the gradient's entries,
-so that Adam's update stays what it is at base width: 1/m_out where the loss reaches the weight through a layer that
-grows, 1/m_in for a readout, whose input carries the factor.
+so that Adam's update is the same as at base width: 1/m_out where the gradient passes a layer that grows, 1/m_in for a
+readout, whose input carries the factor.
 
 Every multiplier is a product of powers of
 
@@ -159,7 +159,7 @@ class DepthScaling:
 
 @dataclass(frozen=True)
 class Multipliers:
-    """The numbers of one parameter: what its values at base width are multiplied by."""
+    """The multipliers of one parameter on its values at base width."""
 
     init_std: float
     forward: float
@@ -185,12 +185,12 @@ def multipliers(
         m_in: fan-in over base fan-in (1 for roles without a growing fan-in).
         m_out: fan-out over base fan-out.
         optimizer: `adam` for Adam and AdamW, `sgd` for SGD with or without momentum, `muon`.
-        rule: `rule_of(parametrization, role)`; µP's when left out.
+        rule: `rule_of(parametrization, role)`; default: µP's.
         lookup_exponent: for lookup tables (embeddings): their Adam lr is further multiplied by m_out to this power.
         depth: for parameters of a residual block: the depth rule, if one is on.
         lr_factor: multiplies the lr, for the rules of batch size and horizon.
 
-    PyTorch multiplies λ by the parameter's own lr. So that lr × λ stays what it is at base size, the multiplier of
+    PyTorch multiplies λ by the parameter's own lr. So that lr × λ is the same as at base size, the multiplier of
     weight decay is the reciprocal of the lr's, for every role, optimizer and rule.
     """
     rule = rule if rule is not None else MUP[role]
@@ -235,11 +235,11 @@ def attention_scale(
 
 @dataclass(frozen=True)
 class Options:
-    """The rules that may be chosen; as they stand here, nothing but the parametrization's own table applies."""
+    """The optional rules; by default only the parametrization's own table applies."""
 
     weight_decay: Literal["fixed_product", "independent"] = "fixed_product"
-    """`fixed_product`: lr × λ stays what it is at base width. `independent`: a step decays by λ × the schedule's
-    factor, whatever the lr (Wortsman et al. 2023, arXiv 2309.14322, §3.2.2)."""
+    """`fixed_product`: lr × λ is the same as at base size. `independent`: a step decays by λ × the schedule's factor,
+    whatever the lr is (Wortsman et al. 2023, arXiv 2309.14322, §3.2.2)."""
     lookup_exponent: float = 0.0
     """Power of m_out by which the Adam lr of lookup tables grows."""
     init: float = 1.0
@@ -248,9 +248,9 @@ class Options:
     """Exponent of the lr scaling, for `interpolated`."""
     depth: DepthScaling | None = None
     lr_factor: float = 1.0
-    """Multiplies every lr: what the rules for batch size and horizon come to."""
+    """Multiplies every lr: the product of the rules for batch size and horizon."""
     notes: tuple[str, ...] = ()
-    """What is on, in words: no optional rule acts unseen."""
+    """The rules that are on, in words, so that none acts unseen."""
 
 
 def batch_lr(kappa: float, optimizer: OptimizerFamily, exponent: float | None = None) -> float:
