@@ -12,9 +12,10 @@ from torch import Tensor, nn, optim
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
+from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.roles import ModelFactory
-from mutransfer.parametrization.rules import FAMILIES
+from mutransfer.parametrization.rules import gradient_sized
 from mutransfer.verification.coordinates import Measurements, OnProgress, measure
 from mutransfer.verification.hints import hint_for
 from mutransfer.verification.subject import FACTORS, ConfigSubject, ModuleBatch, ModuleSubject, Subject
@@ -25,9 +26,6 @@ STEPS = 8
 LEAST_STEPS = 6
 """Behind a readout and queries that start at zero, keys begin to move in the third step; the last half is judged."""
 SEEDS = 3
-MOST_LR = {"adam": 1e-3, "sgd": 0.1, "muon": 0.02}
-"""A config's lr is taken up to this. At the peak of a tuned lr, without its warmup, the first steps overshoot: changes
-are then several times what they start from, differ between seeds by as much, and say little of the limit."""
 CheckOutcome = Literal["passed", "failed", "no power"]
 
 
@@ -138,7 +136,7 @@ def coordinate_check(
         base_width: width at which µP is the standard parametrization, and the smallest width by default.
         widths: sizes to build; base width × 1, 2, 4, 8, 16 when left out.
         axis: what a size is, `width` or `depth`. Over depth the first and last of each list of blocks are compared.
-        lr, optimizer, weight_decay: at base width; `adamw`, `adam` or `sgd`.
+        lr, optimizer, weight_decay: at base width; the name of a registered optimizer.
         parametrization: `mup` or `sp`.
         plan_options: further arguments of `plan_for`: roles, init_std, zero_readout, finite_sizes.
         prepare: your own µP: `prepare(model, size)` draws the initial weights. Goes with `make_optimizer`.
@@ -154,7 +152,7 @@ def coordinate_check(
 
     Raises:
         PlanError: the model cannot be planned.
-        UsageError: arguments that contradict each other.
+        UsageError: there is no such optimizer; arguments that contradict each other.
         Interrupted: `should_stop` said so.
     """
     subject = ModuleSubject(
@@ -175,7 +173,7 @@ def coordinate_check(
     return run_check(
         subject,
         lr=lr,
-        adam=FAMILIES[optimizer] != "sgd",
+        adam=not gradient_sized(OPTIMIZERS.load(optimizer).family),
         seeds=seeds,
         steps=steps,
         threshold=threshold,
@@ -204,7 +202,7 @@ def check_config(
 ) -> CoordinateCheck:
     """Check a config's model on its data, with its hparams at a constant lr without warmup.
 
-    The lr is the config's, but at most `MOST_LR`.
+    The lr is the config's, but at most the optimizer's `most_lr`.
 
     Args:
         sizes: base width × 1, 2, 4, 8, 16 when left out; over depth 2, 4, 8, 16, 32.
@@ -219,14 +217,14 @@ def check_config(
         DataError: the data cannot be used.
         Interrupted: `should_stop` said so.
     """
-    family = FAMILIES[config.hparams.optimizer]
-    lr = min(config.hparams.lr, MOST_LR[family]) if lr is None else lr
+    record = config.hparams.record
+    lr = min(config.hparams.lr, record.most_lr) if lr is None else lr
     if not 0 < lr < math.inf:
         raise UsageError(f"lr must be a positive number, but got {lr:g}")
     return run_check(
         ConfigSubject(config.with_hparams({"lr": lr}), sizes=sizes, axis=axis, device=device),
         lr=lr,
-        adam=family != "sgd",
+        adam=not gradient_sized(record.family),
         seeds=seeds,
         steps=steps,
         threshold=threshold,

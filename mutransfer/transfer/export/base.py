@@ -96,7 +96,7 @@ def in_effect(config: RunConfig, plan: Plan) -> dict[str, InEffect]:
             lr=own.lr,
             weight_decay=own.weight_decay,
             eps=own.eps,
-            optimizer=config.hparams.optimizer,
+            optimizer=config.hparams.record.name,
         )
     return found
 

@@ -58,7 +58,7 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
     flags = flags_of(config, section, plan)
     differences = compare(
         in_effect(config, plan),
-        theirs(flags, section, config.hparams.optimizer),
+        theirs(flags, section, config.hparams.record.name),
         (attention_scale(config, plan), attention_of(flags)),
     )
     notes = _notes(config, section, plan, flags, differences)
