@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "mutransfer"
 # A room may import from rooms before it, and from itself.
 ORDER = [
     "errors", "registry", "signals", "files", "hub", "optimizers", "config", "parametrization", "models", "data",
-    "training", "executors", "sweep", "transfer", "verification", "report", "cli",
+    "training", "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
 ]  # fmt: skip
 APART = {("models", "data"), ("data", "models"), ("executors", "training"), ("training", "executors")}
 TORCH_FREE = [

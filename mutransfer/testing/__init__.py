@@ -1,0 +1,1 @@
+"""Contract suites for what other packages plug in; they need pytest."""
