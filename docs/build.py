@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,13 +23,15 @@ from mutransfer.cli import app
 from mutransfer.config.base import Section
 from mutransfer.config.data import DataSection, TokenizerSection
 from mutransfer.config.evaluation import EvaluationSection
-from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
+from mutransfer.config.hparams import SCHEDULE_FIELDS, Hparams
 from mutransfer.config.models import ModelSection
 from mutransfer.config.models.command import LossFrom
+from mutransfer.config.optimizer import OptimizerSection
 from mutransfer.config.pruner import PrunerSection
 from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Interpolation, RulesSection
 from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
 from mutransfer.config.search import Confirm, Distribution, Powers, SearchSection, Stage
+from mutransfer.optimizers import BUILT_IN, OPTIMIZERS
 from mutransfer.parametrization.rules import MUP, NTK, ROLES, SP, Power, Rule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,6 +112,7 @@ def config_reference() -> str:
         "Then the sections below: `model`, `data`, `training`, `hparams`, `evaluation` and `rules` where wanted, and "
         "where there is something to sweep `search` (inline, or the path of a YAML file with that section).",
     ]
+    optimizers = {name: OPTIMIZERS.load(name).hparams for name in BUILT_IN}
     for name, union in (("model", ModelSection), ("data", DataSection)):
         for member in get_args(get_args(union)[0]):
             kind = get_args(member.model_fields["kind"].annotation)[0]
@@ -124,8 +128,9 @@ def config_reference() -> str:
         section("rules.batch_size", BatchSizeRule),
         section("rules.horizon", HorizonRule),
         section("rules.interpolation", Interpolation),
-        section("hparams: what transfers", Hparams, dependent={**_dependent(OPTIMIZER_FIELDS, "optimizer"),
+        section("hparams: what transfers", Hparams, dependent={**_dependent(optimizers, "optimizer"),
                                                                **_dependent(SCHEDULE_FIELDS, "schedule")}),
+        section("hparams.optimizer, as a section", OptimizerSection),
         section("search", SearchSection),
         section("search.pruner", PrunerSection),
         section("search.space: a distribution per hparam", Distribution),
@@ -137,7 +142,7 @@ def config_reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _dependent(fields: dict[str, dict[str, Any]], chooser: str) -> dict[str, str]:
+def _dependent(fields: Mapping[str, Mapping[str, Any]], chooser: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for choice, group in fields.items():
         for name in group:

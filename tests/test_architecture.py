@@ -21,15 +21,16 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "mutransfer"
 # A room may import from rooms before it, and from itself.
 ORDER = [
-    "errors", "registry", "signals", "files", "hub", "config", "parametrization", "models", "data", "training",
-    "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
+    "errors", "registry", "signals", "files", "hub", "optimizers", "config", "parametrization", "models", "data",
+    "training", "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
 ]  # fmt: skip
 APART = {("models", "data"), ("data", "models"), ("executors", "training"), ("training", "executors")}
 TORCH_FREE = [
     "mutransfer", "mutransfer.cli", "mutransfer.config.load", "mutransfer.config.schema", "mutransfer.data",
-    "mutransfer.executors.local", "mutransfer.parametrization.rules", "mutransfer.parametrization.plan",
-    "mutransfer.sweep.space", "mutransfer.sweep.trial", "mutransfer.training.run",
-    "mutransfer.training.trainers.command", "mutransfer.training.trainers.in_process",
+    "mutransfer.executors.local", "mutransfer.optimizers", "mutransfer.optimizers.lion",
+    "mutransfer.parametrization.rules", "mutransfer.parametrization.plan", "mutransfer.sweep.space",
+    "mutransfer.sweep.trial", "mutransfer.training.run", "mutransfer.training.trainers.command",
+    "mutransfer.training.trainers.in_process",
 ]  # fmt: skip
 
 

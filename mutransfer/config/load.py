@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.data import DataSection
+from mutransfer.config.hparams import OPTIMIZER_TAGS
 from mutransfer.config.messages import message_of
 from mutransfer.config.models import ModelSection
 from mutransfer.config.schema import RunConfig
@@ -164,10 +165,12 @@ _TAGS = {
 
 
 def _without_tags(loc: Iterable[int | str]) -> FieldPath:
-    """Pydantic's location without the kinds that it puts after `model` and `data`."""
+    """Pydantic's location without the kinds that it puts after `model`, `data` and `optimizer`."""
     path = tuple(loc)
     if len(path) > 1 and path[0] in _TAGS and path[1] in _TAGS[str(path[0])]:
         return (path[0], *path[2:])
+    if "optimizer" in path[:2]:
+        return tuple(part for part in path if part not in OPTIMIZER_TAGS)
     return path
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from mutransfer.config.base import FieldProblem, Section, Seed
 from mutransfer.config.data import DataSection
 from mutransfer.config.evaluation import EvaluationSection
-from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, UNSWEEPABLE, Hparams
+from mutransfer.config.hparams import UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
 from mutransfer.config.models import ModelSection, section_class
 from mutransfer.config.rules import RulesSection
@@ -149,10 +149,10 @@ class RunConfig(Section):
                 ("model", "tied_embeddings"),
                 "is impossible with parametrization interpolated: a tied readout's multiplier cannot become its init",
             )
-        if self.rules.embedding_lr_exponent and (self.hparams.optimizer == "sgd" or self.model.consumes == "classes"):
+        if self.rules.embedding_lr_exponent and (not self.hparams.record.of_tables or self.model.consumes == "classes"):
             raise FieldProblem(
                 ("rules", "embedding_lr_exponent"),
-                "has no effect: it is for lookup tables under Adam (adamw, adam, muon)",
+                "has no effect: it is for lookup tables under a rule of Adam (adamw, adam, lion, muon)",
             )
         if self.rules.depth is not None and not self.model.residual:
             raise FieldProblem(("rules", "depth"), f"needs a residual model, which kind {self.model.kind} is not")
@@ -172,7 +172,7 @@ class RunConfig(Section):
         for name, why in self.model.dead_training().items():
             if getattr(self.training, name) != TrainingSection.model_fields[name].default:
                 raise FieldProblem(("training", name), f"has no effect: {why}")
-        filled = {**OPTIMIZER_FIELDS[self.hparams.optimizer], **SCHEDULE_FIELDS[self.hparams.schedule]}
+        filled = self.hparams.live
         for name, why in self.model.dead_hparams().items():
             if getattr(self.hparams, name) not in (Hparams.model_fields[name].default, filled.get(name)):
                 raise FieldProblem(("hparams", name), f"has no effect: {why}")

@@ -9,7 +9,7 @@ from mutransfer.parametrization.rules import DepthScaling, Options
 
 def options_of(config: RunConfig) -> Options:
     """The optional rules of a config at its own depth, batch size and number of steps."""
-    chosen, optimizer = config.rules, rules.FAMILIES[config.hparams.optimizer]
+    chosen, optimizer = config.rules, config.hparams.record.family
     depth, factor, notes = None, 1.0, []
 
     def kept(factor: float) -> str:

@@ -18,14 +18,13 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from mutransfer.optimizers.base import OptimizerFamily
+
 Role = Literal["input", "hidden", "output", "vector", "scalar"]
 Parametrization = Literal["mup", "sp", "ntk", "interpolated"]
-OptimizerFamily = Literal["adam", "sgd", "muon"]
 Table = dict[Role, "Rule"]
 
 ROLES: tuple[Role, ...] = ("input", "hidden", "output", "vector", "scalar")
-# Which family's rule a parameter follows: Muon takes hidden matrices, AdamW everything else.
-FAMILIES: dict[str, OptimizerFamily] = {"adamw": "adam", "adam": "adam", "sgd": "sgd", "muon": "muon"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,9 @@ class Rule:
     adam_eps: Power = Power()
 
 
+# Lion's update is a sign: as of Adam, its entries have one size, whatever the gradient's, and it correlates with the
+# incoming activations as Adam's does (TP-V Appendix B.3; TP-IVb, arXiv 2308.01814, §2 has both as entrywise updates).
+# Its column is therefore Adam's, without the rule for an ε, which it does not have.
 # Muon's update has singular values of one size, whatever the gradient's; a layer's output moves by Θ(1) when they are
 # √(fan_out/fan_in) (Yang, Simon, Bernstein 2023, arXiv 2310.17813, Condition 1).
 MUP: Table = {
@@ -184,7 +186,7 @@ def multipliers(
     Args:
         m_in: fan-in over base fan-in (1 for roles without a growing fan-in).
         m_out: fan-out over base fan-out.
-        optimizer: `adam` for Adam and AdamW, `sgd` for SGD with or without momentum, `muon`.
+        optimizer: `adam` for Adam, AdamW and Lion, `sgd` for SGD with or without momentum, `muon`.
         rule: `rule_of(parametrization, role)`; default: µP's.
         lookup_exponent: for lookup tables (embeddings): their Adam lr is further multiplied by m_out to this power.
         depth: for parameters of a residual block: the depth rule, if one is on.
@@ -211,11 +213,18 @@ def multipliers(
     )
 
 
-def muon_shape(rows: int, columns: int, m_in: float, m_out: float) -> float:
+def gradient_sized(family: OptimizerFamily) -> bool:
+    """Whether the size of an update is proportional to the gradient's."""
+    return family == "sgd"
+
+
+def torch_shape(family: OptimizerFamily, shape: tuple[int, ...], m_in: float, m_out: float) -> float:
     """What takes out the change with width of the factor √max(1, rows/columns) by which torch.optim.Muon multiplies the
     lr: the rule for width is `muon_lr`, and torch's factor would come on top of it where rows and columns grow
-    unequally. 1 at base width."""
-    ratio = rows / columns
+    unequally. 1 at base width, and of every other family."""
+    if family != "muon":
+        return 1.0
+    ratio = shape[0] / shape[1]
     return math.sqrt(max(1.0, ratio * m_in / m_out)) / math.sqrt(max(1.0, ratio))
 
 

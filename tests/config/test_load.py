@@ -133,7 +133,7 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are(refuse
         (
             "lr: 0.01",
             "optimizer: adamax",
-            "5: hparams.optimizer: must be 'adamw', 'adam', 'sgd' or 'muon', but got 'adamax'",
+            "5: hparams.optimizer: adamax: there is no such optimizer; did you mean adam?",
         ),
         ("kind: gpt", "kind: gtp", f"2: model.kind: 'gtp' is not one of {', '.join(KINDS)}; did you mean gpt?"),
         ("kind: gpt, ", "", "2: model: needs a 'kind'"),
