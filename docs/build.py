@@ -21,10 +21,11 @@ import typer.main
 from mutransfer import errors
 from mutransfer.cli import app
 from mutransfer.config.base import Section
-from mutransfer.config.data import DataSection, TokenizerSection
+from mutransfer.config.data import DATA_SOURCES, TokenizerSection
 from mutransfer.config.evaluation import EvaluationSection
+from mutransfer.config.executors import EXECUTORS
 from mutransfer.config.hparams import SCHEDULE_FIELDS, Hparams
-from mutransfer.config.models import ModelSection
+from mutransfer.config.models import MODELS
 from mutransfer.config.models.command import LossFrom
 from mutransfer.config.optimizer import OptimizerSection
 from mutransfer.config.pruner import PrunerSection
@@ -113,9 +114,9 @@ def config_reference() -> str:
         "where there is something to sweep `search` (inline, or the path of a YAML file with that section).",
     ]
     optimizers = {name: OPTIMIZERS.load(name).hparams for name in BUILT_IN}
-    for name, union in (("model", ModelSection), ("data", DataSection)):
-        for member in get_args(get_args(union)[0]):
-            kind = get_args(member.model_fields["kind"].annotation)[0]
+    for name, registry in (("model", MODELS), ("data", DATA_SOURCES), ("executor", EXECUTORS)):
+        for kind in registry.built_in:
+            member = registry.load(kind)
             title = f"{name}, kind `{kind}`: {sentence(inspect.getdoc(member) or '')}"
             parts.append(section(title, member, skip={"kind"}))
     parts += [

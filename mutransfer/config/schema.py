@@ -12,12 +12,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from mutransfer.config.base import FieldProblem, Section, Seed
 from mutransfer.config.data import DataSection
 from mutransfer.config.evaluation import EvaluationSection
+from mutransfer.config.executors import ExecutorSection, LocalSection
 from mutransfer.config.hparams import UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
-from mutransfer.config.models import ModelSection, section_class
+from mutransfer.config.models import MODELS, ModelSection
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
 from mutransfer.config.trainer import TrainerFacts
+from mutransfer.config.union import class_of
 from mutransfer.errors import ConfigError
 
 _LONGEST_SWEPT_NAME = 100
@@ -95,6 +97,8 @@ class RunConfig(Section):
     """What transfers."""
     search: SearchSection | None = None
     """What is swept; inline, or the path of a YAML file that holds this section."""
+    executor: ExecutorSection = LocalSection()
+    """Where the trials of a sweep run; it changes no result."""
     provenance: Provenance | None = None
     """Where the hparams come from, in configs that `mutransfer transfer` wrote."""
 
@@ -103,7 +107,7 @@ class RunConfig(Section):
     def _default_data(cls, given: Any) -> Any:
         if not isinstance(given, dict) or "data" in given:
             return given
-        section = section_class(given.get("model"))
+        section = class_of(MODELS, given.get("model"))
         kind = None if section is None else section.default_data
         return given if kind is None else {**given, "data": {"kind": kind}}
 
@@ -323,9 +327,11 @@ class RunConfig(Section):
 
     def resolved(self) -> dict[str, Any]:
         """Plain data without empty fields; loading it gives this config again."""
-        return self.model_dump(mode="json", exclude_none=True)
+        plain = self.model_dump(mode="json", exclude_none=True)
+        return plain if self.executor != LocalSection() else {k: v for k, v in plain.items() if k != "executor"}
 
     def hash(self) -> str:
-        """12 hex digits that change with any field but the name and the provenance."""
-        plain = {key: value for key, value in self.resolved().items() if key not in ("name", "provenance")}
+        """12 hex digits that change with any field but the name, the provenance and the executor."""
+        apart = ("name", "provenance", "executor")
+        plain = {key: value for key, value in self.resolved().items() if key not in apart}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

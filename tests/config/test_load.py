@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from mutransfer.config.load import load_config
-from mutransfer.config.models import ModelSection
+from mutransfer.config.models import MODELS
 from mutransfer.errors import ConfigError
 from tests.config.conftest import FILE, GPT, MLP, Load, Refuse, edited
 
-KINDS = [get_args(one.model_fields["kind"].annotation)[0] for one in get_args(get_args(ModelSection)[0])]
+KINDS = list(MODELS.built_in)
 
 
 @pytest.mark.parametrize(

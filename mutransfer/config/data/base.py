@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -96,6 +96,9 @@ tokenizer come after them."""
 
 class AnyDataSection(Section):
     """What the rest of the code asks of a `data:` section."""
+
+    if TYPE_CHECKING:
+        kind: str
 
     implementation: ClassVar[str]
     """Where the loader is: `package.module:function`, called as `function(section)`."""

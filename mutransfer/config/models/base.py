@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
@@ -55,6 +55,9 @@ class AnyRun(Protocol):
 
 class BaseModelSection(Section):
     """Fields that every model has."""
+
+    if TYPE_CHECKING:
+        kind: str
 
     implementation: ClassVar[str]
     """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
