@@ -124,7 +124,7 @@ class _Window(InMemoryStorage):
         return [trial for trial in seen if states is None or trial.state in states]
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if self.judged is not None and self.judged._trial_id == trial_id:
+        if self.judged is not None and self.judged.number == trial_id:
             self.judged.system_attrs[key] = value
 
 

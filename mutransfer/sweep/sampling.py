@@ -70,7 +70,10 @@ class TPESampler:
         # Its random state is not saved: the same seed again would draw the first trials again.
         seed = (search.seed + len(trials)) % SEEDS
         self._distributions = dict(distributions)
-        self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True))
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(
+            storage=self._storage, sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        )
         for params, outcome, value, looks in trials:
             self._study.add_trial(
                 optuna.trial.create_trial(
@@ -91,14 +94,16 @@ class TPESampler:
     def complete(self, number: int, params: Mapping[str, Any]) -> dict[str, Any]:  # noqa: D102
         if params.keys() >= self._distributions.keys():
             return dict(params)
-        trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        return self._suggest(optuna.trial.Trial(self._study, trial_id))
+        return self._suggest(optuna.trial.Trial(self._study, self._id(number)))
 
     def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:  # noqa: D102
-        trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
         for step, loss in looks.items():
-            self._study._storage.set_trial_intermediate_value(trial_id, step, loss)
+            self._storage.set_trial_intermediate_value(self._id(number), step, loss)
         self._study.tell(number, value, state=STATES[outcome])
+
+    def _id(self, number: int) -> int:
+        study = self._storage.get_study_id_from_name(self._study.study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
 
     def _suggest(self, trial: optuna.trial.Trial) -> dict[str, Any]:
         """Draw every hparam that the trial does not have yet."""

@@ -59,6 +59,9 @@ class Study:
         self._lease: Lease | None = None
         self._writer: _Writer | None = None
         try:
+            unknown = self._read(tables.unknown_revision)
+            if unknown is not None:
+                raise UsageError(f"{self._place}: the study cannot be used: {unknown}")
             found = self._read(lambda connection: tables.study_id(connection, self._place.study))
             if found is None:
                 raise self._database.damaged("it holds no study of mutransfer")
@@ -302,6 +305,10 @@ def _create(place: Place, attributes: dict[str, Any]) -> None:
     storage = optuna_storage(place)
     try:
         study = optuna.create_study(study_name=place.study, storage=storage, direction="minimize")
+        with storage.engine.connect() as connection:
+            unknown = tables.unknown_revision(connection)
+        if unknown is not None:
+            raise UsageError(f"{place}: no study can be made: {unknown}")
         for key, value in attributes.items():
             study.set_user_attr(key, value)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:

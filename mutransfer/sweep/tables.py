@@ -1,8 +1,12 @@
 """Optuna's own tables, written and read for many trials at once.
 
 Optuna's API needs about a dozen statements per trial and a transaction for most of them; these functions need about
-five per batch, whatever the number of trials. What is written is what Optuna itself would write (a test compares the
-two), so dashboards and `optuna.load_study` see the study as ever. Opening a study checks Optuna's schema version.
+five per batch, whatever the number of trials. They write what Optuna itself would write (a test compares the two), so
+dashboards and `optuna.load_study` read the study.
+
+A study is used only if its tables have a revision that these functions were written for. There is no slower path
+through the API: it cannot add results of a later stage to a trial that has ended, end many trials in one transaction,
+or compare and set the attribute that says who coordinates a shared study.
 """
 
 from __future__ import annotations
@@ -46,6 +50,9 @@ _LOOKS = table(
     "trial_intermediate_values", column("trial_id", Integer), column("step", Integer),
     column("intermediate_value", Float(53)), column("intermediate_value_type", _LOOK_KIND),
 )  # fmt: skip
+REVISIONS = ("v3.2.0.a",)
+"""Revisions of Optuna's schema, as Alembic counts them, that these functions read and write."""
+_REVISION = table("alembic_version", column("version_num", Text))
 # Databases limit how many values one statement may have.
 _CHUNK = 500
 
@@ -64,6 +71,18 @@ class TrialRow:
 
 Params = Mapping[str, tuple[float, str]]
 """`{name: (value as Optuna stores it, distribution as JSON)}`."""
+
+
+def unknown_revision(connection: Connection) -> str | None:
+    """What to do about tables of another revision; None where they are as expected."""
+    found = connection.execute(select(_REVISION.c.version_num)).scalar()
+    if found in REVISIONS:
+        return None
+    return (
+        f"its tables have revision {found} of Optuna's schema, and this version of mutransfer reads and writes "
+        f"{', '.join(REVISIONS)} only; install a version of Optuna and of mutransfer that belong together, or upgrade "
+        "mutransfer"
+    )
 
 
 def study_id(connection: Connection, name: str) -> int | None:

@@ -69,7 +69,7 @@ class Learner:
         total, count = torch.zeros((), device=self.device), 0
         with torch.no_grad():
             for batch in batches:
-                targets = counted(batch, self.config.model.loss)
+                targets = counted(batch, self.config.model.criterion)
                 if targets:  # of none the mean is no number
                     total += self._loss(batch, train=False) * targets
                     count += targets
@@ -91,7 +91,7 @@ class Learner:
         inputs = tuple(to_device(array, self.device) for array in inputs_of(batch))
         targets = to_device(batch[1], self.device)
         with self._kernels, precision(self.config, self.device):
-            return loss_of(self._forward, self.config.model.loss, inputs, targets, train=train)
+            return loss_of(self._forward, self.config.model.criterion, inputs, targets, train=train)
 
 
 def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:

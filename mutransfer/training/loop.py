@@ -267,7 +267,7 @@ class _Fit:
         if math.isfinite(member.monitor.losses[step]):
             return
         batch = self._data.batch(step, batch_size=self._training.batch_size, seed=seed)
-        if not counted(batch, member.config.model.loss):
+        if not counted(batch, member.config.model.criterion):
             raise no_targets(member.config, f"the training batch of step {step} (from 0, seed {seed})")
 
     def _prune(self, done: int, validated: Sequence[float] | None) -> None:

@@ -113,7 +113,7 @@ class PackLearner:
         total, count = torch.zeros(len(self._members), device=self.device), 0
         with torch.no_grad():
             for batch in batches:
-                targets = counted(batch, self.config.model.loss)
+                targets = counted(batch, self.config.model.criterion)
                 if targets:  # of none the mean is no number
                     total += self._losses(*self._on_device([batch]), shared=True, train=False) * targets
                     count += targets
@@ -166,7 +166,7 @@ class PackLearner:
         return inputs, to_device(_joined([batch[1] for batch in batches]), self.device)
 
     def _losses(self, inputs: Tensors, targets: Tensor, *, shared: bool, train: bool) -> Tensor:
-        loss = self.config.model.loss
+        loss = self.config.model.criterion
 
         def outputs(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
             def forward(*given: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def _loss(config: RunConfig, model: nn.Module, batch: Batch, label: str) -> Tens
     tensors = tuple(torch.from_numpy(array) for array in inputs_of(batch))
     shapes = ", ".join(f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors)
     try:
-        return loss_of(model, config.model.loss, tensors, torch.from_numpy(targets), train=True)
+        return loss_of(model, config.model.criterion, tensors, torch.from_numpy(targets), train=True)
     except MutransferError:
         raise
     except Exception as error:
@@ -79,7 +79,7 @@ def _loss(config: RunConfig, model: nn.Module, batch: Batch, label: str) -> Tens
 
 def _require_targets(config: RunConfig, data: Dataset) -> None:
     """Refuse data that gives nothing to learn in the first step, or nothing to validate at the end."""
-    training, loss = config.training, config.model.loss
+    training, loss = config.training, config.model.criterion
     first = data.batch(0, batch_size=training.batch_size, seed=training.seed)
     if loss.kind != "returned" and not counted(first, loss):  # a model's own loss may know what to make of it
         raise no_targets(config, f"the training batch of step 0 (seed {training.seed})")

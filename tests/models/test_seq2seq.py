@@ -206,7 +206,7 @@ def test_a_packs_loss_is_over_each_members_own_words() -> None:
     logits, targets = torch.randn(2, 3, 4, 6), torch.randint(0, 6, (2, 3, 4))
     targets[0, 1:] = -100
     targets[1, :, 3] = -100
-    found = losses_of(logits, targets, section.loss, train=True)
+    found = losses_of(logits, targets, section.criterion, train=True)
     for row in range(2):
         assert float(found[row]) == pytest.approx(
             float(F.cross_entropy(logits[row].flatten(0, 1), targets[row].flatten()))

@@ -100,7 +100,7 @@ class BaseModelSection(Section):
         return type(self).model_validate({**self.model_dump(), "width": width})
 
     @property
-    def loss(self) -> Loss:
+    def criterion(self) -> Loss:
         """What is minimised."""
         return Loss()
 

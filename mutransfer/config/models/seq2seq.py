@@ -26,7 +26,7 @@ class Seq2SeqSection(HeadsSection):
     """Share of the probability that training spreads over all words; the validation loss goes without."""
 
     @property
-    def loss(self) -> Loss:  # noqa: D102
+    def criterion(self) -> Loss:  # noqa: D102
         return Loss(label_smoothing=self.label_smoothing, ignores=True)
 
     def places(self, parameter: str, spec: DataSpec) -> int:  # noqa: D102
