@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,15 +21,18 @@ import typer.main
 from mutransfer import errors
 from mutransfer.cli import app
 from mutransfer.config.base import Section
-from mutransfer.config.data import DataSection, TokenizerSection
+from mutransfer.config.data import DATA_SOURCES, TokenizerSection
 from mutransfer.config.evaluation import EvaluationSection
-from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, Hparams
-from mutransfer.config.models import ModelSection
+from mutransfer.config.executors import EXECUTORS
+from mutransfer.config.hparams import SCHEDULE_FIELDS, Hparams
+from mutransfer.config.models import MODELS
 from mutransfer.config.models.command import LossFrom
+from mutransfer.config.optimizer import OptimizerSection
 from mutransfer.config.pruner import PrunerSection
 from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Interpolation, RulesSection
 from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
 from mutransfer.config.search import Confirm, Distribution, Powers, SearchSection, Stage
+from mutransfer.optimizers import BUILT_IN, OPTIMIZERS
 from mutransfer.parametrization.rules import MUP, NTK, SP, Power, Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,9 +99,10 @@ def config_reference() -> str:
         "Then the sections below. `search` makes the config sweepable; it may also be the path of a YAML file with "
         "that section.",
     ]
-    for name, union in (("model", ModelSection), ("data", DataSection)):
-        for member in get_args(get_args(union)[0]):
-            kind = get_args(member.model_fields["kind"].annotation)[0]
+    optimizers = {name: OPTIMIZERS.load(name).hparams for name in BUILT_IN}
+    for name, registry in (("model", MODELS), ("data", DATA_SOURCES), ("executor", EXECUTORS)):
+        for kind in registry.built_in:
+            member = registry.load(kind)
             title = f"{name}, kind `{kind}`: {sentence(inspect.getdoc(member) or '')}"
             parts.append(section(title, member, skip={"kind"}))
     parts += [
@@ -110,8 +115,9 @@ def config_reference() -> str:
         section("rules.batch_size", BatchSizeRule),
         section("rules.horizon", HorizonRule),
         section("rules.interpolation", Interpolation),
-        section("hparams: what transfers", Hparams, dependent={**_dependent(OPTIMIZER_FIELDS, "optimizer"),
+        section("hparams: what transfers", Hparams, dependent={**_dependent(optimizers, "optimizer"),
                                                                **_dependent(SCHEDULE_FIELDS, "schedule")}),
+        section("hparams.optimizer, as a section", OptimizerSection),
         section("search", SearchSection),
         section("search.pruner", PrunerSection),
         section("search.space: a distribution per hparam", Distribution),
@@ -123,7 +129,7 @@ def config_reference() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _dependent(fields: dict[str, dict[str, Any]], chooser: str) -> dict[str, str]:
+def _dependent(fields: Mapping[str, Mapping[str, Any]], chooser: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for choice, group in fields.items():
         for name in group:

@@ -12,8 +12,9 @@ import difflib
 import functools
 import pkgutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from mutransfer.errors import UsageError
 
@@ -31,19 +32,19 @@ class Registry(Generic[T]):
             group: name of the entry point group, such as `mutransfer.optimizers`.
             built_in: `{name: "package.module:object"}`; these names cannot be taken by an entry point.
         """
-        self.kind, self.group, self._built_in = kind, group, dict(built_in)
+        self.kind, self.group, self.built_in = kind, group, dict(built_in)
 
     @functools.cached_property
     def _plugged_in(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group) if point.name not in self._built_in}
+        return {point.name: point for point in entry_points(group=self.group) if point.name not in self.built_in}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every name, built-in ones first."""
-        return (*self._built_in, *sorted(self._plugged_in))
+        return (*self.built_in, *sorted(self._plugged_in))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._built_in or name in self._plugged_in
+        return name in self.built_in or name in self._plugged_in
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -54,25 +55,35 @@ class Registry(Generic[T]):
         Raises:
             UsageError: there is no such name, or the package that offers it cannot be imported.
         """
-        if name in self._built_in:
-            return cast(T, pkgutil.resolve_name(self._built_in[name]))
+        if name in self.built_in:
+            return cast(T, pkgutil.resolve_name(self.built_in[name]))
         point = self._plugged_in.get(name)
         if point is None:
             raise UsageError(self.unknown(name))
         try:
             return cast(T, point.load())
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # the package's own code runs here
+            package = point.dist.name if point.dist is not None else "unknown"
             raise UsageError(
-                f"{self.kind} {name}: the entry point {point.value} of package {_package(point)} cannot be imported: "
-                f"{error}"
+                f"{self.kind} {name}: the entry point {point.value} of package {package} cannot be imported: {error}"
             ) from error
 
+    @functools.cached_property
+    def importable(self) -> dict[str, T]:
+        """Every entry that can be imported, by name."""
+        found = {}
+        for name in self.names:
+            with suppress(UsageError):
+                found[name] = self.load(name)
+        return found
+
     def unknown(self, name: str) -> str:
-        """The message for a name that is not in the registry."""
+        """The message for a name that cannot be loaded: it is not in the registry, or its package is broken."""
+        if name in self:
+            try:
+                self.load(name)
+            except UsageError as error:
+                return str(error)
         near = difflib.get_close_matches(name, self.names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(self.names)}"
         return f"{self.kind} {name}: there is no such {self.kind}; {hint}"
-
-
-def _package(point: EntryPoint) -> Any:
-    return point.dist.name if point.dist is not None else "unknown"

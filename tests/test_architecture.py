@@ -13,23 +13,25 @@ from typing import get_args
 
 import pytest
 
-from mutransfer.config.data import DataSection
-from mutransfer.config.models import ModelSection
+from mutransfer.config.data import DATA_SOURCES
+from mutransfer.config.executors import EXECUTORS
+from mutransfer.config.models import MODELS
 from mutransfer.training.trainers import TRAINERS
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "mutransfer"
 # A room may import from rooms before it, and from itself.
 ORDER = [
-    "errors", "registry", "signals", "files", "hub", "config", "parametrization", "models", "data", "training",
-    "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
+    "errors", "registry", "signals", "files", "hub", "optimizers", "config", "parametrization", "models", "data",
+    "training", "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
 ]  # fmt: skip
 APART = {("models", "data"), ("data", "models"), ("executors", "training"), ("training", "executors")}
 TORCH_FREE = [
     "mutransfer", "mutransfer.cli", "mutransfer.config.load", "mutransfer.config.schema", "mutransfer.data",
-    "mutransfer.executors.local", "mutransfer.parametrization.rules", "mutransfer.parametrization.plan",
-    "mutransfer.sweep.space", "mutransfer.sweep.trial", "mutransfer.training.run",
-    "mutransfer.training.trainers.command", "mutransfer.training.trainers.in_process",
+    "mutransfer.executors.local", "mutransfer.optimizers", "mutransfer.optimizers.lion",
+    "mutransfer.parametrization.rules", "mutransfer.parametrization.plan", "mutransfer.sweep.space",
+    "mutransfer.sweep.trial", "mutransfer.training.run", "mutransfer.training.trainers.command",
+    "mutransfer.training.trainers.in_process",
 ]  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def test_modules_stay_small(path):
 
 # Exports to other trainers may ask whether the model is a gpt.
 MOST_KIND_QUESTIONS = 3
-SECTIONS = [one for union in (ModelSection, DataSection) for one in get_args(get_args(union)[0])]
+SECTIONS = [registry.load(name) for registry in (MODELS, DATA_SOURCES, EXECUTORS) for name in registry.built_in]
 CLASSES = {one.__name__ for one in SECTIONS}
 KINDS = {kind for one in SECTIONS for kind in get_args(one.model_fields["kind"].annotation)} | set(TRAINERS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,20 +12,14 @@ from mutransfer.cli import console as ui
 from mutransfer.cli.options import RUNS, AsJson, Runs, Sets
 
 
-class Format(StrEnum):
-    """Trainers there are words for."""
-
-    megatron = "megatron"
-    nanogpt_mup = "nanogpt-mup"
-    json = "json"
-
-
 def run(
     config: Annotated[
         Path,
         typer.Argument(metavar="CONFIG_OR_TARGET", help="Run config, folder of a target, or a target's name in RUNS."),
     ],
-    form: Annotated[Format, typer.Option("--format", help="Trainer it is for.")],
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="json, megatron, nanogpt-mup, or one from a plug-in.")
+    ],
     out: Annotated[Path | None, typer.Option(help="File to write; stdout when left out.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write although the trainer builds another model; the notes say in what.")
@@ -42,7 +35,7 @@ def run(
         from mutransfer.transfer.export.files import find_config, write_export
 
         path = find_config(config, runs)
-        made = export_config(load_config(path, sets or ()), form.value, force=force)
+        made = export_config(load_config(path, sets or ()), form, force=force)
         if out is not None:
             write_export(made, out)
         for note in made.notes:

@@ -119,4 +119,4 @@ def _source(
             raise UsageError(f"--{name}: belongs to --input; in a CONFIG it stands in the data section (--set data.…)")
     data = load_config(config, sets or ()).data
     source = source_of(data)
-    return source, data.tokenizer  # type: ignore[union-attr]  # source_of refused the others
+    return source, data.tokenizer  # type: ignore[attr-defined]  # source_of refused sections without text

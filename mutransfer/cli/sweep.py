@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mutransfer.cli import console as ui
-from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets
+from mutransfer.cli.options import RUNS, AsJson, ConfigFile, ExecutorName, Runs, Sets
 
 if TYPE_CHECKING:
     from mutransfer.config.schema import RunConfig
@@ -36,20 +36,21 @@ def run(
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Skip the quick coordinate check; the run's provenance says so.")
     ] = False,
+    executor: ExecutorName = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Search hparams on the proxy; called again, it continues where it stopped."""
     with ui.errors_reported(as_json):
         from mutransfer.cli.progress import SweepProgress
-        from mutransfer.config.load import load_config
+        from mutransfer.config.load import load_config, with_executor
         from mutransfer.parametrization.options import options_of
         from mutransfer.signals import stop_on_signals
         from mutransfer.sweep.coordinator import run_sweep
-        from mutransfer.sweep.trial import local_executor
+        from mutransfer.sweep.trial import make_executor
         from mutransfer.verification.gate import check_before_sweep
 
-        parsed = load_config(config, sets or ())
+        parsed = with_executor(load_config(config, sets or ()), executor)
         for rule in options_of(parsed).notes:
             ui.note(rule)
         with stop_on_signals() as stopping, SweepProgress() as observer:
@@ -65,7 +66,7 @@ def run(
             result = run_sweep(
                 parsed,
                 runs=runs,
-                executor=lambda: local_executor(parsed, workers=workers),
+                executor=lambda: make_executor(parsed, workers=workers),
                 observer=observer,
                 should_stop=stopping,
                 check=None if no_check else check,

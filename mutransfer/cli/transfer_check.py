@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mutransfer.cli import console as ui
-from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets
+from mutransfer.cli.options import RUNS, AsJson, ConfigFile, ExecutorName, Runs, Sets
 
 if TYPE_CHECKING:
     from mutransfer.verification.transfer_grid import GridValue, TransferGrid
@@ -51,6 +51,7 @@ def run(
         typer.Option(help="Worker processes; one per GPU, or per group of CPU cores, when left out.", min=1),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads per worker.", min=1)] = None,
+    executor: ExecutorName = None,
     runs: Runs = RUNS,
     out: Annotated[Path | None, typer.Option(help="Folder; runs/NAME/checks/transfer-check/… when left out.")] = None,
     sets: Sets = None,
@@ -59,17 +60,16 @@ def run(
     """Check that an hparam's best value stays the best as the model grows; called again, it continues."""
     with ui.errors_reported(as_json):
         from mutransfer.cli.progress import CheckProgress
-        from mutransfer.config.load import load_config
-        from mutransfer.executors.devices import worker_devices
-        from mutransfer.executors.local import LocalExecutor
+        from mutransfer.config.load import load_config, with_executor
         from mutransfer.report.transfer_figure import transfer_figure
         from mutransfer.signals import stop_on_signals
+        from mutransfer.sweep.trial import make_executor
         from mutransfer.verification import transfer_json
         from mutransfer.verification.transfer_check import run_transfer_check
         from mutransfer.verification.transfer_grid import flops_by_size, make_grid
         from mutransfer.verification.transfer_points import CheckFolder
 
-        parsed = load_config(config, sets or ())
+        parsed = with_executor(load_config(config, sets or ()), executor)
         planned = make_grid(
             parsed,
             axis=axis.value,
@@ -79,7 +79,7 @@ def run(
             seeds=seeds,
             control=control,
         )
-        per_worker = threads or (parsed.search and parsed.search.threads) or 1
+        threads = threads or (None if parsed.search is None else parsed.search.threads)
         folder = CheckFolder(out or runs / parsed.name / "checks" / "transfer-check" / f"{hparam}-{axis.value}")
         flops = flops_by_size(planned)
         with stop_on_signals() as stopping, CheckProgress(lambda: _announce(planned, flops)) as observer:
@@ -87,7 +87,7 @@ def run(
                 planned,
                 folder,
                 tolerance=tolerance,
-                executor=lambda: LocalExecutor(worker_devices(workers=workers, threads=per_worker)),
+                executor=lambda: make_executor(planned.config, workers=workers, threads=threads),
                 observer=observer,
                 should_stop=stopping,
             )

@@ -13,10 +13,11 @@ class EvaluationSection(Section):
     """What is measured of a trained model beside its loss, on `data.test` or else on the validation part."""
 
     metrics: Annotated[tuple[str, ...], Field(strict=False)] | None = None
-    """Which: `bleu` of a seq2seq (extra `translation`). All that the model has when left out, `[]` for none."""
+    """Names of metrics: `bleu` for a seq2seq (extra `translation`). Default: every metric of the model; `[]` for
+    none."""
     trials: bool = False
-    """Measure the trials of a sweep too, and not only what `mutransfer train` trains. They are never selected by it."""
+    """Measure the trials of a sweep too, not only runs of `mutransfer train`. Metrics never select a trial."""
     beam: PositiveInt = 4
     """Hypotheses per sentence in beam search; 1 is greedy."""
     examples: PositiveInt = 1000
-    """Examples at most, the first ones of the part."""
+    """Largest number of examples; the first ones of the part are taken."""

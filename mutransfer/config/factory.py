@@ -1,6 +1,6 @@
 """Factories of the user's own, named in a config as `package.file:function`. Imports no torch.
 
-The current folder is on the path, as for `python -m`. Whatever the user's code does wrong is one message with the
+The current folder is on the path, as for `python -m`. An error in the user's code becomes one message with the
 place in that code; `MUTRANSFER_DEBUG=1` shows the whole traceback.
 """
 
@@ -53,7 +53,7 @@ def _require_plain(path: tuple[str | int, ...], value: Any) -> None:
         for index, inner in enumerate(value):
             _require_plain((*path, index), inner)
     elif value is None:
-        raise FieldProblem(path, "is empty: leave it out, and the factory's own default counts")
+        raise FieldProblem(path, "is empty; remove the key to use the factory's default")
     elif not isinstance(value, str | bool | int | float):
         raise FieldProblem(path, f"must be text, a number, true or false, a list or a section, but got {value!r}")
     elif isinstance(value, float) and not math.isfinite(value):
@@ -66,11 +66,10 @@ def call_factory(
     """Import the factory and call it with keywords.
 
     Args:
-        field: where the factory's name stands in the config, for messages.
-        name: `package.file:function`.
-        arguments: what the section gives; each must be a parameter of the factory.
-        offers: what it gets besides if it has a parameter of that name, and the section gives none.
-        own: fields of the section itself, among which a mistyped name is looked for too.
+        field: the config field with the factory's name, for messages.
+        arguments: from the section; each must be a parameter of the factory.
+        offers: passed where the factory has a parameter of that name and the section gives no value.
+        own: fields of the section, to suggest for a mistyped name.
 
     Raises:
         ConfigError: there is no such module or function, it does not take an argument, or it raised.
@@ -88,7 +87,7 @@ def call_factory(
         if key not in takes and not takes_all:
             near = difflib.get_close_matches(key, [*takes, *own], n=1)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(takes) or 'nothing'}"
-            raise ConfigError(f"{section}.{key}: is no field of this section and no parameter of {name}; {hint}")
+            raise ConfigError(f"{section}.{key}: is not a field of this section or a parameter of {name}; {hint}")
     missing = [one.name for one in parameters
                if one.name in takes and one.default is one.empty and one.name not in given]  # fmt: skip
     if missing:
@@ -115,7 +114,7 @@ def find_factory(field: str, name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name is not None and (home == error.name or home.startswith(f"{error.name}.")):
             raise ConfigError(
-                f"{field}: there is no module {home}: looked in the current folder ({here}) and in what is installed"
+                f"{field}: there is no module {home} in the current folder ({here}) or among the installed packages"
             ) from error
         raise ConfigError(f"{field}: importing {home} raised {said(error)}") from error
     except Exception as error:
@@ -127,7 +126,7 @@ def find_factory(field: str, name: str) -> Callable[..., Any]:
             raise ConfigError(f"{field}: {home} has no {attribute}{f'; did you mean {near[0]}?' if near else ''}")
         found = getattr(found, attribute)
     if not callable(found):
-        raise ConfigError(f"{field}: {name} is a {type(found).__name__}, and not a function that can be called")
+        raise ConfigError(f"{field}: {name} is a {type(found).__name__}, which cannot be called")
     factory: Callable[..., Any] = found
     return factory
 

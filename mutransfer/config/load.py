@@ -5,20 +5,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mutransfer.config.base import FieldProblem
-from mutransfer.config.data import DataSection
+from mutransfer.config.data import DATA_SOURCES
+from mutransfer.config.executors import EXECUTORS
+from mutransfer.config.hparams import OPTIMIZER_TAGS
 from mutransfer.config.messages import message_of
-from mutransfer.config.models import ModelSection
+from mutransfer.config.models import MODELS
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
 from mutransfer.config.source import ConfigSource, FieldPath, dump_yaml, override_label, read_yaml
 from mutransfer.errors import ConfigError
 from mutransfer.files import write_atomic
+from mutransfer.registry import Registry
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -54,7 +57,7 @@ def _assembled(path: Path, overrides: Sequence[str]) -> ConfigSource:
 
 
 def _blame_overrides(found: ValidationError, source: ConfigSource, path: Path, overrides: Sequence[str]) -> None:
-    """Let the first override that made a sound config impossible stand for what it made wrong in other fields."""
+    """Name the first override that made a valid config invalid in the errors of the other fields."""
     wrong: set[FieldPath] = set()
     for count in range(len(overrides) + 1):
         try:
@@ -100,6 +103,19 @@ def at_width(config: RunConfig, width: int) -> RunConfig:
     return validate(ConfigSource(option, data, overridden={("model",): option}))
 
 
+def with_executor(config: RunConfig, name: str | None) -> RunConfig:
+    """The same run on the executor that `--executor` names.
+
+    Raises:
+        ConfigError: there is no such executor, or it needs further fields.
+    """
+    if name in (None, config.executor.kind):
+        return config
+    option = f"--executor {name}"
+    data = {**config.resolved(), "executor": {"kind": name}}
+    return validate(ConfigSource(option, data, overridden={("executor",): option}))
+
+
 def _read_search(config: Path, source: ConfigSource) -> None:
     """Put the content of the search file that a config names in the name's place.
 
@@ -124,7 +140,7 @@ _SEARCH_KEYS = tuple(SearchSection.model_fields)
 
 
 def first_problem(error: ValidationError) -> str:
-    """`field: what is wrong with it`, for a config that was not read from a file."""
+    """The first error as `field: message`, for a config that was not read from a file."""
     detail = error.errors()[0]
     field = ".".join(map(str, _path(detail)))
     return f"{field}: {message_of(detail)}" if field else message_of(detail)
@@ -141,8 +157,11 @@ def _describe(error: ErrorDetails, source: ConfigSource) -> str:
         message = _unknown_key(path, source)
         return f"{source.where(path)}: {message}"
     elif error["type"] == "union_tag_invalid":
-        kinds = [kind.strip("' ") for kind in context["expected_tags"].split(",")]
-        message = f"{context['tag']!r} is not one of {', '.join(kinds)}{_nearest(context['tag'], kinds)}"
+        registry, tag = _REGISTRIES[str(path[0])], context["tag"]
+        kinds = list(registry.importable)
+        message = f"{tag!r} is not one of {', '.join(kinds)}{_nearest(tag, kinds)}"
+        if tag in registry:  # its package is broken
+            message = registry.unknown(tag)
     else:
         message = message_of(error)
     return f"{source.where(path)}: {'.'.join(map(str, path)) or 'config'}: {message}"
@@ -157,17 +176,16 @@ def _path(error: ErrorDetails) -> FieldPath:
     return (*path, "kind") if error["type"] == "union_tag_invalid" else path
 
 
-_TAGS = {
-    name: {get_args(member.model_fields["kind"].annotation)[0] for member in get_args(get_args(union)[0])}
-    for name, union in (("model", ModelSection), ("data", DataSection))
-}  # fmt: skip
+_REGISTRIES: dict[str, Registry[Any]] = {"model": MODELS, "data": DATA_SOURCES, "executor": EXECUTORS}
 
 
 def _without_tags(loc: Iterable[int | str]) -> FieldPath:
-    """Pydantic's location without the kinds that it puts after `model` and `data`."""
+    """Pydantic's location without the kinds that it puts after the name of a section."""
     path = tuple(loc)
-    if len(path) > 1 and path[0] in _TAGS and path[1] in _TAGS[str(path[0])]:
+    if len(path) > 1 and path[1] in _REGISTRIES.get(str(path[0]), ()):
         return (path[0], *path[2:])
+    if "optimizer" in path[:2]:
+        return tuple(part for part in path if part not in OPTIMIZER_TAGS)
     return path
 
 
@@ -175,7 +193,7 @@ def _unknown_key(path: FieldPath, source: ConfigSource) -> str:
     key, valid = str(path[-1]), _section_keys(path, source)
     sections = [name for name in RunConfig.model_fields if name != "provenance"]
     elsewhere = [f"{name}.{key}" for name in sections if key in _section_keys((name, key), source)]
-    if path[0] == "search":  # what is to be swept stands one deeper
+    if path[0] == "search":  # swept hparams are one level deeper
         elsewhere = [one.replace("hparams.", "search.space.") for one in elsewhere]
     near = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else _nearest(key, valid)
     return f"{'.'.join(map(str, path))}: unknown key" + (near or f"; the keys here are {', '.join(valid)}")

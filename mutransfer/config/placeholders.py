@@ -1,4 +1,4 @@
-"""`{name}` in the arguments of a command: which there are, and what stands in their place. Imports no torch."""
+"""The placeholders `{name}` in the arguments of a command. Imports no torch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def names_in(template: str, path: tuple[str | int, ...]) -> set[str]:
     """The placeholders of one argument.
 
     Raises:
-        FieldProblem: at `path`: one is unknown, has a format, or a brace stands alone.
+        FieldProblem: at `path`: a placeholder is unknown or has a format, or a brace is not closed.
     """
     shown = repr(textwrap.shorten(template, _SHOWN, placeholder=" …"))
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise FieldProblem(path, f"{shown}: {error}; braces that are meant are written {{{{ and }}}}") from None
+        raise FieldProblem(path, f"{shown}: {error}; write a literal brace as {{{{ or }}}}") from None
     found = set()
     for _, name, form, conversion in parts:
         if name is None:
@@ -46,7 +46,7 @@ def names_in(template: str, path: tuple[str | int, ...]) -> set[str]:
             near = difflib.get_close_matches(name, known(), n=1)
             hint = f"did you mean {{{near[0]}}}?" if near else f"there are {', '.join(known())}"
             raise FieldProblem(
-                path, f"{shown}: no placeholder is called {{{name}}}; {hint} (braces that are meant: {{{{ and }}}})"
+                path, f"{shown}: there is no placeholder {{{name}}}; {hint} (write a literal brace as {{{{ or }}}})"
             )
         if form or conversion:
             raise FieldProblem(path, f"{shown}: a placeholder takes no format; write {{{name}}}")
@@ -62,7 +62,7 @@ def fill(template: str, values: Mapping[str, str]) -> str:
 
 
 def text_of(value: Any) -> str:
-    """As it stands on a command line: `0.004`, `1e-08`, `true`, `0.5,0.8`."""
+    """A value as text for a command line: `0.004`, `1e-08`, `true`, `0.5,0.8`."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from mutransfer.config.base import FieldProblem, Section
 
-# Optional fields of a pruner and those that read them, with the value they take there when left out.
+# Optional fields of a pruner, the kinds that read them, and their defaults there.
 PRUNER_FIELDS: dict[str, dict[str, Any]] = {
     "median": {"startup": 5},
     "percentile": {"startup": 5, "percentile": 25.0},
@@ -28,17 +28,17 @@ class PrunerSection(Section):
     """`median` and `percentile` compare with the completed trials at the same step, `successive-halving` and
     `hyperband` with all that have reached the same rung."""
     percentile: Annotated[float, Field(gt=0, lt=100)] | None = None
-    """With `percentile`: the share that goes on, in percent; 25 when left out."""
+    """With `percentile`: the share of trials that goes on, in percent. Default: 25."""
     startup: NonNegativeInt | None = None
-    """With `median` and `percentile`: so many trials have to be completed before one is pruned; 5 when left out."""
+    """With `median` and `percentile`: number of completed trials before any trial is pruned. Default: 5."""
     reduction: Annotated[int, Field(ge=2)] | None = None
-    """With `successive-halving` (4 when left out) and `hyperband` (3): one in so many trials goes on at a rung."""
+    """With `successive-halving` (default 4) and `hyperband` (default 3): one in this many trials goes on at a rung."""
     min_steps: PositiveInt | None = None
-    """No trial is pruned before so many steps; a tenth of them, or the end of the warmup if that is later, when left
-    out. The first rung lies here."""
+    """No trial is pruned before this step, which is also the first rung. Default: a tenth of the steps, or the end of
+    the warmup if that is later."""
     lag: PositiveInt = 8
-    """Trial k is judged by the trials up to k - lag, which have to have ended by then: so what is pruned depends
-    neither on the number of workers nor on interruptions. No more trials than this train at once."""
+    """Trial k is compared with the trials up to k - lag, after these have ended. So pruning does not depend on the
+    number of workers or on interruptions. At most this many trials train at once."""
 
     @model_validator(mode="after")
     def _nothing_is_dead(self) -> Self:
@@ -49,11 +49,11 @@ class PrunerSection(Section):
         return self
 
     def largest_pack(self, workers: int) -> int:
-        """Trials that each of so many workers may train at once without the workers waiting for each other."""
+        """Largest number of trials that each of `workers` workers may train at once without waiting for another."""
         return max(1, self.lag // workers)
 
     def resolved(self, name: str) -> Any:
-        """The value of a field that was left out or not."""
+        """The value of a field, or its default for this kind."""
         value = getattr(self, name)
         return PRUNER_FIELDS[self.kind].get(name) if value is None else value
 
@@ -62,7 +62,7 @@ GIVEN = Literal["none", "median", "percentile", "successive-halving", "hyperband
 
 
 def named_pruner(given: Any) -> Any:
-    """The section that a pruner's name stands for."""
+    """The section of a pruner that is given by name."""
     if given == "none":
         return None
     return {"kind": given} if isinstance(given, str) else given

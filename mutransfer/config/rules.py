@@ -1,4 +1,4 @@
-"""The `rules:` section: scaling rules beyond µP's own table, each named, each off until asked for."""
+"""The `rules:` section: optional scaling rules beyond µP's own table; all are off by default."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ class Interpolation(Section):
     """A point of the plane between `sp` and `mup` (TP-V Fig. 3)."""
 
     init: Share
-    """Exponent of the init scaling: 0 as in `sp`, 1 as in `mup`. Attention's scale goes along."""
+    """Exponent of the init scaling and of the attention scale: 0 as in `sp`, 1 as in `mup`."""
     lr: Share
-    """Exponent of the lr scaling likewise. ε goes along."""
+    """Exponent of the scaling of lr and ε: 0 as in `sp`, 1 as in `mup`."""
 
 
 class RulesSection(Section):
     """Scaling rules beyond the table of the parametrization."""
 
     weight_decay: Literal["fixed_product", "independent"] = "fixed_product"
-    """`fixed_product`: λ goes with the lr as in PyTorch, and lr × λ is the same at every width. `independent`: a step
-    decays weights by λ × the schedule's factor, whatever the lr (Wortsman et al. 2023); λ is then some lr times
-    smaller."""
+    """`fixed_product`: lr × λ is the same at every width, batch size, horizon and depth. `independent`: a step decays
+    weights by λ × the schedule's factor, whatever the lr is (Wortsman et al. 2023); λ is then smaller, by a factor of
+    about the lr."""
     embedding_lr_exponent: Annotated[float, Field(ge=-1, le=1)] = 0.0
-    """Adam's lr for lookup tables is further multiplied by m_out to this power. 0 is TP-V's rule; for
-    vocabularies much larger than the width Hayou & Liu 2025 derive -0.5; 0.5 gained nothing here (BENCHMARKS.md)."""
+    """Adam's lr for lookup tables is also multiplied by m_out to this power. 0 is TP-V's rule. Hayou & Liu 2025 derive
+    -0.5 for vocabularies much larger than the width; 0.5 had no gain here (BENCHMARKS.md)."""
     depth: DepthRule | None = None
     """Transfer over depth."""
     batch_size: BatchSizeRule | None = None

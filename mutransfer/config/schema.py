@@ -12,12 +12,14 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from mutransfer.config.base import FieldProblem, Section, Seed
 from mutransfer.config.data import DataSection
 from mutransfer.config.evaluation import EvaluationSection
-from mutransfer.config.hparams import OPTIMIZER_FIELDS, SCHEDULE_FIELDS, UNSWEEPABLE, Hparams
+from mutransfer.config.executors import ExecutorSection, LocalSection
+from mutransfer.config.hparams import UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
-from mutransfer.config.models import ModelSection, section_class
+from mutransfer.config.models import MODELS, ModelSection
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
 from mutransfer.config.trainer import TrainerFacts
+from mutransfer.config.union import class_of
 from mutransfer.errors import ConfigError
 
 _LONGEST_SWEPT_NAME = 100
@@ -41,11 +43,11 @@ class TrainingSection(Section):
     eval_every: NonNegativeInt = 0
     """Steps between validations; 0 validates at the end only."""
     log_every: PositiveInt = 10
-    """Steps between two writes of the losses (at most five a second); divergence is looked for at least as often."""
+    """Steps between two writes of the losses (at most five per second). Divergence is checked at least as often."""
     checkpoint_every: PositiveInt = 100
     """Steps between two checkpoints of `mutransfer train`; trials of a sweep write none."""
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0
-    """A run whose smoothed loss exceeds so many times its first one has diverged and is stopped."""
+    """A run has diverged, and is stopped, when its smoothed loss exceeds its first loss times this factor."""
 
 
 class Provenance(Section):
@@ -95,6 +97,8 @@ class RunConfig(Section):
     """What transfers."""
     search: SearchSection | None = None
     """What is swept; inline, or the path of a YAML file that holds this section."""
+    executor: ExecutorSection = LocalSection()
+    """Where the trials of a sweep run; it changes no result."""
     provenance: Provenance | None = None
     """Where the hparams come from, in configs that `mutransfer transfer` wrote."""
 
@@ -103,7 +107,7 @@ class RunConfig(Section):
     def _default_data(cls, given: Any) -> Any:
         if not isinstance(given, dict) or "data" in given:
             return given
-        section = section_class(given.get("model"))
+        section = class_of(MODELS, given.get("model"))
         kind = None if section is None else section.default_data
         return given if kind is None else {**given, "data": {"kind": kind}}
 
@@ -149,10 +153,10 @@ class RunConfig(Section):
                 ("model", "tied_embeddings"),
                 "is impossible with parametrization interpolated: a tied readout's multiplier cannot become its init",
             )
-        if self.rules.embedding_lr_exponent and (self.hparams.optimizer == "sgd" or self.model.consumes == "classes"):
+        if self.rules.embedding_lr_exponent and (not self.hparams.record.of_tables or self.model.consumes == "classes"):
             raise FieldProblem(
                 ("rules", "embedding_lr_exponent"),
-                "has no effect: it is for lookup tables under Adam (adamw, adam, muon)",
+                "has no effect: it is for lookup tables under a rule of Adam (adamw, adam, lion, muon)",
             )
         if self.rules.depth is not None and not self.model.residual:
             raise FieldProblem(("rules", "depth"), f"needs a residual model, which kind {self.model.kind} is not")
@@ -162,7 +166,9 @@ class RunConfig(Section):
         for name in self.evaluation.metrics or ():
             if name not in known:
                 has = f"it has {', '.join(known)}" if known else "it has none"
-                raise FieldProblem(("evaluation", "metrics"), f"{name} is no metric of kind {self.model.kind}; {has}")
+                raise FieldProblem(
+                    ("evaluation", "metrics"), f"{name} is not a metric of kind {self.model.kind}; {has}"
+                )
         if not known and self.evaluation != EvaluationSection():
             raise FieldProblem(("evaluation",), f"has no effect: model kind {self.model.kind} has no metrics")
 
@@ -170,7 +176,7 @@ class RunConfig(Section):
         for name, why in self.model.dead_training().items():
             if getattr(self.training, name) != TrainingSection.model_fields[name].default:
                 raise FieldProblem(("training", name), f"has no effect: {why}")
-        filled = {**OPTIMIZER_FIELDS[self.hparams.optimizer], **SCHEDULE_FIELDS[self.hparams.schedule]}
+        filled = self.hparams.live
         for name, why in self.model.dead_hparams().items():
             if getattr(self.hparams, name) not in (Hparams.model_fields[name].default, filled.get(name)):
                 raise FieldProblem(("hparams", name), f"has no effect: {why}")
@@ -182,7 +188,7 @@ class RunConfig(Section):
         if name not in Hparams.model_fields:
             near = difflib.get_close_matches(name, Hparams.model_fields, n=1)
             known = f"did you mean {near[0]}?" if near else f"the hparams are {', '.join(Hparams.model_fields)}"
-            raise FieldProblem(path, f"is no hparam; {known}")
+            raise FieldProblem(path, f"is not an hparam; {known}")
         if name in UNSWEEPABLE:
             raise FieldProblem(path, f"cannot be swept: {UNSWEEPABLE[name]}")
         swept = search.space.get("schedule")
@@ -320,10 +326,12 @@ class RunConfig(Section):
         return RunConfig.model_validate(data)
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data, what was left out without a default left out; loading it gives this config again."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """Plain data without empty fields; loading it gives this config again."""
+        plain = self.model_dump(mode="json", exclude_none=True)
+        return plain if self.executor != LocalSection() else {k: v for k, v in plain.items() if k != "executor"}
 
     def hash(self) -> str:
-        """12 hex digits that change with any field but the name and the provenance."""
-        plain = {key: value for key, value in self.resolved().items() if key not in ("name", "provenance")}
+        """12 hex digits that change with any field but the name, the provenance and the executor."""
+        apart = ("name", "provenance", "executor")
+        plain = {key: value for key, value in self.resolved().items() if key not in apart}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

@@ -82,7 +82,7 @@ def _long_enough(seconds: float) -> float:
 
 
 def _no_password(given: Any) -> Any:
-    # What is refused here is not repeated in the message: it would stand in logs.
+    # The message does not repeat the URL: the password would end up in logs.
     if not isinstance(given, str) or (not ENVIRONMENT.fullmatch(given) and "://" not in given):
         raise ValueError("must be a storage URL, such as postgresql+psycopg://USER:${PASSWORD}@HOST/DATABASE")
     for found in _PASSWORD.finditer(given):
@@ -182,30 +182,30 @@ class Distribution(Section):
 
 
 class Confirm(Section):
-    """Which trials are trained again with further seeds before one of them is named the winner."""
+    """Which trials are trained again with further seeds before one of them is selected."""
 
     top: NonNegativeInt = 1
-    """So many of the best trials; 0 names the winner by one run. One that gives no result with a further seed cannot
-    win, and the next best takes its place."""
+    """Number of best trials to repeat; 0 selects the winner from one run per trial. A trial that gives no result with a
+    further seed cannot win, and the next best one takes its place."""
     seeds: PositiveInt = 2
-    """With so many further seeds each. Of more than one trial, the best mean over seeds wins."""
+    """Further seeds for each of them. With more than one trial, the best mean over seeds wins."""
 
 
 class Stage(Section):
     """One horizon of a sweep in stages."""
 
     steps: PositiveInt | None = None
-    """Training steps, each stage's more than the one's before. The last stage's are `training.steps`, and may be left
-    out."""
+    """Training steps, more than in the stage before. The last stage has `training.steps`, and need not say it."""
     keep: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Share of the stage before whose best trials this stage trains; all stages but the first need it."""
+    """Share of the previous stage's trials, the best ones, that this stage trains. Every stage but the first needs
+    it."""
 
 
 class SearchSection(Section):
     """One sweep."""
 
     trials: PositiveInt | None = None
-    """Number of trials; 16 when left out, or the whole grid with sampler `grid`."""
+    """Number of trials. Default: 16, or the whole grid with sampler `grid`."""
     sampler: Literal["random", "quasi-random", "tpe", "grid"] = "random"
     """How hparams are drawn. Trial k is a function of (seed, k) for all but `tpe`, which learns."""
     seed: Seed = 0
@@ -222,18 +222,18 @@ class SearchSection(Section):
     """`median`, `percentile`, `successive-halving`, `hyperband`, or a section with one as its `kind`, ends trials
     that fall behind. Needs `hparams.schedule: constant`: the unfinished curve of a decaying schedule says nothing."""
     retries: NonNegativeInt = 2
-    """How often a trial that crashed, or ran out of memory by itself, is tried again."""
+    """How often a trial is tried again after it crashed, or ran out of memory while it trained alone."""
     hang_after: Annotated[NonNegativeFloat, BeforeValidator(_never), AfterValidator(_long_enough)] = 600.0
-    """A worker that ends no step for so many seconds is taken for hung: it is ended, and what it trained counts as
-    crashed. Before a trial's first step (imports, data, compilation) three times as long, and at least 60 s for a
-    worker's first one. 0 waits for ever; less than 1 is refused."""
+    """Seconds without a finished step after which a worker counts as hung. It is ended, and its trials count as
+    crashed. Before a trial's first step (imports, data, compilation) the limit is three times as long, and at least 60
+    s for a new worker. 0 waits for ever; values between 0 and 1 are refused."""
     threads: PositiveInt | None = None
-    """CPU threads per worker; on a machine without a GPU there is one worker per so many cores. Left out, it is one,
-    or what a short trial of the config finds to be faster."""
+    """CPU threads per worker. Without a GPU, the number of workers is the number of cores divided by it. Default: 1, or
+    a larger number if a short measurement with this config shows that it is faster."""
     storage: Annotated[str, BeforeValidator(_no_password)] | None = None
     """Any Optuna storage URL, such as `postgresql+psycopg://me:${DB_PASSWORD}@host/optuna`, to keep the study in a
-    database; the run folder's own `study.db` when left out. `${NAME}` is environment variable NAME; a password can be
-    given in no other way."""
+    database. Default: `study.db` in the run folder. `${NAME}` is replaced by the environment variable NAME; this is the
+    only way to give a password."""
     space: Annotated[dict[str, Distribution], Field(min_length=1)]
     """`{hparam: distribution}`."""
     across: dict[str, SettingList] | None = None
@@ -269,9 +269,9 @@ class SearchSection(Section):
             if index == 0 and stage.keep is not None:
                 raise FieldProblem(("stages", 0, "keep"), "has no effect: the first stage trains every trial")
             if index > 0 and stage.keep is None:
-                raise FieldProblem(("stages", index, "keep"), "is required: the share of the stage before that goes on")
+                raise FieldProblem(("stages", index, "keep"), "is required: the share of the trials that goes on")
             if stage.steps is None and index < len(self.stages) - 1:
-                raise FieldProblem(("stages", index, "steps"), "is required; only the last stage's may be left out")
+                raise FieldProblem(("stages", index, "steps"), "is required; only the last stage may omit it")
             before = self.stages[index - 1].steps if index else None
             if before is not None and stage.steps is not None and stage.steps <= before:
                 raise FieldProblem(
@@ -283,7 +283,7 @@ class SearchSection(Section):
     def _pruner_fits(self) -> Self:
         for name in ("stages", "across"):
             if self.pruner is not None and getattr(self, name) is not None:
-                raise FieldProblem(("pruner",), f"is impossible with {name}, where every run has to come to its end")
+                raise FieldProblem(("pruner",), f"is impossible with {name}, where every run has to finish")
         return self
 
     @model_validator(mode="after")

@@ -80,7 +80,7 @@ class ConfigSource:
         """Set one field from `dotted.path=value`; the value is YAML.
 
         Raises:
-            ConfigError: no `=`, bad YAML, or the path leads through something that is no mapping.
+            ConfigError: no `=`, bad YAML, or the path leads through a value that is not a mapping.
         """
         label = override_label(assignment)
         dotted, equals, text = assignment.partition("=")
@@ -95,11 +95,11 @@ class ConfigSource:
                 target[key] = {}
                 self.overridden[inside] = label
             if not isinstance(target[key], dict):
-                raise ConfigError(f"{label}: {'.'.join(inside)} is no section")
+                raise ConfigError(f"{label}: {'.'.join(inside)} is not a section")
             target = target[key]
         target[keys[-1]] = value
         whole = tuple(keys)
-        for places in (self.lines, self.overridden):  # what stood inside it is no more
+        for places in (self.lines, self.overridden):  # the fields inside it are gone
             for inner in [path for path in places if path[: len(whole)] == whole]:
                 del places[inner]
         self.overridden[whole] = label

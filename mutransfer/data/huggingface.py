@@ -53,7 +53,7 @@ def load_images(section: HuggingFaceImagesSection) -> ClassDataset:
 
 def origins(section: HuggingFaceDataSection) -> tuple[Origin, Origin | None]:
     """Where the rows are that are trained on, and those of the validation part if it is apart."""
-    kind = str(section.kind)  # type: ignore[attr-defined]  # every kind has one
+    kind = str(section.kind)
     training = Origin(section.name, section.config, section.revision, section.split, section.files, kind=kind)
     if section.validation_split is not None:
         return training, Origin(section.name, section.config, section.revision, section.validation_split, kind=kind)

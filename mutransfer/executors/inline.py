@@ -6,10 +6,23 @@ import traceback
 from concurrent.futures import Future
 from typing import Any
 
-from mutransfer.errors import MutransferError
+from mutransfer.config.executors import InlineSection
+from mutransfer.errors import MutransferError, UsageError
 from mutransfer.executors.base import Job, JobFailed
-from mutransfer.executors.devices import Device
+from mutransfer.executors.devices import Device, single_device, with_threads
 from mutransfer.executors.line import InlineLine, connected
+
+
+def build(section: InlineSection, *, threads: int, workers: int | None, warm_up: Job) -> InlineExecutor:
+    """The executor of a config section, on the one device of `mutransfer train`.
+
+    Raises:
+        UsageError: several workers are asked for.
+    """
+    del section, warm_up
+    if workers not in (None, 1):
+        raise UsageError(f"--workers {workers}: executor inline runs one job at a time; use executor local")
+    return InlineExecutor(with_threads(single_device(), threads))
 
 
 class InlineExecutor:

@@ -13,13 +13,19 @@ from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
 from typing import Any
 
+from mutransfer.config.executors import LocalSection
 from mutransfer.executors.base import Job, WorkerDied, WorkerHung
-from mutransfer.executors.devices import Device
+from mutransfer.executors.devices import Device, worker_devices
 from mutransfer.executors.worker import serve
 
 # fork would share torch's threads and CUDA context with the coordinator; spawn starts clean.
 _SPAWN = multiprocessing.get_context("spawn")
 _TICK_SECONDS = 0.2
+
+
+def build(section: LocalSection, *, threads: int, workers: int | None, warm_up: Job) -> LocalExecutor:
+    """The executor of a config section; `workers` as `--workers` gives it."""
+    return LocalExecutor(worker_devices(workers=workers or section.workers, threads=threads), warm_up=warm_up)
 
 
 class LocalExecutor:

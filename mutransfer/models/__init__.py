@@ -36,7 +36,7 @@ def plan_of(config: RunConfig) -> Plan:
         lambda width: build_model(section.at_width(width), spec),
         width=section.width,
         base_width=section.base_width,
-        optimizer=config.hparams.optimizer,
+        optimizer=config.hparams.record,
         parametrization=config.parametrization,
         zero_readout=section.zeroes_readout,
         finite_sizes=spec.sizes,

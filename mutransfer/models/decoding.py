@@ -24,7 +24,7 @@ class Decoder(Protocol):
         """Words (rows,) → logits (rows, V) of the next."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows of what has been read."""
+        """Continue with these rows."""
 
 
 def translate(

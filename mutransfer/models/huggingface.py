@@ -31,7 +31,7 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
     """The model at the section's width, with transformers' own random weights.
 
     Raises:
-        ConfigError: the config cannot be had, or its fields do not fit the width.
+        ConfigError: the config cannot be read, or its fields do not fit the width.
         PlanError: the model has no attention that can be scaled, or attends in a way that is not known here.
     """
     config, masked = config_at(section, spec), spec.consumed_as == "masked tokens"  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def _is_encoder(config: Any) -> bool:
 
 
 def _fix_gains(model: nn.Module) -> None:
-    """Norm gains as buffers of the same name: they stay what they are, and a checkpoint has them still."""
+    """Turn norm gains into buffers of the same name: they stay fixed, and a checkpoint still has them."""
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if "norm" in type(module).__name__.lower() and isinstance(weight, nn.Parameter) and weight.ndim == 1:

@@ -22,7 +22,7 @@ from mutransfer.config.models.huggingface import config_file
 from mutransfer.errors import ConfigError, UsageError
 from mutransfer.hub import why_unreachable
 
-# Fields that follow width in the configs of transformers, by what they count. A family has some of them.
+# Fields of transformers configs that follow width, by what they count. Each family has some of them.
 _HIDDEN = ("hidden_size", "word_embed_proj_dim", "embedding_size")
 _INNER = ("intermediate_size", "n_inner", "ffn_dim")
 _HEADS = ("num_attention_heads", "num_key_value_heads")
@@ -63,7 +63,7 @@ def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
     Vocabulary and positions are the data's, special tokens are none, dropout is zero unless the section keeps it.
 
     Raises:
-        ConfigError: the config cannot be had, has no such field, or its fields come to no whole number at this width.
+        ConfigError: the config cannot be read, has no such field, or a field is not a whole number at this width.
     """
     plain = dict(_loaded(section.config))
     kind = type(_made(plain, section.config))
@@ -78,7 +78,7 @@ def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                raise ConfigError(f"model.{field}.{name}: is no field of {kind.__name__}{hint}")
+                raise ConfigError(f"model.{field}.{name}: is not a field of {kind.__name__}{hint}")
     plain.update({own(name): value for name, value in section.overrides.items()})
     if section.depth is not None:
         plain[own("num_hidden_layers")] = section.depth
@@ -143,9 +143,9 @@ def _loaded(name: str) -> Mapping[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.config: {file}: is no JSON: {error}") from None
+        raise ConfigError(f"model.config: {file}: is not JSON: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
-        raise ConfigError(f"model.config: {file}: is no config of transformers: it has no model_type")
+        raise ConfigError(f"model.config: {file}: is not a transformers config: it has no model_type")
     return found
 
 
@@ -164,7 +164,7 @@ def _from_hub(name: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(name, "config.json"))
     except Exception as error:  # its client raises OSError, errors of its own and those of the network below it
         raise ConfigError(
-            f"model.config: {name}: is no local file or folder, and the Hugging Face hub does not give it "
+            f"model.config: {name}: is not a local file or folder, and cannot be fetched from the Hugging Face hub "
             f"({_first_line(error)}); give the path of its config.json"
         ) from None
 

@@ -1,4 +1,4 @@
-"""A module of the user's own: their factory called, what it returned taken as it is.
+"""A module of the user's own, made by their factory.
 
 Nothing about the code is changed. A hook on the outermost module hands on the logits where it returns an object that
 holds them, as Hugging Face's models do; the project's own multipliers are hooks and buffers as for any model.
@@ -57,7 +57,7 @@ def build(section: ModuleSection, spec: DataSpec) -> nn.Module:
 
 
 def hand_on_logits(model: nn.Module, label: str) -> None:
-    """Make the outermost module return a tensor: its own, or the `logits` of what it returns."""
+    """Make the outermost module return a tensor: its output, or the `logits` of its output."""
 
     def hand_on(module: nn.Module, inputs: Any, output: Any) -> Tensor:
         del module, inputs

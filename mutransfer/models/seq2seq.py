@@ -75,7 +75,7 @@ class Stack(nn.Module):
 
 
 class Decoding:
-    """The decoder, a word at a time: what it has read is kept as keys and values."""
+    """The decoder, one word at a time; the words read so far are kept as keys and values."""
 
     def __init__(self, model: Seq2Seq, source: Tensor) -> None:
         memory, self._mask = model.encode(source)

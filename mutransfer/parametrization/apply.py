@@ -77,8 +77,8 @@ def parameter_groups(model: nn.Module, plan: Plan, *, lr: float, **values: Any) 
 
     Args:
         lr: η at base width. Schedulers that multiply each group's own lr keep the ratios.
-        values: further hparams by name, as `weight_decay=0.1`. Momentum and betas are in the groups where they are
-            given; left out, they are the optimizer's own.
+        values: further hparams by name, as `weight_decay=0.1`. The groups have momentum and betas only if these are
+            given; otherwise the optimizer's own defaults apply.
 
     Each group also has its `names`, for inspection, and its `family`: `adam`, `sgd`, or `muon`.
 
@@ -96,7 +96,7 @@ def parameter_groups(model: nn.Module, plan: Plan, *, lr: float, **values: Any) 
 
 
 def optimizer_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dict[str, Any]]:
-    """`parameter_groups` with every number that the hparams come to, momentum and betas among them."""
+    """`parameter_groups` with every number, momentum and betas included."""
     numbers = _settings(model, plan, hparams, {})
     groups: dict[Any, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class ModelFacts(BaseModel):
-    """Facts of one model at one width; every field may be left out.
+    """Facts of one model at one width; every field is optional.
 
     A model carries its facts as an attribute of any name (`self.facts = ModelFacts(…)`), a factory returns them beside
     the model (`return model, facts`), or a caller hands them to `plan_for`. Names are names of modules or parameters,
@@ -29,8 +29,8 @@ class ModelFacts(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     readouts: tuple[str, ...] | None = None
-    """Modules that produce the logits, which the temperature divides and which start at zero. Left out: the layers from
-    the width to a constant size that no further layer follows."""
+    """Modules that produce the logits: the temperature divides them, and their weights start at zero. Default: the
+    layers from the width to a constant size that no further layer follows."""
     positions: tuple[str, ...] = ()
     """Modules whose output `position_scale` multiplies: tables of learned positions."""
     gains: Mapping[str, float] = Field(default_factory=dict)

@@ -60,7 +60,7 @@ def check_growth(
             raise PlanError(
                 f"{name}: dimension {dimension} is {slope:g} × width {'+' if offset > 0 else '-'} {abs(offset)} "
                 f"({sizes[0]} at width {base_width}, {sizes[1]} at {2 * base_width}): one part of it grows and "
-                "another does not, and one weight has one lr. Make a layer of each part, or say what it is with "
+                "another does not, but one weight has one lr. Make a layer of each part, or give its role with "
                 f"roles={{{name!r}: 'hidden'}} (or input, output, vector)"
             )
         power = all(after * sizes[0] == before * sizes[1] for before, after in pairwise(sizes))
@@ -99,7 +99,7 @@ def suspect_bottlenecks(shapes: Sequence[ParameterShape], *, given: Callable[[st
 
 
 def following(shapes: Sequence[ParameterShape]) -> ParameterShape | None:
-    """The layer after the first of `shapes`: the next one that takes as many inputs as that one gives, or the next."""
+    """The layer after the first of `shapes`: the next one whose fan-in is that one's fan-out, or else the next one."""
     first, *later = shapes
     layers = [one for one in later if one.multiplies and one.role in ("input", "hidden")]
     takes = (one for one in layers if one.role == "input" and one.fan_in == first.fan_out)

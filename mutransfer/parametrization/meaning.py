@@ -1,4 +1,5 @@
-"""Which modules of a built model have a meaning: its `ModelFacts` checked against it, and found where left out."""
+"""The modules that `ModelFacts` describes in a built model: checked, and found from shapes where the facts are
+silent."""
 
 from __future__ import annotations
 

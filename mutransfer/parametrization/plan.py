@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mutransfer.errors import PlanError
+from mutransfer.optimizers import OPTIMIZERS
+from mutransfer.optimizers.base import Optimizer, OptimizerFamily
 from mutransfer.parametrization import rules
-from mutransfer.parametrization.rules import OptimizerFamily, Options, Parametrization, Role
+from mutransfer.parametrization.rules import Options, Parametrization, Role
 
 OutputHparam = Literal["temperature", "embedding_scale", "position_scale"]
 
@@ -110,7 +112,7 @@ class Plan:
     relative: tuple[str, ...]
     """Modules of relative positions, whose bias `relative_scale` multiplies."""
     options: Options
-    """Optional rules that are on; `Scaling` has what they come to."""
+    """Optional rules that are on; `Scaling` includes them."""
     warnings: tuple[str, ...] = ()
     """Shapes that may be a mistake, for instance a dimension that equals the base width and does not grow."""
 
@@ -149,7 +151,7 @@ def entrances(parameters: Mapping[str, ParameterShape | Scaling]) -> set[str]:
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """Modules with a meaning, by name: what `ModelFacts` comes to in one model."""
+    """Names of the modules that `ModelFacts` describes in one model."""
 
     readouts: Collection[str] = ()
     positions: Collection[str] = ()
@@ -165,7 +167,7 @@ def make_plan(
     *,
     width: int,
     base_width: int,
-    optimizer: str = "adamw",
+    optimizer: str | Optimizer = "adamw",
     parametrization: Parametrization = "mup",
     options: Options | None = None,
     modules: ModuleNames | None = None,
@@ -174,15 +176,15 @@ def make_plan(
     """Evaluate the rules for every parameter.
 
     Args:
-        optimizer: `adamw`, `adam`, `sgd` or `muon`.
+        optimizer: name of a registered optimizer, or a record.
         modules: modules that have a meaning beyond their parameters' shapes.
 
     Raises:
-        PlanError: unknown optimizer; a depth rule without residual blocks; interpolation of a model with tied
+        UsageError: there is no such optimizer.
+        PlanError: a depth rule without residual blocks; interpolation of a model with tied
             embeddings, which has no form without a readout multiplier.
     """
-    if optimizer not in rules.FAMILIES:
-        raise PlanError(f"optimizer must be one of {', '.join(rules.FAMILIES)}, but got {optimizer!r}")
+    record = OPTIMIZERS.load(optimizer) if isinstance(optimizer, str) else optimizer
     options, shapes, names = options or Options(), list(shapes), modules or ModuleNames()
     if options.depth is not None and not names.blocks:
         raise PlanError(
@@ -191,10 +193,10 @@ def make_plan(
         )
     if parametrization == "interpolated" and any(shape.tied_to for shape in shapes):
         raise PlanError("interpolated needs untied weights: a tied readout's multiplier cannot be moved into its init")
-    parameters = {shape.name: _scaling(shape, optimizer, parametrization, options) for shape in shapes}
+    parameters = {shape.name: _scaling(shape, record, parametrization, options) for shape in shapes}
     return Plan(
         parametrization=parametrization,
-        optimizer=optimizer,
+        optimizer=record.name,
         width=width,
         base_width=base_width,
         parameters=parameters,
@@ -230,11 +232,12 @@ def _modules(
     return found
 
 
-def _scaling(shape: ParameterShape, optimizer: str, parametrization: Parametrization, options: Options) -> Scaling:
+def _scaling(
+    shape: ParameterShape, optimizer: Optimizer, parametrization: Parametrization, options: Options
+) -> Scaling:
     m_in, m_out = shape.fan_in / shape.base_fan_in, shape.fan_out / shape.base_fan_out
-    family = rules.FAMILIES[optimizer]
-    if family == "muon" and not (shape.role == "hidden" and len(shape.shape) == 2):
-        family = "adam"
+    is_matrix = shape.role == "hidden" and len(shape.shape) == 2
+    family = (optimizer if is_matrix else optimizer.rest or optimizer).family
     numbers = rules.multipliers(
         shape.role,
         m_in,

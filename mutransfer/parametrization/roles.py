@@ -18,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
+from mutransfer.optimizers.base import Optimizer
 from mutransfer.parametrization.facts import ModelFacts, facts_of, first, matching
 from mutransfer.parametrization.growth import check_growth, suspect_bottlenecks
 from mutransfer.parametrization.layers import LOOKUPS, TRANSPOSED, is_layer, layout_of
@@ -43,7 +44,7 @@ def plan_for(
     *,
     width: int,
     base_width: int,
-    optimizer: str = "adamw",
+    optimizer: str | Optimizer = "adamw",
     parametrization: Parametrization = "mup",
     facts: ModelFacts | Callable[[int], ModelFacts] | None = None,
     roles: Mapping[str, Role] | None = None,
@@ -59,7 +60,7 @@ def plan_for(
             called three times, or five where a dimension does not double with the width.
         width: width of the model that will be trained.
         base_width: width at which µP is the standard parametrization.
-        optimizer: `adamw`, `adam`, `sgd` or `muon` (hidden matrices on Muon, all else on AdamW).
+        optimizer: name of a registered optimizer, such as `adamw`, `sgd` or `muon`, or a record.
         facts: what shapes cannot tell, for a module that does not carry it; a function of the width where the facts
             follow it (head sizes that grow).
         roles: `{name pattern: role}` beside those of the facts.
@@ -304,7 +305,7 @@ def _role_without_layout(name: str, shape: tuple[int, ...], grows: list[bool]) -
     if growing == 2 and len(shape) == 2:
         return "hidden"
     raise PlanError(
-        f"{name} of shape {shape} is no weight of a known layer, so its role cannot be told from its shape: "
+        f"{name} of shape {shape} is not a weight of a known layer, so its shape does not tell its role: "
         f"give roles={{{name!r}: 'input'}} (or hidden, output, vector, scalar)"
     )
 

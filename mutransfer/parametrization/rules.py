@@ -2,8 +2,8 @@
 
 The one place where a rule stands. Source: Yang, Hu et al. 2022, "Tensor Programs V" (arXiv 2203.03466), "TP-V",
 Appendix B, Table 8 (the equivalent form that allows tied embeddings). ε follows the size of the gradient's entries,
-so that Adam's update stays what it is at base width: 1/m_out where the loss reaches the weight through a layer that
-grows, 1/m_in for a readout, whose input carries the factor.
+so that Adam's update is the same as at base width: 1/m_out where the gradient passes a layer that grows, 1/m_in for a
+readout, whose input carries the factor.
 
 Every multiplier is a product of powers of
 
@@ -18,14 +18,13 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from mutransfer.optimizers.base import OptimizerFamily
+
 Role = Literal["input", "hidden", "output", "vector", "scalar"]
 Parametrization = Literal["mup", "sp", "ntk", "interpolated"]
-OptimizerFamily = Literal["adam", "sgd", "muon"]
 Table = dict[Role, "Rule"]
 
 ROLES: tuple[Role, ...] = ("input", "hidden", "output", "vector", "scalar")
-# Which family's rule a parameter follows: Muon takes hidden matrices, AdamW everything else.
-FAMILIES: dict[str, OptimizerFamily] = {"adamw": "adam", "adam": "adam", "sgd": "sgd", "muon": "muon"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,9 @@ class Rule:
     adam_eps: Power = Power()
 
 
+# Lion's update is a sign: as of Adam, its entries have one size, whatever the gradient's, and it correlates with the
+# incoming activations as Adam's does (TP-V Appendix B.3; TP-IVb, arXiv 2308.01814, §2 has both as entrywise updates).
+# Its column is therefore Adam's, without the rule for an ε, which it does not have.
 # Muon's update has singular values of one size, whatever the gradient's; a layer's output moves by Θ(1) when they are
 # √(fan_out/fan_in) (Yang, Simon, Bernstein 2023, arXiv 2310.17813, Condition 1).
 MUP: Table = {
@@ -159,7 +161,7 @@ class DepthScaling:
 
 @dataclass(frozen=True)
 class Multipliers:
-    """The numbers of one parameter: what its values at base width are multiplied by."""
+    """The multipliers of one parameter on its values at base width."""
 
     init_std: float
     forward: float
@@ -184,13 +186,13 @@ def multipliers(
     Args:
         m_in: fan-in over base fan-in (1 for roles without a growing fan-in).
         m_out: fan-out over base fan-out.
-        optimizer: `adam` for Adam and AdamW, `sgd` for SGD with or without momentum, `muon`.
-        rule: `rule_of(parametrization, role)`; µP's when left out.
+        optimizer: `adam` for Adam, AdamW and Lion, `sgd` for SGD with or without momentum, `muon`.
+        rule: `rule_of(parametrization, role)`; default: µP's.
         lookup_exponent: for lookup tables (embeddings): their Adam lr is further multiplied by m_out to this power.
         depth: for parameters of a residual block: the depth rule, if one is on.
         lr_factor: multiplies the lr, for the rules of batch size and horizon.
 
-    PyTorch multiplies λ by the parameter's own lr. So that lr × λ stays what it is at base size, the multiplier of
+    PyTorch multiplies λ by the parameter's own lr. So that lr × λ is the same as at base size, the multiplier of
     weight decay is the reciprocal of the lr's, for every role, optimizer and rule.
     """
     rule = rule if rule is not None else MUP[role]
@@ -211,11 +213,18 @@ def multipliers(
     )
 
 
-def muon_shape(rows: int, columns: int, m_in: float, m_out: float) -> float:
+def gradient_sized(family: OptimizerFamily) -> bool:
+    """Whether the size of an update is proportional to the gradient's."""
+    return family == "sgd"
+
+
+def torch_shape(family: OptimizerFamily, shape: tuple[int, ...], m_in: float, m_out: float) -> float:
     """What takes out the change with width of the factor √max(1, rows/columns) by which torch.optim.Muon multiplies the
     lr: the rule for width is `muon_lr`, and torch's factor would come on top of it where rows and columns grow
-    unequally. 1 at base width."""
-    ratio = rows / columns
+    unequally. 1 at base width, and of every other family."""
+    if family != "muon":
+        return 1.0
+    ratio = shape[0] / shape[1]
     return math.sqrt(max(1.0, ratio * m_in / m_out)) / math.sqrt(max(1.0, ratio))
 
 
@@ -235,11 +244,11 @@ def attention_scale(
 
 @dataclass(frozen=True)
 class Options:
-    """The rules that may be chosen; as they stand here, nothing but the parametrization's own table applies."""
+    """The optional rules; by default only the parametrization's own table applies."""
 
     weight_decay: Literal["fixed_product", "independent"] = "fixed_product"
-    """`fixed_product`: lr × λ stays what it is at base width. `independent`: a step decays by λ × the schedule's
-    factor, whatever the lr (Wortsman et al. 2023, arXiv 2309.14322, §3.2.2)."""
+    """`fixed_product`: lr × λ is the same as at base size. `independent`: a step decays by λ × the schedule's factor,
+    whatever the lr is (Wortsman et al. 2023, arXiv 2309.14322, §3.2.2)."""
     lookup_exponent: float = 0.0
     """Power of m_out by which the Adam lr of lookup tables grows."""
     init: float = 1.0
@@ -248,9 +257,9 @@ class Options:
     """Exponent of the lr scaling, for `interpolated`."""
     depth: DepthScaling | None = None
     lr_factor: float = 1.0
-    """Multiplies every lr: what the rules for batch size and horizon come to."""
+    """Multiplies every lr: the product of the rules for batch size and horizon."""
     notes: tuple[str, ...] = ()
-    """What is on, in words: no optional rule acts unseen."""
+    """The rules that are on, in words, so that none acts unseen."""
 
 
 def batch_lr(kappa: float, optimizer: OptimizerFamily, exponent: float | None = None) -> float:

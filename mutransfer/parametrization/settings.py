@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mutransfer.config.hparams import Hparams
+from mutransfer.optimizers.base import OptimizerFamily
 from mutransfer.parametrization import rules
 from mutransfer.parametrization.plan import ModuleScaling, Plan, Scaling
-from mutransfer.parametrization.rules import OptimizerFamily
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class OptimizerSettings:
     eps: float | None
     """None where the optimizer has no ε."""
     betas: tuple[float, float] | None
-    """Decay of both moments of Adam; None elsewhere."""
+    """Both decays of Adam and Lion; None where the optimizer has none."""
     momentum: float | None
-    """Momentum of SGD and Muon; None elsewhere."""
+    """Momentum of SGD and Muon; None where the optimizer has none."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,9 @@ def _module(plan: Plan, one: ModuleScaling, hparams: Hparams, *, scaled: bool) -
 def _optimizer(
     plan: Plan, name: str, one: Scaling, hparams: Hparams, *, enters: bool, scaled: bool
 ) -> OptimizerSettings:
-    rest = hparams.resolved("adam_lr")  # of what another optimizer leaves to Adam
-    lr: float = rest if rest is not None and one.family == "adam" else hparams.lr
+    record = hparams.record
+    trainer = record.trainer(one.family)
+    lr: float = hparams.lr if trainer is record else hparams.resolved("adam_lr")
     lr *= hparams.embedding_lr if enters else 1.0
     lr *= hparams.bias_lr if is_bias(name, one) else hparams.norm_gain_lr if is_norm_gain(name, one) else 1.0
     decay, eps = hparams.weight_decay if one.weight_decay else 0.0, hparams.resolved("eps")
@@ -118,17 +119,17 @@ def _optimizer(
         eps = None if eps is None else eps * one.eps
     if plan.options.weight_decay == "independent":  # torch multiplies by the lr: take it out beforehand
         decay = hparams.weight_decay / lr if one.weight_decay else 0.0
-    if one.family == "muon" and scaled and plan.parametrization != "sp":
-        shape = rules.muon_shape(one.shape[0], one.shape[1], one.m_in, one.m_out)
+    if scaled and plan.parametrization != "sp":
+        shape = rules.torch_shape(one.family, one.shape, one.m_in, one.m_out)
         lr, decay = lr * shape, decay / shape
-    adam = one.family == "adam"
+    reads = trainer.own_hparams
     return OptimizerSettings(
         family=one.family,
         lr=lr,
         weight_decay=decay,
-        eps=eps if adam else None,
-        betas=(hparams.resolved("beta1"), hparams.resolved("beta2")) if adam else None,
-        momentum=None if adam else hparams.resolved("momentum"),
+        eps=eps if "eps" in reads else None,
+        betas=(hparams.resolved("beta1"), hparams.resolved("beta2")) if "beta1" in reads else None,
+        momentum=hparams.resolved("momentum") if "momentum" in reads else None,
     )
 
 

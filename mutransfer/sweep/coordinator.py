@@ -22,7 +22,7 @@ from mutransfer.sweep.record import TrialRecord, completed
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.stages import entrants, finalists, standing
-from mutransfer.sweep.trial import local_executor
+from mutransfer.sweep.trial import make_executor
 from mutransfer.training.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = (
     "search.trials", "search.retries", "search.hang_after", "search.confirm.top", "search.confirm.seeds", "provenance",
+    "executor",
 )  # fmt: skip
 _UNCHECKED = "skipped"
 
@@ -58,7 +59,7 @@ def run_sweep(
     """Run or continue the sweep of `config` in `runs/<name>`.
 
     Args:
-        executor: makes the executor; by default a worker process per device of this machine.
+        executor: makes the executor. Default: the one that the config chooses.
         should_stop: asked several times a second; when true the workers are ended.
         check: called with the run folder before the first trial, unless an earlier call has passed it; what it
             returns goes into the study's records, what it raises ends the sweep before it begins.
@@ -123,7 +124,7 @@ def _run(
     watching, data = observer or Observer(), ""
     trainer_of(config).require_trials(config, folder.root)
     with ExitStack() as stack:
-        make_crew = executor or (lambda: local_executor(config))
+        make_crew = executor or (lambda: make_executor(config))
         # First, so that workers import torch while the data is read, the config checked and the study made.
         crew = None if folder.exists else stack.enter_context(closing(make_crew()))
         if config.trainer.project_data:

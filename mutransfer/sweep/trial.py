@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import pkgutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.executors.base import Job, JobFailed
-from mutransfer.executors.devices import Device, worker_devices
+from mutransfer.errors import UsageError
+from mutransfer.executors.base import Executor, Job, JobFailed
+from mutransfer.executors.devices import Device
 from mutransfer.executors.line import line
-from mutransfer.executors.local import LocalExecutor
 from mutransfer.training.trainers import trainer_of
 from mutransfer.training.trainers.base import RunFailed, TrialWatch
 
@@ -67,8 +68,24 @@ def warm_up(device: Device, *, config: dict[str, Any]) -> None:
     trainer_of(parsed).warm_up(parsed, threads=device.threads)
 
 
-def local_executor(config: RunConfig, *, workers: int | None = None) -> LocalExecutor:
-    """Worker processes on this machine's devices, which begin to import and to open the data of `config` at once."""
-    threads = config.require_search().threads or 1
+def make_executor(config: RunConfig, *, workers: int | None = None, threads: int | None = None) -> Executor:
+    """The executor that a config chooses; its workers begin to import and to open the data at once.
+
+    Args:
+        workers: number of workers, as `--workers` gives it.
+        threads: CPU threads of each. Default: `search.threads`, or 1.
+
+    Raises:
+        UsageError: the executor lacks something that the sweep needs, or cannot have that many workers.
+    """
+    section, search = config.executor, config.require_search()
+    for able, needs, what in (
+        (section.shares_disk, True, "workers that see the run folder, into which trials write their losses"),
+        (section.answers_questions, search.pruner is not None, "answers to a worker's questions, for search.pruner"),
+        (section.can_end_jobs, "hang_after" in search.model_fields_set, "a way to end a job, for search.hang_after"),
+    ):
+        if needs and not able:
+            raise UsageError(f"executor {section.kind}: this sweep needs {what}, and it has none; choose another")
     job = Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
-    return LocalExecutor(worker_devices(workers=workers, threads=threads), warm_up=job)
+    build: Callable[..., Executor] = pkgutil.resolve_name(section.implementation)
+    return build(section, threads=threads or search.threads or 1, workers=workers, warm_up=job)

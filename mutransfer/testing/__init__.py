@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("mutransfer.testing.trainers")  # so that a failed assert shows its values
+pytest.register_assert_rewrite("mutransfer.testing")  # so that a failed assert shows its values

@@ -1,4 +1,4 @@
-"""torch's own optimizers over the plan's parameter groups."""
+"""The torch optimizer over the plan's parameter groups."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mutransfer.config.hparams import Hparams, OptimizerName
+from mutransfer.config.hparams import Hparams
+from mutransfer.optimizers.base import Optimizer
 from mutransfer.parametrization.apply import optimizer_groups
 from mutransfer.parametrization.plan import Plan
-
-# Where torch has an update as one kernel: a third of the time of its loop on a CPU.
-_FUSED_ON = ("cpu", "cuda")
 
 
 class Together:
@@ -48,7 +46,7 @@ class Together:
 
 def build_optimizer(model: nn.Module, plan: Plan, hparams: Hparams) -> torch.optim.Optimizer | Together:
     """The optimizer of `hparams`, each group with its own peak lr under `peak_lr`."""
-    return optimizer_over(hparams.optimizer, peaked_groups(model, plan, hparams))
+    return optimizer_over(hparams.record, peaked_groups(model, plan, hparams))
 
 
 def peaked_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dict[str, Any]]:
@@ -56,16 +54,14 @@ def peaked_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dict[s
     return [{**group, "peak_lr": group["lr"]} for group in optimizer_groups(model, plan, hparams)]
 
 
-def optimizer_over(name: OptimizerName, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | Together:
-    """torch's optimizer for groups that `peaked_groups` made, of one model or of several."""
-    fused = all(parameter.device.type in _FUSED_ON for group in groups for parameter in group["params"])
-    if name == "sgd":
-        return torch.optim.SGD(groups, fused=fused)
-    if name == "muon":
-        matrices = [group for group in groups if group["family"] == "muon"]
-        rest = torch.optim.AdamW([group for group in groups if group["family"] != "muon"], fused=fused)
-        return Together(torch.optim.Muon(matrices), rest) if matrices else rest
-    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, fused=fused)
+def optimizer_over(record: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | Together:
+    """The optimizer over groups of one model or of several; two where the record leaves parameters to another."""
+    by_trainer: dict[str, tuple[Optimizer, list[dict[str, Any]]]] = {}
+    for group in sorted(groups, key=lambda group: group["family"] != record.family):
+        trainer = record.trainer(group["family"])
+        by_trainer.setdefault(trainer.name, (trainer, []))[1].append(group)
+    parts = [trainer.build(own) for trainer, own in by_trainer.values()]
+    return parts[0] if len(parts) == 1 else Together(*parts)
 
 
 def set_lr(optimizer: torch.optim.Optimizer | Together, factor: float) -> None:

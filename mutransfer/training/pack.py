@@ -223,5 +223,8 @@ def _require_alike(configs: Sequence[RunConfig]) -> None:
     first = apart_from_hparams(configs[0])
     if any(apart_from_hparams(config) != first for config in configs[1:]):
         raise CannotPack("the runs differ in more than hparams and seed, or in the optimizer")
+    record = first.hparams.record
+    if record.pack is None:
+        raise CannotPack(f"optimizer {record.name} has no update for packs")
     if first.training.compile:
         raise CannotPack("training.compile compiles one run")

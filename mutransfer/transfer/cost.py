@@ -15,8 +15,6 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.parametrization.plan import Plan
 
 _BYTES_FP32 = 4
-# Copies of the weights that training keeps: weights, gradients, and the optimizer's state.
-_COPIES = {"adam": 4, "sgd": 3, "muon": 3}
 # The backward pass multiplies two matrices for each one that the forward pass does.
 _TRAINING_OVER_FORWARD = 3
 
@@ -46,10 +44,15 @@ def estimate(config: RunConfig, plan: Plan) -> Cost:
     )
     attention = 4 * plan.width * sum(section.scores(name, spec) for name in plan.attention)
     forward = 2 * products + attention
+    optimizer = config.hparams.record
     return Cost(
         parameters=plan.parameter_count,
         flops_per_step=_TRAINING_OVER_FORWARD * forward * config.training.batch_size,
         steps=config.training.steps,
         state_bytes=_BYTES_FP32
-        * sum(math.prod(one.shape) * _COPIES[one.family] for one in plan.parameters.values() if one.tied_to is None),
+        * sum(
+            math.prod(one.shape) * optimizer.trainer(one.family).copies
+            for one in plan.parameters.values()
+            if one.tied_to is None
+        ),
     )

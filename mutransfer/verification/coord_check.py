@@ -12,9 +12,10 @@ from torch import Tensor, nn, optim
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
+from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.roles import ModelFactory
-from mutransfer.parametrization.rules import FAMILIES
+from mutransfer.parametrization.rules import gradient_sized
 from mutransfer.verification import coord_words
 from mutransfer.verification.coordinates import Measurements, OnProgress, measure
 from mutransfer.verification.hints import hint_for
@@ -27,9 +28,6 @@ STEPS = 8
 LEAST_STEPS = 6
 """Behind a readout and queries that start at zero, keys begin to move in the third step; the last half is judged."""
 SEEDS = 3
-MOST_LR = {"adam": 1e-3, "sgd": 0.1, "muon": 0.02}
-"""A config's lr is taken up to this. At the peak of a tuned lr, without its warmup, the first steps overshoot: changes
-are then several times what they start from, differ between seeds by as much, and say little of the limit."""
 CheckOutcome = Literal["passed", "failed", "no power"]
 
 
@@ -139,7 +137,7 @@ def coordinate_check(
         base_width: width at which µP is the standard parametrization, and the smallest width by default.
         widths: sizes to build; base width × 1, 2, 4, 8, 16 when left out.
         axis: what a size is, `width` or `depth`. Over depth the first and last of each list of blocks are compared.
-        lr, optimizer, weight_decay: at base width; `adamw`, `adam` or `sgd`.
+        lr, optimizer, weight_decay: at base width; the name of a registered optimizer.
         parametrization: `mup` or `sp`.
         plan_options: further arguments of `plan_for`: roles, init_std, zero_readout, finite_sizes.
         prepare: your own µP: `prepare(model, size)` draws the initial weights. Goes with `make_optimizer`.
@@ -155,7 +153,7 @@ def coordinate_check(
 
     Raises:
         PlanError: the model cannot be planned.
-        UsageError: arguments that contradict each other.
+        UsageError: there is no such optimizer; arguments that contradict each other.
         Interrupted: `should_stop` said so.
     """
     subject = ModuleSubject(
@@ -176,7 +174,7 @@ def coordinate_check(
     return run_check(
         subject,
         lr=lr,
-        adam=FAMILIES[optimizer] != "sgd",
+        adam=not gradient_sized(OPTIMIZERS.load(optimizer).family),
         seeds=seeds,
         steps=steps,
         threshold=threshold,
@@ -205,7 +203,7 @@ def check_config(
 ) -> CoordinateCheck:
     """Check a config's model on its data, with its hparams at a constant lr without warmup.
 
-    The lr is the config's, but at most `MOST_LR`.
+    The lr is the config's, but at most the optimizer's `most_lr`.
 
     Args:
         sizes: base width × 1, 2, 4, 8, 16 when left out; over depth 2, 4, 8, 16, 32.
@@ -220,14 +218,14 @@ def check_config(
         DataError: the data cannot be used.
         Interrupted: `should_stop` said so.
     """
-    family = FAMILIES[config.hparams.optimizer]
-    lr = min(config.hparams.lr, MOST_LR[family]) if lr is None else lr
+    record = config.hparams.record
+    lr = min(config.hparams.lr, record.most_lr) if lr is None else lr
     if not 0 < lr < math.inf:
         raise UsageError(f"lr must be a positive number, but got {lr:g}")
     return run_check(
         ConfigSubject(config.with_hparams({"lr": lr}), sizes=sizes, axis=axis, device=device),
         lr=lr,
-        adam=family != "sgd",
+        adam=not gradient_sized(record.family),
         seeds=seeds,
         steps=steps,
         threshold=threshold,

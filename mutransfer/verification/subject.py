@@ -21,6 +21,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import plan_of
+from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.apply import initialize, parameter_groups
 from mutransfer.parametrization.facts import ModelFacts, facts_of
 from mutransfer.parametrization.plan import Plan
@@ -28,7 +29,7 @@ from mutransfer.parametrization.roles import ModelFactory, built, plan_for
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import counted, inputs_of, no_targets
 from mutransfer.training.memory import require_memory
-from mutransfer.training.optimizers import Together
+from mutransfer.training.optimizers import Together, optimizer_over
 from mutransfer.training.tryout import try_out
 
 AXES = ("width", "depth")
@@ -183,13 +184,12 @@ class ModuleSubject:
         model, facts = built(self._factory, size, self._plan_options.get("facts"))
         if self._prepare is not None and self._make_optimizer is not None:
             self._prepare(model, size)
-            optimizer = self._make_optimizer(model, size)
+            optimizer: torch.optim.Optimizer | Together = self._make_optimizer(model, size)
         else:
             plan = self._plan_at(size, parametrization)
             initialize(model, plan, seed=seed)
             groups = parameter_groups(model, plan, lr=self._lr, weight_decay=self._weight_decay)
-            kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-            optimizer = kinds[self._optimizer](groups)
+            optimizer = optimizer_over(OPTIMIZERS.load(self._optimizer), groups)
         model.train()
 
         def train_step(step: int) -> Tensor:

@@ -45,7 +45,7 @@ def test_code_that_raises_is_one_message_before_anything_starts(
     own: str, refused: Refused, verb: tuple[str, ...]
 ) -> None:
     message = refused(*verb, "--set", f"model.factory={own}:broken", "--set", "model.depth=1")
-    assert message == f"model.depth: is no field of this section and no parameter of {own}:broken; did you mean width?"
+    assert message == f"model.depth: is not a field of this section or a parameter of {own}:broken; did you mean width?"
     text = Path("own.yaml").read_text(encoding="utf-8").replace(", depth: 1", "").replace(":build", ":broken")
     Path("own.yaml").write_text(text, encoding="utf-8")
     message = refused(*verb)

@@ -82,8 +82,8 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
         (("--grid", "4:1"), "--grid 4:1: write it as LOW:HIGH with 0 < LOW < HIGH"),
         (("--grid", "0.1:0.2"), "needs three values or more, but got 2"),
         (("--sizes", "16,20"), "--sizes 20: model.head_dim: 8 does not divide width 20"),
-        (("--hparam", "lrr"), "--hparam lrr: is no hparam; did you mean lr? choose among lr, embedding_lr, "),
-        (("--hparam", "nope"), "--hparam nope: is no hparam; choose among lr, embedding_lr, "),
+        (("--hparam", "lrr"), "--hparam lrr: is not an hparam; did you mean lr? choose among lr, embedding_lr, "),
+        (("--hparam", "nope"), "--hparam nope: is not an hparam; choose among lr, embedding_lr, "),
         (("--hparam", "optimizer", "--values", "adam,sgd"), "--hparam optimizer: cannot be checked: its best lr is"),
         (
             ("--hparam", "momentum", "--values", "0.5,0.7,0.9"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from mutransfer.config.load import load_config, validate
-from mutransfer.config.models import ModelSection
+from mutransfer.config.models import MODELS
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
 from mutransfer.config.source import parse_yaml, read_yaml
@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
-KINDS = [get_args(model.model_fields["kind"].annotation)[0] for model in get_args(get_args(ModelSection)[0])]
+KINDS = list(MODELS.built_in)
 
 
 def sweep(name: str) -> SearchSection:

@@ -169,7 +169,7 @@ def test_decoding_puts_punctuation_back() -> None:
         ('{"de": "x", "en": "a"}\n\n{"de": "x", "en": 3}\n', ":3: en must be a text that is not empty, but got 3"),
         ('{"de": " ", "en": "a"}\n', ":1: de must be a text that is not empty, but got ' '"),
         ('["x", "a"]\n', ":1: must be a JSON object with two texts, but is a list"),
-        ('{"de": "x", "en": \n', ":1: is no JSON: "),
+        ('{"de": "x", "en": \n', ":1: is not JSON: "),
         ('{"de": "x", "en": "a"}\n', ": too small to split: 1 pairs"),
     ],
 )

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from configs.my_model import Model
-from mutransfer.config.models import ModelSection
+from mutransfer.config.models import MODELS
 from mutransfer.parametrization.rules import Role
 from tests.conftest import TEXT, write_pairs
 from tests.contracts.models import ModelCase, ModelContract
 
-SECTIONS = {
-    get_args(one.model_fields["kind"].annotation)[0]: one
-    for one in get_args(get_args(ModelSection)[0])
-    if one.trainer.inspectable
-}
+SECTIONS = {name: MODELS.load(name) for name in MODELS.built_in if MODELS.load(name).trainer.inspectable}
 
 
 def text(folder: Path) -> dict[str, Any]:

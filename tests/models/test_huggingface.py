@@ -227,7 +227,7 @@ def test_a_name_that_is_not_local_and_a_hub_that_cannot_be_reached(hf, monkeypat
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is no JSON"), ("{}", "no model_type"), ('{"model_type": "none"}', "transformers cannot make a none")],
+    [("{", "is not JSON"), ("{}", "no model_type"), ('{"model_type": "none"}', "transformers cannot make a none")],
 )
 def test_a_config_that_is_none(hf, tmp_path, content, message):
     (tmp_path / "config.json").write_text(content, encoding="utf-8")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mutransfer.errors import PlanError
+from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
 from mutransfer.parametrization.plan import make_plan
 from tests.conftest import build
@@ -39,5 +39,5 @@ def test_biases_and_gains_do_not_decay(gpt):
 
 
 def test_unknown_optimizer():
-    with pytest.raises(PlanError, match="optimizer must be one of adamw, adam, sgd, muon, but got 'lion'"):
-        make_plan([], width=8, base_width=8, optimizer="lion")
+    with pytest.raises(UsageError, match="optimizer lyon: there is no such optimizer; did you mean lion"):
+        make_plan([], width=8, base_width=8, optimizer="lyon")

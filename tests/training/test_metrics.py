@@ -128,7 +128,7 @@ def test_a_missing_package_is_said_before_the_training(
 
 
 def test_what_measures_nothing_is_refused(pairs: dict[str, Any], gpt: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="rouge is no metric of kind seq2seq; it has bleu"):
+    with pytest.raises(ValidationError, match="rouge is not a metric of kind seq2seq; it has bleu"):
         build(pairs, evaluation__metrics=["rouge"])
     with pytest.raises(ValidationError, match="kind gpt has no metrics"):
         build(gpt, evaluation__beam=2)

@@ -31,6 +31,11 @@ MEMBERS = {
         {"optimizer": "sgd", "lr": 0.2, "momentum": 0.0, "clip": 0.1, "schedule": "constant"},
         {"optimizer": "sgd", "lr": 0.05, "init_scale": 0.5, "temperature": 2.0},
     ],
+    "lion": [
+        {"optimizer": "lion", "lr": 0.001, "weight_decay": 0.1, "clip": 0.5},
+        {"optimizer": "lion", "lr": 0.003, "init_scale": 1.5, "beta1": 0.8, "beta2": 0.95, "warmup": 0.3},
+        {"optimizer": "lion", "lr": 0.002, "temperature": 0.5, "schedule": "linear", "final_lr": 0.3},
+    ],
     "muon": [
         {"optimizer": "muon", "lr": 0.005, "adam_lr": 0.01, "weight_decay": 0.1},
         {"optimizer": "muon", "lr": 0.002, "momentum": 0.8, "beta2": 0.99},

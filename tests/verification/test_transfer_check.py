@@ -361,7 +361,7 @@ def test_names_are_compared_by_rank(gpt, tmp_path):
         ({"values": [0.0, 0.1, 0.2]}, UsageError, "must be > 0"),
         ({"sizes": [16, 20]}, ConfigError, "--sizes 20: model.head_dim: 8 does not divide"),
         ({"sizes": [8, 16]}, ConfigError, "8 is narrower than base_width 16"),
-        ({"hparam": "lrr"}, UsageError, "lrr: is no hparam; did you mean lr?"),
+        ({"hparam": "lrr"}, UsageError, "lrr: is not an hparam; did you mean lr?"),
         ({"hparam": "clip", "values": None}, UsageError, "--hparam clip: the config's value is None"),
         ({"hparam": "momentum"}, UsageError, "--hparam momentum: has no effect with optimizer adamw"),
     ],

@@ -1,12 +1,19 @@
-"""The `data:` section, one file per kind. The union `DataSection` is the registry of sources."""
+"""The `data:` section, one file per kind; `DATA_SOURCES` is their registry."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from mutransfer.config.data.base import AnySpec, BaseDataSection, ClassSpec, DataSpec, MaskedSpec, PairSpec, TokenSpec
+from mutransfer.config.data.base import (
+    AnyDataSection,
+    AnySpec,
+    BaseDataSection,
+    ClassSpec,
+    DataSpec,
+    MaskedSpec,
+    PairSpec,
+    TokenSpec,
+)
 from mutransfer.config.data.digits import DigitsSection
 from mutransfer.config.data.huggingface import HuggingFaceDataSection, HuggingFaceImagesSection, HuggingFaceTextSection
 from mutransfer.config.data.module import DataModuleSection
@@ -16,8 +23,11 @@ from mutransfer.config.data.text import TextSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 from mutransfer.config.data.tokens import TokensSection
 from mutransfer.config.data.translation import TranslationSection
+from mutransfer.config.union import union_of
+from mutransfer.registry import Registry
 
 __all__ = [
+    "DATA_SOURCES",
     "AnySpec",
     "BaseDataSection",
     "ClassSpec",
@@ -40,15 +50,22 @@ __all__ = [
     "TranslationSection",
 ]
 
-DataSection = Annotated[
-    TextSection
-    | TokensSection
-    | DigitsSection
-    | ParquetImagesSection
-    | HuggingFaceTextSection
-    | HuggingFaceImagesSection
-    | TranslationSection
-    | DataModuleSection
-    | NoneSection,
-    Field(discriminator="kind"),
-]
+DATA_SOURCES: Registry[type[BaseDataSection]] = Registry(
+    "data kind",
+    group="mutransfer.data_sources",
+    built_in={
+        "text": "mutransfer.config.data.text:TextSection",
+        "tokens": "mutransfer.config.data.tokens:TokensSection",
+        "digits": "mutransfer.config.data.digits:DigitsSection",
+        "parquet-images": "mutransfer.config.data.parquet_images:ParquetImagesSection",
+        "huggingface-text": "mutransfer.config.data.huggingface:HuggingFaceTextSection",
+        "huggingface-images": "mutransfer.config.data.huggingface:HuggingFaceImagesSection",
+        "translation": "mutransfer.config.data.translation:TranslationSection",
+        "module": "mutransfer.config.data.module:DataModuleSection",
+        "none": "mutransfer.config.data.none:NoneSection",
+    },
+)
+if TYPE_CHECKING:
+    DataSection = AnyDataSection
+else:
+    DataSection = union_of(DATA_SOURCES)

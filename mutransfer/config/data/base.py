@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -34,7 +34,7 @@ class MaskedSpec(TokenSpec):
 
     @property
     def mask_id(self) -> int:
-        """What stands for a token that is to be guessed."""
+        """The id in the place of a token that is to be predicted."""
         return self.vocab_size - 1
 
 
@@ -79,7 +79,7 @@ class PairSpec:
 
 @dataclass(frozen=True)
 class AnySpec:
-    """Data of a user's own factory: nothing is known before it is opened but what the config says."""
+    """Data of a user's own factory: before it is opened, only the config's own fields are known."""
 
     sizes: tuple[int, ...] = ()
     """Sizes that do not follow width."""
@@ -96,6 +96,9 @@ tokenizer come after them."""
 
 class AnyDataSection(Section):
     """What the rest of the code asks of a `data:` section."""
+
+    if TYPE_CHECKING:
+        kind: str
 
     implementation: ClassVar[str]
     """Where the loader is: `package.module:function`, called as `function(section)`."""

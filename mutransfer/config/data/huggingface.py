@@ -20,7 +20,7 @@ class HuggingFaceDataSection(BaseDataSection):
     config: str | None = None
     """Which of the configurations that the data set has on the hub."""
     revision: str | None = None
-    """Commit, tag or branch on the hub; the newest when left out. A full commit hash pins the data."""
+    """Commit, tag or branch on the hub. Default: the newest. A full commit hash pins the data."""
     split: str = "train"
     """Split of the hub's data set that is trained on; slices such as `train[:10%]` are possible."""
     validation_split: str | None = None
@@ -31,7 +31,7 @@ class HuggingFaceDataSection(BaseDataSection):
     validation_files: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Local files of the validation part, in place of a fraction of the others."""
     limit: PositiveInt | None = None
-    """Use the first so many rows only."""
+    """Use only the first rows, this many."""
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> Self:

@@ -14,7 +14,7 @@ class NoSpec(ClassSpec):
 
 
 class NoneSection(AnyDataSection):
-    """No data from here: a command (model kind `command`) brings its own. May be left out with it."""
+    """No data: a command (model kind `command`) brings its own. This is its default."""
 
     implementation = "mutransfer.data.none:load"
 

@@ -29,7 +29,7 @@ class ParquetImagesSection(BaseDataSection):
     classes: PositiveInt = 10
     """Number of labels."""
     limit: PositiveInt | None = None
-    """Use the first so many rows only."""
+    """Use only the first rows, this many."""
 
     @property
     def spec(self) -> ClassSpec:  # noqa: D102

@@ -21,13 +21,13 @@ class TokenizerSection(Section):
     """`bytes`; `words` between white space, `<eos>` after each line, the most frequent of the training part kept and
     `<unk>` for the others; `bpe`, byte pairs trained on the training part (extra `hf`); `file`, see there."""
     vocab_size: PositiveInt | None = None
-    """Number of token ids, special ones included; `words` and `bpe` need it. Left out with `file` it is read off the
-    file when the config is loaded."""
+    """Number of token ids, special ones included; `words` and `bpe` need it. Default with `file`: read from the file
+    when the config is loaded."""
     file: str | None = None
     """A JSON file of the `tokenizers` library (extra `hf`), relative to the current folder. Written alone it makes
     the kind `file`."""
     eos: str | None = None
-    """Token of that file which ends every document; a newline does when left out."""
+    """Token of that file which ends every document. Default: a newline."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -76,11 +76,11 @@ def _size_of(file: str) -> int:
         ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
         return int(max(ids)) + 1
     except FileNotFoundError:
-        raise FieldProblem(("file",), f"{file}: no such file; with vocab_size stated it may come later") from None
+        raise FieldProblem(("file",), f"{file}: no such file; give vocab_size too if the file is made later") from None
     except OSError as error:
         raise FieldProblem(("file",), f"{file}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise FieldProblem(("file",), f"{file}: is no tokenizer.json of the tokenizers library") from None
+        raise FieldProblem(("file",), f"{file}: is not a tokenizer.json of the tokenizers library") from None
 
 
 TokenizerField = Annotated[

@@ -21,10 +21,10 @@ class TranslationSection(BaseDataSection):
     path: str
     """JSON lines to train on, relative to the current folder."""
     validation: str | None = None
-    """JSON lines to validate on; when left out, `validation_fraction` of `path` is held out."""
+    """JSON lines to validate on. Default: a held-out `validation_fraction` of `path`."""
     test: str | None = None
-    """JSON lines on which metrics (BLEU) are measured after training, never trained on and never selected by; when
-    left out, metrics are measured on the validation part."""
+    """JSON lines on which metrics (BLEU) are measured after training; they never train or select. Default: the
+    validation part."""
     source_field: str
     """Key of the text that is translated."""
     target_field: str
@@ -35,7 +35,7 @@ class TranslationSection(BaseDataSection):
     lowercase: bool = False
     """Whether case is dropped; BLEU then compares without case."""
     seq_len: Annotated[PositiveInt, Field(ge=2)] = 32
-    """Tokens of a sentence at most, its end included."""
+    """Largest number of tokens of a sentence, its end included."""
     too_long: Literal["truncate", "drop"] = "truncate"
     """What happens to longer pairs in training and validation. Metrics are over every sentence: of a longer one the
     beginning is translated and compared with the whole reference."""

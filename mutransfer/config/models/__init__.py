@@ -1,10 +1,8 @@
-"""The `model:` section, one file per kind. The union `ModelSection` is the registry of models."""
+"""The `model:` section, one file per kind; `MODELS` is their registry."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from mutransfer.config.models.base import BaseModelSection, Loss
 from mutransfer.config.models.bert import BERTSection
@@ -15,8 +13,11 @@ from mutransfer.config.models.mlp import MLPSection
 from mutransfer.config.models.module import ModuleSection
 from mutransfer.config.models.resnet import ResNetSection
 from mutransfer.config.models.seq2seq import Seq2SeqSection
+from mutransfer.config.union import union_of
+from mutransfer.registry import Registry
 
 __all__ = [
+    "MODELS",
     "BERTSection",
     "BaseModelSection",
     "CommandSection",
@@ -28,26 +29,23 @@ __all__ = [
     "ModuleSection",
     "ResNetSection",
     "Seq2SeqSection",
-    "section_class",
 ]
 
-ModelSection = Annotated[
-    BERTSection
-    | GPTSection
-    | MLPSection
-    | ResNetSection
-    | Seq2SeqSection
-    | ModuleSection
-    | HuggingFaceSection
-    | CommandSection,
-    Field(discriminator="kind"),
-]
-
-
-def section_class(given: Any) -> type[BaseModelSection] | None:
-    """The class of a `model:` section, given as plain data or as a section; None where its kind is unknown."""
-    if isinstance(given, BaseModelSection):
-        return type(given)
-    kind = given.get("kind") if isinstance(given, dict) else None
-    classes: tuple[type[BaseModelSection], ...] = get_args(get_args(ModelSection)[0])
-    return next((one for one in classes if kind in get_args(one.model_fields["kind"].annotation)), None)
+MODELS: Registry[type[BaseModelSection]] = Registry(
+    "model kind",
+    group="mutransfer.models",
+    built_in={
+        "bert": "mutransfer.config.models.bert:BERTSection",
+        "gpt": "mutransfer.config.models.gpt:GPTSection",
+        "mlp": "mutransfer.config.models.mlp:MLPSection",
+        "resnet": "mutransfer.config.models.resnet:ResNetSection",
+        "seq2seq": "mutransfer.config.models.seq2seq:Seq2SeqSection",
+        "module": "mutransfer.config.models.module:ModuleSection",
+        "huggingface": "mutransfer.config.models.huggingface:HuggingFaceSection",
+        "command": "mutransfer.config.models.command:CommandSection",
+    },
+)
+if TYPE_CHECKING:
+    ModelSection = BaseModelSection
+else:
+    ModelSection = union_of(MODELS)

@@ -1,9 +1,9 @@
-"""Fields that every model has; what the rest of the code asks of a `model:` section."""
+"""Fields and abilities of every `model:` section."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
@@ -56,6 +56,9 @@ class AnyRun(Protocol):
 class BaseModelSection(Section):
     """Fields that every model has."""
 
+    if TYPE_CHECKING:
+        kind: str
+
     implementation: ClassVar[str]
     """Where the `nn.Module` is: `package.module:Class`, built as `Class(section, data_spec)`."""
     consumes: ClassVar[Literal["tokens", "masked tokens", "token pairs", "classes", "any", "nothing"]]
@@ -64,7 +67,7 @@ class BaseModelSection(Section):
     trainer: ClassVar[TrainerFacts] = IN_PROCESS
     """What trains it."""
     default_data: ClassVar[str | None] = None
-    """Kind of the `data:` section when it is left out; None where it is required."""
+    """Kind of the `data:` section if the config has none; None if the config must have one."""
     attention: ClassVar[bool] = False
     """Whether there are attention logits, and so an attention temperature to tune."""
     foreign: ClassVar[bool] = False
@@ -111,7 +114,7 @@ class BaseModelSection(Section):
         return self.places(attention, spec) ** 2
 
     def check_run(self, run: AnyRun) -> None:
-        """Check the rest of the config for what is impossible with this model.
+        """Refuse a config that is impossible with this model.
 
         Raises:
             FieldProblem: at a path from the root of the config.

@@ -20,33 +20,31 @@ _OWN_FILES = ("metrics.jsonl", "config.yaml", "result.json", "error.txt", "stdou
 
 def _arguments(given: Any) -> Any:
     if not isinstance(given, list | tuple):
-        raise ValueError(
-            "must be a list of arguments, such as [python, train.py, --lr, '{lr}']; there is no shell in between"
-        )
+        raise ValueError("must be a list of arguments, such as [python, train.py, --lr, '{lr}']; no shell reads it")
     numbers = (one for one in given if isinstance(one, int | float) and not isinstance(one, bool))
     texts = {id(one): placeholders.text_of(one) for one in numbers}
     return [texts.get(id(one), one) for one in given]
 
 
 class LossFrom(Section):
-    """Where a command's loss is read: `{json_lines, field}`, or `{regex, source}`."""
+    """Where the loss of a command is read: `{json_lines, field}`, or `{regex, source}`."""
 
     json_lines: str | None = None
     """Lines of JSON: `stdout`, `stderr`, or a file that the command writes into the trial's folder. Other lines are
-    passed over."""
+    skipped."""
     field: str | None = None
-    """Key of the loss in a line, `val_loss` when left out; `metrics.val` goes into an object. Lines without it, or with
-    null, are passed over."""
+    """Key of the loss in a line; `metrics.val` is a key inside an object. Default: `val_loss`. Lines without the key,
+    or with null, are skipped."""
     step_field: str | None = None
-    """Key of the step in a line, `step` when left out; lines need not have it."""
+    """Key of the step in a line; lines need not have it. Default: `step`."""
     regex: str | None = None
-    """Python regular expression that is looked for in every line. Its group named `loss`, or its first one, is the
-    loss (`nan` and `inf` count as diverged); a group named `step` is the step."""
+    """Python regular expression that is searched in every line. Its group named `loss`, or its first group, is the loss
+    (`nan` and `inf` count as diverged); a group named `step` is the step."""
     source: str | None = None
-    """Where `regex` looks: `output` (stdout and stderr, when left out), `stdout`, `stderr`, or a file in the trial's
+    """Where `regex` searches: `output` (stdout and stderr, the default), `stdout`, `stderr`, or a file in the trial's
     folder."""
     takes: Literal["last", "minimum"] = "last"
-    """Which of the values is the trial's loss. `minimum` is that of the best checkpoint, and flatters runs that
+    """Which of the values is the trial's loss. `minimum` is the loss of the best checkpoint; it favours runs that
     evaluate more often."""
 
     @model_validator(mode="after")
@@ -77,7 +75,7 @@ class LossFrom(Section):
         try:
             pattern = re.compile(text)
         except re.error as error:
-            raise FieldProblem(("regex",), f"{text!r} is no regular expression: {error}") from None
+            raise FieldProblem(("regex",), f"{text!r} is not a regular expression: {error}") from None
         if "loss" not in pattern.groupindex and (pattern.groups != 1 or "step" in pattern.groupindex):
             raise FieldProblem(("regex",), f"{text!r} needs one group (…) around the loss, or one named (?P<loss>…)")
 
@@ -88,7 +86,7 @@ class LossFrom(Section):
 
 
 class CommandSection(BaseModelSection):
-    """A trainer of one's own, run as a command per trial. It brings its own model, data and µP."""
+    """The user's own trainer, run as one command per trial. It brings its own model, data and µP."""
 
     implementation = ""
     consumes = "nothing"
@@ -99,8 +97,8 @@ class CommandSection(BaseModelSection):
     """Model kind."""
     command: Annotated[tuple[str, ...], Field(strict=False, min_length=1), BeforeValidator(_arguments)]
     """Program and arguments, a list: no shell reads it. `{lr}`, `{width}`, `{base_width}`, `{steps}`, `{seed}`,
-    `{trial_folder}`, any hparam or compute setting stands for its value; `{{` and `}}` are braces. It is started in the
-    folder that mutransfer is called in."""
+    `{trial_folder}`, any hparam or compute setting is replaced by its value; `{{` and `}}` are literal braces. The
+    command starts in the folder in which mutransfer was called."""
     environment: Annotated[dict[str, str], Field(default_factory=dict)]
     """Environment variables for it, on top of mutransfer's own; placeholders as in `command`."""
     passes: Literal["arguments", "environment"] = "arguments"
@@ -109,7 +107,7 @@ class CommandSection(BaseModelSection):
     loss_from: LossFrom
     """Where its loss is read."""
     timeout: PositiveFloat | None = None
-    """Seconds after which a run is ended and counts as crashed; no limit when left out."""
+    """Seconds after which a run is ended and counts as crashed. Default: no limit."""
     depth: PositiveInt | None = None
     """For `{depth}`, where the command takes one."""
 
@@ -126,7 +124,7 @@ class CommandSection(BaseModelSection):
             raise FieldProblem(("depth",), "has no effect: the command never gets {depth}")
         for name in self.environment:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise FieldProblem(("environment", name), "is no name of an environment variable")
+                raise FieldProblem(("environment", name), "is not a valid name of an environment variable")
             if name.startswith(placeholders.ENVIRONMENT_PREFIX):
                 raise FieldProblem(("environment", name), "is set by mutransfer; choose another name")
         return self
@@ -147,7 +145,7 @@ class CommandSection(BaseModelSection):
         return self.named if self.passes == "arguments" else set(placeholders.known())
 
     def check_run(self, run: AnyRun) -> None:
-        """Refuse what has no effect on a command, and placeholders without a value."""
+        """Refuse settings that have no effect on a command, and placeholders without a value."""
         if run.rules != RulesSection():
             raise FieldProblem(("rules",), "has no effect: a command has scaling rules of its own")
         if run.parametrization != "mup" and "parametrization" not in self.passed:

@@ -21,11 +21,11 @@ class GPTSection(TransformerSection):
     kind: Literal["gpt"]
     """Model kind."""
     kv_group: PositiveInt | None = None
-    """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): so many heads share a key and a value at every
-    width. Give this or `kv_heads` or neither, for a key and a value per head."""
+    """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): number of heads that share a key and a value,
+    the same at every width. Give this, or `kv_heads`, or neither for a key and a value per head."""
     kv_heads: PositiveInt | None = None
-    """Grouped-query attention with so many keys and values at every width; 1 is multi-query attention. For `heads`
-    only: of heads of a fixed size they would not grow, and no rule for that transfers (docs/models.md)."""
+    """Grouped-query attention: number of keys and values, the same at every width; 1 is multi-query attention. Only
+    with `heads`: with `head_dim` keys and values would not grow, and no rule for that transfers (docs/models.md)."""
     qk_norm: bool = False
     """Queries and keys are normalised per head (Henry et al. 2020, arXiv 2010.04245), by the kind of `norm`."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
@@ -37,12 +37,12 @@ class GPTSection(TransformerSection):
     logits per head and distance. Rotary by default: learned ones of the tokens' own size cost 0.2 nats in short runs
     and hide that wider is better (BENCHMARKS.md)."""
     relative_buckets: Annotated[int, Field(ge=2)] | None = None
-    """Biases per head with `positions: relative`; 32 when left out. The nearer half of them are for one distance each,
-    the others for ranges that grow by a constant factor (Raffel et al. 2020, arXiv 1910.10683, §2.1)."""
+    """Biases per head with `positions: relative`. Default: 32. Half of them are for one near distance each, the others
+    for ranges of distances that grow by a constant factor (Raffel et al. 2020, arXiv 1910.10683, §2.1)."""
     relative_distance: PositiveInt | None = None
-    """Distance from which on `positions: relative` tells no two apart; 128 when left out."""
+    """Distance beyond which `positions: relative` uses one bias for all. Default: 128."""
     zero_query: bool = True
-    """Query weights start at zero. False when left out with qk_norm, where true is impossible: a normalised zero has no
+    """Query weights start at zero. With qk_norm the default is false, and true is impossible: a normalised zero has no
     direction."""
 
     @model_validator(mode="before")
@@ -57,16 +57,16 @@ class GPTSection(TransformerSection):
         if self.kv_heads is not None and self.kv_group is not None:
             raise FieldProblem(
                 ("kv_heads",),
-                "give kv_heads (so many keys at every width) or kv_group (so many heads to a key at every width), "
-                "not both",
+                "give kv_heads (the number of keys at every width) or kv_group (the number of heads per key at every "
+                "width), not both",
             )
         if self.kv_heads is not None and self.head_dim is not None:
             heads = self.width // self.head_dim
             raise FieldProblem(
                 ("kv_heads",),
                 "with head_dim keys and values would not grow with the model, for which no rule transfers "
-                f"(docs/models.md): write kv_group: {max(heads // self.kv_heads, 1)} instead, so many heads to a key "
-                f"at every width, or heads: {heads} instead of head_dim, heads that widen",
+                f"(docs/models.md): write kv_group: {max(heads // self.kv_heads, 1)} instead (the number of heads per "
+                f"key at every width), or heads: {heads} instead of head_dim (heads that widen)",
             )
         for name in ("width", "base_width"):
             width = getattr(self, name)

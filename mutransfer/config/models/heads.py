@@ -17,7 +17,7 @@ class TransformerSection(BaseModelSection):
     residual = True
 
     depth: Depth = 2
-    """Number of blocks; an encoder and a decoder have so many each."""
+    """Number of blocks; an encoder and a decoder have this many each."""
     head_dim: PositiveInt | None = None
     """Fixed size of a head: heads multiply as the model widens (TP-V's advice). Give this or `heads`."""
     heads: PositiveInt | None = None
@@ -27,10 +27,10 @@ class TransformerSection(BaseModelSection):
     norm_gain: bool = False
     """Trainable norm gains. Off by default: they break transfer (Lingle 2024)."""
     tied_embeddings: bool = False
-    """Readout shares the weights of the embedding of what it predicts; these then start at 1/√base_width and are
-    multiplied by √base_width on the way in."""
+    """The readout shares the weights of the embedding of its tokens. They start with std 1/√base_width, and the
+    embedding's output is multiplied by √base_width."""
     zero_readout: bool | None = None
-    """Readout weights start at zero: true when left out, and impossible with tied embeddings."""
+    """Readout weights start at zero. Default: true, or false with tied embeddings, where true is impossible."""
     zero_query: bool = True
     """Query weights start at zero."""
 

@@ -46,10 +46,10 @@ class HuggingFaceSection(BaseModelSection):
     norm_gain: bool = False
     """Trainable norm gains, which break transfer (Lingle 2024). Off, gains stay at 1."""
     zero_readout: bool | None = None
-    """Readout weights start at zero: true when left out, and impossible with tied embeddings."""
+    """Readout weights start at zero. Default: true, or false with tied embeddings, where true is impossible."""
     zero_query: bool | None = None
-    """Query weights start at zero: true when left out, and impossible where queries, keys and values are one matrix
-    (GPT-2)."""
+    """Query weights start at zero. Default: true, or false where queries, keys and values are one matrix (GPT-2), where
+    true is impossible."""
 
     roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
     """Role by parameter name or pattern, where shapes cannot tell: that of a bottleneck is `hidden`."""

@@ -74,7 +74,7 @@ with warnings.catch_warnings():  # the field `loss` takes the place of the prope
             return self
 
         def dead_hparams(self) -> dict[str, str]:
-            """None that a config could tell: what the module has is seen when it is built."""
+            """No hparam: whether a module uses one is known only after it is built."""
             return {}
 
 

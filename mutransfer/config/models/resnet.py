@@ -11,7 +11,7 @@ from mutransfer.config.data.base import ClassSpec, DataSpec
 from mutransfer.config.models.base import BaseModelSection, Depth
 
 LARGE = 64
-"""Larger images than that meet a stem that makes them four times smaller."""
+"""Images larger than this pass a stem that makes them four times smaller."""
 _GROUP_SIZE = 8
 
 
@@ -28,8 +28,8 @@ class ResNetSection(BaseModelSection):
     norm: Literal["batch", "group"] = "batch"
     """Norm over the batch, with running means of it in evaluation; or over groups of channels of one image."""
     group_size: PositiveInt | None = None
-    """Channels of a group of norm `group`, the same at every width: the number of groups grows with the model. 8 when
-    left out."""
+    """Channels per group of norm `group`, the same at every width, so that the number of groups grows with the model.
+    Default: 8."""
     norm_gain: bool = False
     """Trainable norm gains and biases. Off by default: gains break transfer (Lingle 2024)."""
     zero_readout: bool = True

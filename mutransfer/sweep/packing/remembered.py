@@ -76,7 +76,7 @@ class Remembered:
                 training,
                 config.parametrization,
             ],
-            [config.hparams.optimizer, config.hparams.clip is None, trials],
+            [config.hparams.record.name, config.hparams.clip is None, trials],
             None if search.pruner is None else search.pruner.model_dump(mode="json"),
         )
 

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.errors import UsageError
+from mutransfer.registry import Registry
 from mutransfer.transfer.export.base import Export
 
-# name: module with a function `export(config, *, force)`
-FORMATS = {
-    "json": "mutransfer.transfer.export.plain",
-    "megatron": "mutransfer.transfer.export.megatron",
-    "nanogpt-mup": "mutransfer.transfer.export.nanogpt_mup",
-}
+EXPORTS: Registry[Callable[..., Export]] = Registry(
+    "export format",
+    group="mutransfer.exports",
+    built_in={
+        "json": "mutransfer.transfer.export.plain:export",
+        "megatron": "mutransfer.transfer.export.megatron:export",
+        "nanogpt-mup": "mutransfer.transfer.export.nanogpt_mup:export",
+    },
+)
 
 
 def export_config(config: RunConfig, name: str, *, force: bool = False) -> Export:
-    """`config` for the trainer `name`.
+    """`config` in the words of the trainer `name`, by a function `export(config, *, force)`.
 
     Args:
-        force: write also where the trainer builds another model; the notes say in what it differs.
+        force: write also where the trainer builds another model; the notes say how it differs.
 
     Raises:
-        UsageError: there is no such format, or it has no words for something in the config.
+        UsageError: there is no such format, or it cannot express something in the config.
     """
-    if name not in FORMATS:
-        raise UsageError(f"--format {name}: the formats are {', '.join(FORMATS)}")
-    function: Callable[..., Export] = importlib.import_module(FORMATS[name]).export
-    return function(config, force=force)
+    return EXPORTS.load(name)(config, force=force)

@@ -15,7 +15,9 @@ from typing import Any
 from mutransfer.config.models import GPTSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
+from mutransfer.optimizers.base import OptimizerFamily
 from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.rules import gradient_sized
 from mutransfer.parametrization.settings import settings
 
 _TOLERANCE = 1e-6
@@ -38,15 +40,22 @@ class InEffect:
 
     @classmethod
     def of(
-        cls, *, std: float, multiplier: float, lr: float, weight_decay: float, eps: float | None, optimizer: str
+        cls,
+        *,
+        std: float,
+        multiplier: float,
+        lr: float,
+        weight_decay: float,
+        eps: float | None,
+        family: OptimizerFamily,
     ) -> InEffect:
         """From what a trainer calls them."""
-        power = 2 if optimizer == "sgd" else 1
+        power = 2 if gradient_sized(family) else 1
         return cls(
             init=multiplier * std,
             lr=multiplier**power * lr,
             decay=lr * weight_decay,
-            eps=None if eps is None or optimizer == "sgd" else eps / multiplier,
+            eps=None if eps is None or gradient_sized(family) else eps / multiplier,
         )
 
 
@@ -96,7 +105,7 @@ def in_effect(config: RunConfig, plan: Plan) -> dict[str, InEffect]:
             lr=own.lr,
             weight_decay=own.weight_decay,
             eps=own.eps,
-            optimizer=config.hparams.optimizer,
+            family=own.family,
         )
     return found
 

@@ -13,7 +13,9 @@ from mutransfer.config.models import GPTSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.models import plan_of
+from mutransfer.optimizers.base import OptimizerFamily
 from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.rules import gradient_sized
 from mutransfer.parametrization.settings import settings
 from mutransfer.transfer.export.base import (
     LATE_WARMUP,
@@ -58,7 +60,7 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
     flags = flags_of(config, section, plan)
     differences = compare(
         in_effect(config, plan),
-        theirs(flags, section, config.hparams.optimizer),
+        theirs(flags, section, config.hparams.record.family),
         (attention_scale(config, plan), attention_of(flags)),
     )
     notes = _notes(config, section, plan, flags, differences)
@@ -74,7 +76,7 @@ def flags_of(config: RunConfig, section: GPTSection, plan: Plan) -> dict[str, An
     hidden, own = numbers.optimizer["blocks.0.attention.key.weight"], numbers.optimizer["embedding.weight"]
     # Megatron-LM's --lr is that of embedding and readout; hidden matrices get it over m (Adam) or as it is (SGD).
     lr = hparams.lr * plan.options.lr_factor
-    m, sgd = plan.width_multiplier, hparams.optimizer == "sgd"
+    m, sgd = plan.width_multiplier, gradient_sized(hparams.record.family)
     table = own.lr / (lr * (m if sgd else 1.0))  # what embedding_lr and its like come to
     tied = section.tied_embeddings
     # Untied, an own lr of the embedding becomes a multiplier: θ × output, std / θ, lr / θ (Adam) or θ² (SGD).
@@ -154,10 +156,10 @@ def attention_of(flags: dict[str, Any]) -> float:
     return float(math.sqrt(flags["mup-base-head-dim"]) / flags["kv-channels"] ** flags["mup-attn-scale-power"])
 
 
-def theirs(flags: dict[str, Any], section: GPTSection, optimizer: str) -> dict[str, InEffect]:
+def theirs(flags: dict[str, Any], section: GPTSection, family: OptimizerFamily) -> dict[str, InEffect]:
     """What Megatron-LM makes of the flags."""
     m = flags["hidden-size"] / flags["mup-base-hidden-size"]
-    sgd = optimizer == "sgd"
+    sgd = gradient_sized(family)
     table_lr, matrix_lr = (flags["lr"] * m, flags["lr"]) if sgd else (flags["lr"], flags["lr"] / m)
     eps = flags.get("adam-eps")
     hidden = flags["init-method-std"] / math.sqrt(m)
@@ -166,11 +168,11 @@ def theirs(flags: dict[str, Any], section: GPTSection, optimizer: str) -> dict[s
     def table(multiplier: float, *, decoupled: bool = True) -> InEffect:
         own = flags.get("decoupled-lr", table_lr) if decoupled else table_lr
         return InEffect.of(std=flags["embedding-init-method-std"], multiplier=multiplier, lr=own,
-                           weight_decay=flags["weight-decay"], eps=eps, optimizer=optimizer)  # fmt: skip
+                           weight_decay=flags["weight-decay"], eps=eps, family=family)  # fmt: skip
 
     def matrix(std: float) -> InEffect:
         return InEffect.of(std=std, multiplier=1.0, lr=matrix_lr, weight_decay=flags["weight-decay"],
-                           eps=None if eps is None else eps / m, optimizer=optimizer)  # fmt: skip
+                           eps=None if eps is None else eps / m, family=family)  # fmt: skip
 
     return of_gpt(
         section,
@@ -194,7 +196,7 @@ def _notes(
             f"λ = {given} at base width, and embedding and readout get it too"
             + (
                 ""
-                if config.rules.weight_decay == "independent" or hparams.optimizer == "sgd"
+                if config.rules.weight_decay == "independent" or gradient_sized(hparams.record.family)
                 else f" instead of {given}"
             )
         )

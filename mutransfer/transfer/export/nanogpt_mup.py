@@ -125,7 +125,7 @@ def theirs(values: dict[str, Any], section: GPTSection) -> dict[str, InEffect]:
 
     def weight(initial: float, multiplier: float, own_lr: float) -> InEffect:
         return InEffect.of(std=initial, multiplier=multiplier, lr=own_lr, weight_decay=values["weight_decay"],
-                           eps=_EPS, optimizer="adamw")  # fmt: skip
+                           eps=_EPS, family="adam")  # fmt: skip
 
     return of_gpt(
         section,

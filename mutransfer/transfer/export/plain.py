@@ -37,8 +37,13 @@ def export(config: RunConfig, *, force: bool = False) -> Export:
     if plan is None:
         notes.append(f"a {config.model.kind} trains this model: its parameters and their scaling are not known here")
     else:
-        notes += [*_NOTES, _COUPLED if config.hparams.optimizer == "sgd" else _DECOUPLED, *plan.options.notes]
-        notes += [_EPS] if config.hparams.optimizer != "sgd" else []
+        optimizer = config.hparams.record
+        notes += [
+            *_NOTES,
+            _COUPLED if optimizer.weight_decay == "coupled" else _DECOUPLED,
+            *plan.options.notes,
+        ]
+        notes += [_EPS] if "eps" in optimizer.hparams else []
         notes += plan.warnings
     content = {
         "format": "mutransfer-export",

@@ -1,0 +1,24 @@
+"""Fields and abilities of every `executor:` section."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from mutransfer.config.base import Section
+
+
+class BaseExecutorSection(Section):
+    """Where trials run. It changes no result, so a sweep may be continued with another executor."""
+
+    implementation: ClassVar[str]
+    """`package.module:function`, called as `function(section, threads=…, workers=…, warm_up=…)`; gives an
+    `executors.base.Executor`."""
+    shares_disk: ClassVar[bool] = True
+    """Whether workers see the run folder: they write a trial's files there."""
+    answers_questions: ClassVar[bool] = True
+    """Whether a job can ask the coordinator while it runs; a pruner needs it."""
+    can_end_jobs: ClassVar[bool] = True
+    """Whether a job that hangs can be ended; `search.hang_after` needs it."""
+
+    if TYPE_CHECKING:
+        kind: str

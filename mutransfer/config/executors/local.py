@@ -1,0 +1,20 @@
+"""`executor: {kind: local}`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from mutransfer.config.executors.base import BaseExecutorSection
+
+
+class LocalSection(BaseExecutorSection):
+    """Worker processes on the devices of this machine."""
+
+    implementation = "mutransfer.executors.local:build"
+
+    kind: Literal["local"] = "local"
+    """Executor kind."""
+    workers: PositiveInt | None = None
+    """Number of worker processes. Default: one per GPU, or one per `search.threads` cores."""
