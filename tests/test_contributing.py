@@ -16,8 +16,10 @@ from tests.conftest import REPOSITORY
 PAGE = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 KINDS = re.findall(r"^### Adding an? (.+)$", PAGE, flags=re.M)
 NEW = "toy"
+BEFORE = ("def batch_lr", "COMMAND = TrainerFacts(", "    init, lr = 1.0, 1.0\n")
+"""What a toy adds stands in front of these texts, and behind all others."""
 
-# What is written into each file: a whole new file, or (text that stands there, text to put behind it).
+# What is written into each file: a whole new file, or (text of the file, text to add to it).
 TOYS: dict[str, dict[str, str | tuple[str, str]]] = {
     "model": {
         "mutransfer/config/models/toy.py": '''
@@ -140,7 +142,7 @@ TOY = Optimizer(name="toy", family="adam", build=build, own_hparams={"beta1": 0.
         ),
         "mutransfer/parametrization/options.py": (
             "    init, lr = 1.0, 1.0\n",
-            "    if chosen.toy is not None:\n        factor *= rules.toy_lr(chosen.toy)\n        notes.append('rules.toy')\n",
+            "    if chosen.toy is not None:\n        factor *= rules.toy_lr(chosen.toy)\n",
         ),
     },
     "command": {
@@ -270,9 +272,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
             text = (home / name).read_text(encoding="utf-8")
             anchor, added = change
             assert text.count(anchor) == 1, (name, anchor)
-            before = anchor in ("def batch_lr", "COMMAND = TrainerFacts(", "    init, lr = 1.0, 1.0\n")
             (home / name).write_text(
-                text.replace(anchor, added + anchor if before else anchor + added), encoding="utf-8"
+                text.replace(anchor, added + anchor if anchor in BEFORE else anchor + added), encoding="utf-8"
             )
     environment = {**os.environ, "PYTHONPATH": str(home), "MUTRANSFER_CACHE": str(home / "cache")}
     done = subprocess.run(
