@@ -79,7 +79,7 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> str:
         """The message for a name that cannot be loaded: it is not in the registry, or its package is broken."""
-        if name in self:
+        if name in self.built_in or name in self._plugged_in:
             try:
                 self.load(name)
             except UsageError as error:

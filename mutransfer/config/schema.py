@@ -5,24 +5,33 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from mutransfer.config.base import FieldProblem, Section, Seed
-from mutransfer.config.data import DataSection
+from mutransfer.config.data import DATA_SOURCES, AnyDataSection
 from mutransfer.config.evaluation import EvaluationSection
-from mutransfer.config.executors import ExecutorSection, LocalSection
+from mutransfer.config.executors import EXECUTORS, BaseExecutorSection, LocalSection
 from mutransfer.config.hparams import UNSWEEPABLE, Hparams
 from mutransfer.config.messages import message_of
-from mutransfer.config.models import MODELS, ModelSection
+from mutransfer.config.models import MODELS, BaseModelSection
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
 from mutransfer.config.trainer import TrainerFacts
-from mutransfer.config.union import class_of
+from mutransfer.config.union import class_of, union_of
 from mutransfer.errors import ConfigError
 
 _LONGEST_SWEPT_NAME = 100
+
+
+# Made here, once plug-ins can import the sections that theirs inherit from.
+if TYPE_CHECKING:
+    ModelSection = BaseModelSection
+    DataSection = AnyDataSection
+    ExecutorSection = BaseExecutorSection
+else:
+    ModelSection, DataSection, ExecutorSection = map(union_of, (MODELS, DATA_SOURCES, EXECUTORS))
 
 
 class TrainingSection(Section):

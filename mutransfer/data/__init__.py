@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, cast
 from mutransfer.data.dataset import Dataset
 
 if TYPE_CHECKING:
-    from mutransfer.config.data import DataSection, MaskedSpec
+    from mutransfer.config.data import AnyDataSection, MaskedSpec
 
 
 @functools.lru_cache(maxsize=1)
-def load_data(section: DataSection) -> Dataset:
+def load_data(section: AnyDataSection) -> Dataset:
     """Open the data of a `data:` section; the last one stays open, so that a worker loads it once.
 
     Raises:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.data import (
-    DataSection,
+    AnyDataSection,
     HuggingFaceTextSection,
     TextSection,
     TokenizerField,
@@ -170,7 +170,7 @@ class DataSource:
         }
 
 
-def source_of(section: DataSection) -> DataSource:
+def source_of(section: AnyDataSection) -> DataSource:
     """The corpus of a data section.
 
     Raises:

@@ -13,12 +13,12 @@ from mutransfer.parametrization.options import options_of
 from mutransfer.parametrization.roles import plan_for
 
 if TYPE_CHECKING:
-    from mutransfer.config.models import ModelSection
+    from mutransfer.config.models import BaseModelSection
     from mutransfer.config.schema import RunConfig
     from mutransfer.parametrization.plan import Plan
 
 
-def build_model(section: ModelSection, spec: DataSpec) -> nn.Module:
+def build_model(section: BaseModelSection, spec: DataSpec) -> nn.Module:
     """The plain module of a `model:` section for data of shape `spec`, on torch's current default device."""
     return cast(nn.Module, pkgutil.resolve_name(section.implementation)(section, spec))
 

@@ -79,10 +79,11 @@ def make_executor(config: RunConfig, *, workers: int | None = None, threads: int
         UsageError: the executor lacks something that the sweep needs, or cannot have that many workers.
     """
     section, search = config.executor, config.require_search()
+    usual = type(search).model_fields["hang_after"].default
     for able, needs, what in (
         (section.shares_disk, True, "workers that see the run folder, into which trials write their losses"),
         (section.answers_questions, search.pruner is not None, "answers to a worker's questions, for search.pruner"),
-        (section.can_end_jobs, "hang_after" in search.model_fields_set, "a way to end a job, for search.hang_after"),
+        (section.can_end_jobs, search.hang_after != usual, "a way to end a job, for search.hang_after"),
     ):
         if needs and not able:
             raise UsageError(f"executor {section.kind}: this sweep needs {what}, and it has none; choose another")

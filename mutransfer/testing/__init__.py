@@ -1,5 +1,8 @@
-"""Contract suites for plug-ins. They need pytest, and run in the test suite of any package."""
+"""Contract suites for plug-ins, one per kind. They need pytest, and run in the test suite of any package."""
+
+import pkgutil
 
 import pytest
 
-pytest.register_assert_rewrite("mutransfer.testing")  # so that a failed assert shows its values
+# So that a failed assert shows its values.
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))

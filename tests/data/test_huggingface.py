@@ -23,8 +23,8 @@ from mutransfer.config.data import (
 )
 from mutransfer.data.rows import Origin, pairs, rows
 from mutransfer.errors import DataError
+from mutransfer.testing.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh
 from tests.conftest import TEXT, real_data
-from tests.contracts.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh
 from tests.data.test_sources import encoded, write_images
 
 datasets = pytest.importorskip("datasets")

@@ -12,8 +12,8 @@ import pytest
 from mutransfer.config.data import MaskedSpec, TextSection, TokensSection
 from mutransfer.data.dataset import IGNORED
 from mutransfer.errors import DataError
+from mutransfer.testing.data_sources import DataSourceContract, fresh
 from tests.conftest import TEXT, build
-from tests.contracts.data_sources import DataSourceContract, fresh
 
 MASK = 256
 

@@ -12,7 +12,7 @@ import pytest
 from mutransfer.config.data import DataModuleSection
 from mutransfer.data.dataset import Dataset
 from mutransfer.errors import DataError
-from tests.contracts.data_sources import fresh, same
+from mutransfer.testing.data_sources import fresh, same
 
 CODE = """\
 import numpy as np

@@ -23,8 +23,8 @@ from mutransfer.data.prepare import PrepareNews, prepare
 from mutransfer.data.shards import ShardedTokens, open_shards
 from mutransfer.data.source import DataSource, source_of, source_of_files, tokenizer_of
 from mutransfer.errors import DataError, Interrupted, UsageError
+from mutransfer.testing.data_sources import TokenSourceContract, fresh
 from tests.conftest import REPOSITORY
-from tests.contracts.data_sources import TokenSourceContract, fresh
 
 BPE = TokenizerSection(kind="bpe", vocab_size=300)
 WORDS = TokenizerSection(kind="words", vocab_size=500)

@@ -14,7 +14,7 @@ import pytest
 
 from mutransfer.config.data import BaseDataSection, DigitsSection, ParquetImagesSection, TextSection, TokensSection
 from mutransfer.errors import DataError
-from tests.contracts.data_sources import fresh
+from mutransfer.testing.data_sources import fresh
 from tests.data.test_sources import encoded, write_images
 
 

@@ -15,8 +15,8 @@ import pytest
 from mutransfer.config.data import DigitsSection, ParquetImagesSection, TextSection, TokensSection
 from mutransfer.data import digits
 from mutransfer.data.dataset import Dataset, _moments
+from mutransfer.testing.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh, same
 from tests.conftest import TEXT, real_data
-from tests.contracts.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh, same
 
 
 def marked(marker: str) -> str:

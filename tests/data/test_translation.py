@@ -18,8 +18,8 @@ from mutransfer.data.dataset import IGNORED, notes_of
 from mutransfer.data.pairs import PairDataset
 from mutransfer.data.words import spaced, unspaced
 from mutransfer.errors import DataError
+from mutransfer.testing.data_sources import DataSourceContract, check_epochs, fresh
 from tests.conftest import real_data, write_pairs
-from tests.contracts.data_sources import DataSourceContract, check_epochs, fresh
 
 WORDS = {"kind": "words", "vocab_size": 40}
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from mutransfer.config.executors import InlineSection
 from mutransfer.errors import UsageError
 from mutransfer.executors.base import Job, JobFailed, WorkerDied, WorkerHung
 from mutransfer.executors.devices import Device
 from mutransfer.executors.inline import InlineExecutor
 from mutransfer.executors.local import LocalExecutor
-from tests.contracts.executors import HERE, ExecutorContract
+from mutransfer.testing.executors import HERE, ExecutorContract
 
 CPU = Device("cpu", "cpu", 1, {"OMP_NUM_THREADS": "1", "MUTRANSFER_TEST_MARK": "here"})
 THIS = "tests.executors.test_executors"
@@ -67,7 +68,7 @@ def alive(pid: int) -> bool:
 
 
 class TestInline(ExecutorContract):
-    ends_hung_jobs = False
+    section = InlineSection
 
     @pytest.fixture
     def executor(self):
@@ -115,7 +116,7 @@ class TestLocal(ExecutorContract):
 
     def test_time_that_the_coordinator_slept_through_is_not_counted(self):
         """Ctrl-Z stops it as well: it cannot have heard anything."""
-        job = "Job('tests.contracts.executors:busy', {'seconds': 6.0}, hang_after=1.5)"
+        job = "Job('mutransfer.testing.executors:busy', {'seconds': 6.0}, hang_after=1.5)"
         code = (
             "from mutransfer.executors.base import Job\nfrom mutransfer.executors.devices import Device\n"
             "from mutransfer.executors.local import LocalExecutor\n"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from configs.my_model import Model
 from mutransfer.config.models import MODELS
 from mutransfer.parametrization.rules import Role
+from mutransfer.testing.models import ModelCase, ModelContract
 from tests.conftest import TEXT, write_pairs
-from tests.contracts.models import ModelCase, ModelContract
 
 SECTIONS = {name: MODELS.load(name) for name in MODELS.built_in if MODELS.load(name).trainer.inspectable}
 

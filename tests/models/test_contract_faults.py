@@ -14,7 +14,7 @@ from torch import nn
 from mutransfer.models.mlp import MLP
 from mutransfer.parametrization import rules
 from mutransfer.parametrization.rules import Power, Rule
-from tests.contracts.models import ModelCase, ModelContract, maker
+from mutransfer.testing.models import ModelCase, ModelContract, maker
 from tests.models.test_contract import CASES
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mutransfer.config.data import ClassSpec, DataSpec, TokenSpec
 from mutransfer.config.hparams import Hparams
-from mutransfer.config.models import GPTSection, MLPSection, ModelSection
+from mutransfer.config.models import BaseModelSection, GPTSection, MLPSection
 from mutransfer.models import build_model
 from mutransfer.parametrization.apply import initialize, set_multipliers
 from mutransfer.parametrization.plan import Plan
@@ -65,13 +65,13 @@ def hparams(optimizer: str, **fields: object) -> Hparams:
     return Hparams.model_validate({**settings, **fields})
 
 
-def spec_of(section: ModelSection) -> DataSpec:
+def spec_of(section: BaseModelSection) -> DataSpec:
     """Shape of the data that a section's model is compared on."""
     return TOKENS if section.kind == "gpt" else CLASSES
 
 
 def our_plan(
-    section: ModelSection,
+    section: BaseModelSection,
     spec: DataSpec,
     optimizer: str,
     parametrization: str = "mup",
@@ -93,7 +93,7 @@ def our_plan(
 class Pair:
     """Our model and its twin with the same weights, and what each was made by."""
 
-    section: ModelSection
+    section: BaseModelSection
     hparams: Hparams
     plan: Plan
     ours: nn.Module
@@ -120,7 +120,7 @@ class Pair:
         return own, train(self.twin, mup_optimizer(self.twin, self.hparams), batches)
 
 
-def pair(section: ModelSection, given: Hparams, parametrization: str = "mup") -> Pair:
+def pair(section: BaseModelSection, given: Hparams, parametrization: str = "mup") -> Pair:
     """Our model, initialised as planned, and the twin with a copy of the weights."""
     spec = spec_of(section)
     plan = our_plan(section, spec, given.optimizer, parametrization)
@@ -139,7 +139,7 @@ def pair(section: ModelSection, given: Hparams, parametrization: str = "mup") ->
 
 
 def twin(
-    section: ModelSection, spec: DataSpec | None = None, *, output_mult: float = 1.0, attention_mult: float = 1.0
+    section: BaseModelSection, spec: DataSpec | None = None, *, output_mult: float = 1.0, attention_mult: float = 1.0
 ) -> nn.Module:
     """The model of `section` with `mup`'s readout and base shapes, weights as `set_base_shapes` leaves them."""
 

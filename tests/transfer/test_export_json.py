@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from mutransfer.errors import UsageError
 from mutransfer.parametrization.apply import INPUT_MULTIPLIER, OUTPUT_MULTIPLIER
+from mutransfer.testing.models import SCALES, maker
 from mutransfer.training.learner import Learner
 from mutransfer.training.tryout import try_out
 from mutransfer.transfer.export import export_config
-from tests.contracts.models import SCALES, maker
 from tests.models.test_contract import CASES
 
 # Every scale another number, so that no two can be mistaken for each other.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mutransfer.config.data.base import (
     AnyDataSection,
     AnySpec,
@@ -23,16 +21,15 @@ from mutransfer.config.data.text import TextSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 from mutransfer.config.data.tokens import TokensSection
 from mutransfer.config.data.translation import TranslationSection
-from mutransfer.config.union import union_of
 from mutransfer.registry import Registry
 
 __all__ = [
     "DATA_SOURCES",
+    "AnyDataSection",
     "AnySpec",
     "BaseDataSection",
     "ClassSpec",
     "DataModuleSection",
-    "DataSection",
     "DataSpec",
     "DigitsSection",
     "HuggingFaceDataSection",
@@ -65,7 +62,3 @@ DATA_SOURCES: Registry[type[BaseDataSection]] = Registry(
         "none": "mutransfer.config.data.none:NoneSection",
     },
 )
-if TYPE_CHECKING:
-    DataSection = AnyDataSection
-else:
-    DataSection = union_of(DATA_SOURCES)

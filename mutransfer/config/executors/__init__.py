@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mutransfer.config.executors.base import BaseExecutorSection
 from mutransfer.config.executors.inline import InlineSection
 from mutransfer.config.executors.local import LocalSection
-from mutransfer.config.union import union_of
 from mutransfer.registry import Registry
 
-__all__ = ["EXECUTORS", "BaseExecutorSection", "ExecutorSection", "InlineSection", "LocalSection"]
+__all__ = ["EXECUTORS", "BaseExecutorSection", "InlineSection", "LocalSection"]
 
 EXECUTORS: Registry[type[BaseExecutorSection]] = Registry(
     "executor",
@@ -20,7 +17,3 @@ EXECUTORS: Registry[type[BaseExecutorSection]] = Registry(
         "inline": "mutransfer.config.executors.inline:InlineSection",
     },
 )
-if TYPE_CHECKING:
-    ExecutorSection = BaseExecutorSection
-else:
-    ExecutorSection = union_of(EXECUTORS)

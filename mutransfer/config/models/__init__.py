@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mutransfer.config.models.base import BaseModelSection, Loss
 from mutransfer.config.models.bert import BERTSection
 from mutransfer.config.models.command import CommandSection
@@ -13,7 +11,6 @@ from mutransfer.config.models.mlp import MLPSection
 from mutransfer.config.models.module import ModuleSection
 from mutransfer.config.models.resnet import ResNetSection
 from mutransfer.config.models.seq2seq import Seq2SeqSection
-from mutransfer.config.union import union_of
 from mutransfer.registry import Registry
 
 __all__ = [
@@ -25,7 +22,6 @@ __all__ = [
     "HuggingFaceSection",
     "Loss",
     "MLPSection",
-    "ModelSection",
     "ModuleSection",
     "ResNetSection",
     "Seq2SeqSection",
@@ -45,7 +41,3 @@ MODELS: Registry[type[BaseModelSection]] = Registry(
         "command": "mutransfer.config.models.command:CommandSection",
     },
 )
-if TYPE_CHECKING:
-    ModelSection = BaseModelSection
-else:
-    ModelSection = union_of(MODELS)

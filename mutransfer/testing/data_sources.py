@@ -71,6 +71,7 @@ class DataSourceContract:
         data, spec = fresh(section), section.spec
         parts = [data.batch(0, batch_size=BATCH, seed=0), *data.validation(batch_size=BATCH, batches=1)]
         assert len(parts) == 2
+        inputs: Any
         for inputs, targets in parts:
             size = len(targets)
             assert 1 <= size <= BATCH
@@ -122,6 +123,7 @@ class TokenSourceContract(DataSourceContract):
 
     def test_token_targets_are_one_ahead_of_their_inputs(self, section: Any) -> None:
         data = fresh(section)
+        inputs: Any
         for inputs, targets in [data.batch(0, batch_size=BATCH, seed=0), *data.validation(batch_size=2, batches=2)]:
             assert np.array_equal(inputs[:, 1:], targets[:, :-1])
 
