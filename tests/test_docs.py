@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -144,7 +143,7 @@ def test_shell_snippets_run(found, folder):
         if all(line.startswith("mutransfer ") for line in lines):  # in this process, without the time of its start
             for line in lines:
                 words = shlex.split(line, comments=True)[1:]
-                paths = [path for word in words for path in (sorted(glob.glob(word)) if "*" in word else [word])]
+                paths = [str(path) for word in words for path in (Path().glob(word) if "*" in word else [word])]
                 code, _, stderr = invoke(*paths)
                 assert code == snippet.exit_code, f"{line}\n{stderr}"
             continue
