@@ -1,4 +1,4 @@
-"""Faster ways to compute what modules ask of torch: the same mathematics, taken at the call, for every module alike.
+"""Faster kernels for calls of torch functions: the same mathematics, replaced at the call, for every module.
 
 Shipped models and users' own call `torch.nn.functional` as ever; `kernels` decides what runs.
 """

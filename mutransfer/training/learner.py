@@ -1,4 +1,4 @@
-"""The training step: model, optimizer and schedule of one run, and what one batch does to them."""
+"""The training step: model, optimizer and schedule of one run, updated by one batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Learner:
     def train_step(self, step: int, batch: Batch) -> Tensor:
         """One update at `step` (from 0); the loss before it, on the device and without waiting for it."""
         set_lr(self.optimizer, self._schedule.factor(step))
-        if self.config.model.foreign:  # what it draws is a function of seed and step, so that resuming is exact
+        if self.config.model.foreign:  # random draws are a function of seed and step, so that resuming is exact
             torch.manual_seed(hash((self.config.training.seed, step)))
         loss = self.gradients(batch)
         if self.config.hparams.clip is not None:
