@@ -18,7 +18,6 @@ from mutransfer.data.pairs import PairDataset
 from mutransfer.errors import DataError
 from mutransfer.models.decoding import translate
 from mutransfer.models.seq2seq import Decoding, Seq2Seq
-from mutransfer.training.kernels import kernels
 
 _AT_ONCE = 64
 
@@ -69,7 +68,7 @@ def translations(
         padded = np.full((len(rows), max(len(sources[row]) for row in rows)), PAD, dtype=np.int64)
         for line, row in zip(padded, rows, strict=True):
             line[: len(sources[row])] = sources[row]
-        with kernels(device), torch.no_grad():
+        with torch.no_grad():
             decoded = translate(
                 lambda source: Decoding(model, source),
                 torch.from_numpy(padded).to(device),

@@ -19,7 +19,7 @@ from mutransfer.data.dataset import Array, Batch
 from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.training.graphs import Compute, Gradients, Graphed
-from mutransfer.training.kernels import kernels
+from mutransfer.training.kernels import PackedKernels
 from mutransfer.training.learner import precision, start_at
 from mutransfer.training.loss import Tensors, counted, inputs_of, loss_of, losses_of, no_targets, to_device, wide
 from mutransfer.training.pack_optimizers import pack_optimizer
@@ -55,7 +55,7 @@ class PackLearner:
         self._optimizer = pack_optimizer(
             self._template, self._parameters, self.plan, [config.hparams for config in configs]
         )
-        self._kernels = kernels(device, packed=True)
+        self._kernels = PackedKernels()
 
     def train_step(self, step: int, batches: Sequence[Batch]) -> Tensor:
         """One update of every member at `step` (from 0); the losses (N,) before it, not waited for.
