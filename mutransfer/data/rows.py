@@ -81,7 +81,7 @@ def pairs(origin: Origin, source: str, target: str, *, limit: int | None = None)
         target: column of the translations.
 
     Raises:
-        DataError: as `rows`, or a cell is no text.
+        DataError: as `rows`, or a cell is not text.
     """
     for number, (one, other) in enumerate(rows(origin, (source, target), limit=limit)):
         for column, cell in ((source, one), (target, other)):

@@ -1,4 +1,4 @@
-"""What trial k's params are: a function of k, or what Optuna's sampler makes of the trials before."""
+"""The params of trial k: a function of k, or drawn by Optuna's sampler from the trials before."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATES: dict[Outcome, TrialState] = {
 Looks = Mapping[int, float]
 """`{steps done: loss}`."""
 Told = tuple[Mapping[str, Any], Outcome | None, float | None, Looks]
-"""Params, outcome, objective of a trial, and what a pruner saw of it."""
+"""Params, outcome, objective of a trial, and its losses that a pruner saw."""
 
 
 class Sampler(Protocol):
@@ -38,11 +38,11 @@ class Sampler(Protocol):
         """All params of an earlier trial that has `params` only, as a kill may have left it."""
 
     def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:
-        """Trial `number` has ended so; `looks` are the losses that a pruner saw."""
+        """Record how trial `number` ended; `looks` are the losses that a pruner saw."""
 
 
 class PointSampler:
-    """Gives trial k the point that `space.point` says, whatever happened before."""
+    """Gives trial k the point of `space.point`, independent of other trials."""
 
     def __init__(self, search: SearchSection) -> None:
         self._search = search

@@ -5,8 +5,8 @@ five per batch, whatever the number of trials. They write what Optuna itself wou
 dashboards and `optuna.load_study` read the study.
 
 A study is used only if its tables have a revision that these functions were written for. There is no slower path
-through the API: it cannot add results of a later stage to a trial that has ended, end many trials in one transaction,
-or compare and set the attribute that says who coordinates a shared study.
+through the API. The API cannot add results of a later stage to a trial that has ended. It cannot end many trials in
+one transaction, or compare and set the attribute that says who coordinates a shared study.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _CHUNK = 500
 
 @dataclass
 class TrialRow:
-    """One trial as the tables have it."""
+    """One trial in the tables."""
 
     trial_id: int
     number: int
@@ -105,7 +105,7 @@ def write_attribute(connection: Connection, study: int, key: str, value: Any) ->
 
 
 def swap_attribute(connection: Connection, study: int, key: str, old: str | None, new: str) -> bool:
-    """Set the JSON of an attribute that there is (and that is `old`, unless that is None); whether it was."""
+    """Set the JSON of an existing attribute (if it equals `old`, unless that is None); whether it was set."""
     columns = _STUDY_ATTRIBUTES.c
     change = update(_STUDY_ATTRIBUTES).where(columns.study_id == study, columns.key == key).values(value_json=new)
     if old is not None:
@@ -175,7 +175,7 @@ def insert_results(
             rows.append({"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind})
     if rows:
         connection.execute(insert(_VALUES), rows)
-    for ids in _chunks(list(results)):  # what a tell of Optuna's that was cut short may have left
+    for ids in _chunks(list(results)):  # an interrupted tell of Optuna's may have left one
         connection.execute(delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id.in_(ids), _ATTRIBUTES.c.key == key))
     connection.execute(
         insert(_ATTRIBUTES),
@@ -186,7 +186,7 @@ def insert_results(
 def insert_curves(
     connection: Connection, looks: Mapping[int, Mapping[int, float]], rungs: Mapping[int, Mapping[str, Any]]
 ) -> None:
-    """Add what a pruner saw to trials, by trial id: losses by step, and what it keeps with a trial."""
+    """Add a pruner's data to trials, by trial id: losses by step, and its own values."""
     rows = []
     for trial_id, of_trial in looks.items():
         for step, value in of_trial.items():
@@ -207,7 +207,7 @@ def insert_curves(
 
 
 def read_curves(connection: Connection, study: int) -> dict[int, tuple[dict[int, float], dict[str, Any]]]:
-    """What `insert_curves` added, by trial number; of trials that have none, nothing."""
+    """The data that `insert_curves` added, by trial number."""
     found: dict[int, tuple[dict[int, float], dict[str, Any]]] = {}
     trials = _TRIALS.c
     looks, kept = _LOOKS.c, _SYSTEM_ATTRIBUTES.c
@@ -226,7 +226,7 @@ def read_curves(connection: Connection, study: int) -> dict[int, tuple[dict[int,
 def read_trials(connection: Connection, study: int) -> list[TrialRow]:
     """Every trial of the study, by number."""
     trials = _TRIALS.c
-    # The trials first: whatever of them has ended by now has its results in the tables read after.
+    # The trials first: a trial that has ended by now has its results in the tables that are read later.
     query = select(trials.trial_id, trials.number, trials.state).where(trials.study_id == study)
     found = {row[0]: TrialRow(*row) for row in connection.execute(query.order_by(trials.number)).all()}
     distributions: dict[str, Any] = {}

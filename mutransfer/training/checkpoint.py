@@ -43,7 +43,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             "to train from the start"
         ) from error
     if not isinstance(state, dict) or not {"step", "data", "plan", "model", "optimizer"} <= state.keys():
-        raise UsageError(f"{path}: is no checkpoint of mutransfer")
+        raise UsageError(f"{path}: is not a checkpoint of mutransfer")
     return state
 
 

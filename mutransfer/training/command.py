@@ -53,8 +53,8 @@ def run_command(
         on_loss: called with the step and every loss that is read.
 
     Raises:
-        UsageError: there is no such program; this is no POSIX system; or it ended well and wrote no loss where it is
-            looked for, which is one mistake in the config and no crash.
+        UsageError: there is no such program; this is not a POSIX system; or it ended well and wrote no loss where
+            `loss_from` searches, which is a mistake in the config and not a crash.
         RunFailed: it ended with another exit code than 0, or took longer than `model.timeout`.
     """
     section = cast(CommandSection, config.model)
@@ -143,12 +143,12 @@ def require_program(config: RunConfig, folder: Path) -> None:
     """Refuse a command that cannot be started.
 
     Raises:
-        UsageError: there is no such program, or this is no POSIX system.
+        UsageError: there is no such program, or this is not a POSIX system.
     """
     section = cast(CommandSection, config.model)
     program = placeholders.fill(section.command[0], values_of(config, folder.resolve()))
     if os.name != "posix":
-        raise UsageError("model kind command needs process groups, which this system has not")
+        raise UsageError("model kind command needs process groups, and this system has none")
     if shutil.which(program) is None:
         raise UsageError(f"model.command: no such program: {program}; {{python}} is the Python that runs mutransfer")
 

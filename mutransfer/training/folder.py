@@ -17,7 +17,7 @@ Outcome = Literal["completed", "diverged", "pruned", "out_of_memory", "crashed",
 
 @dataclass(frozen=True, kw_only=True)
 class RunFigures:
-    """What is known of a run that has ended. Losses are in nats; None where there is none.
+    """The figures of a run that has ended. Losses are in nats; None where there is none.
 
     `result.json`, a study's records, `trials.csv` and `mutransfer status --json` take their fields from here.
     """

@@ -70,7 +70,7 @@ class Learner:
         with torch.no_grad():
             for batch in batches:
                 targets = counted(batch, self.config.model.criterion)
-                if targets:  # of none the mean is no number
+                if targets:  # without targets the mean is NaN
                     total += self._loss(batch, train=False) * targets
                     count += targets
         self.model.train()

@@ -55,7 +55,7 @@ class Hooks:
         return False
 
     def prunes(self, step: int, losses: Mapping[int, float]) -> Collection[int]:
-        """Which members are not worth going on with after `step` steps: positions in the pack as it began.
+        """Members that end after `step` steps, by their positions in the original pack.
 
         Args:
             losses: by position, of those still training: the validation loss where there was a validation at this
@@ -262,7 +262,8 @@ class _Fit:
         self._end(diverged, "diverged")
 
     def _require_targets(self, member: _Member) -> None:
-        """A mean over no target is no divergence. Asked behind the event, as a look at every batch would cost time."""
+        """A NaN without targets is not a divergence. This is checked afterwards, since checking every batch would cost
+        time."""
         step, seed = len(member.monitor.losses) - 1, member.config.training.seed
         if math.isfinite(member.monitor.losses[step]):
             return

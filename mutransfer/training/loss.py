@@ -25,7 +25,7 @@ def loss_of(forward: Callable[..., Any], loss: Loss, inputs: Tensors, targets: T
 
     Args:
         forward: called with the inputs, and with the targets too where the model returns its loss itself.
-        train: label smoothing belongs to training; validation goes without.
+        train: whether to smooth labels; validation never does.
     """
     if loss.kind == "returned":
         returned: Tensor = wide(forward(*inputs, targets))

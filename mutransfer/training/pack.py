@@ -114,7 +114,7 @@ class PackLearner:
         with torch.no_grad():
             for batch in batches:
                 targets = counted(batch, self.config.model.criterion)
-                if targets:  # of none the mean is no number
+                if targets:  # without targets the mean is NaN
                     total += self._losses(*self._on_device([batch]), shared=True, train=False) * targets
                     count += targets
         self._template.train()

@@ -181,7 +181,7 @@ class _Recorder:
         now = {name: parameter.data for name, parameter in module.named_parameters()}
         self._again = True
         try:
-            # Not torch.func.functional_call: some packages keep what they know of a weight on the Parameter itself.
+            # Not torch.func.functional_call: some packages keep data about a weight on the Parameter itself.
             for name, parameter in module.named_parameters():
                 parameter.data = self._initial[prefix + name]
             before = _first_float(module(*call.inputs, **call.keywords))

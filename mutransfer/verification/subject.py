@@ -138,7 +138,7 @@ class ConfigSubject:
                 "search": None,
                 "provenance": None,
             }
-            if parametrization != self.parametrization:  # the control goes without the rules that it is to show
+            if parametrization != self.parametrization:  # the control has none of the rules whose effect it shows
                 changes["rules"] = RulesSection()
             return RunConfig.model_validate({**dict(config), **changes})
         except ValidationError as error:

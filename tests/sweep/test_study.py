@@ -395,7 +395,7 @@ def test_environment_variables_are_filled_in_and_never_shown(gpt, tmp_path, monk
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nosuch://host/db", "is no storage URL"),
+        ("nosuch://host/db", "is not a storage URL"),
         ("sqlite://", "keeps nothing; give it a path"),
         ("sqlite:////nosuch/folder/study.db", "unable to open database file"),
     ],

@@ -23,7 +23,7 @@ class Seq2SeqSection(HeadsSection):
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     """Fixed sines and cosines, or learned position embeddings of source and target."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the probability that training spreads over all words; the validation loss goes without."""
+    """Share of the probability that training spreads over all words; the validation loss has none."""
 
     @property
     def criterion(self) -> Loss:  # noqa: D102
