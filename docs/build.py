@@ -85,7 +85,8 @@ def exit_codes() -> str:
     for one in sorted(classes, key=lambda one: (one.exit_code, len(one.__mro__))):
         if one.exit_code not in seen:
             seen.add(one.exit_code)
-            rows.append([str(one.exit_code), sentence(inspect.getdoc(one) or "")])
+            meaning = sentence(inspect.getdoc(one) or "")
+            rows.append([str(one.exit_code), meaning[0].lower() + meaning[1:]])
     return table(["code", "meaning"], rows)
 
 

@@ -136,16 +136,19 @@ def test_code_is_fenced(page):
     assert not re.findall(r"\n\n {4}\S.*", _FENCED.sub("", page.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("found", of_language("sh"))
+@pytest.mark.parametrize("found", of_language("sh", "text"))
 def test_shell_snippets_run(found, folder):
-    for snippet in found:
+    said = [one.text for one in found if one.language == "text" and one.text.startswith("error: ")]
+    for snippet in (one for one in found if one.language == "sh"):
         lines = [line for line in re.sub(r"\\\n", " ", snippet.text).splitlines() if line.strip()]
+        wanted = said.pop(0) if snippet.exit_code else ""
         if all(line.startswith("mutransfer ") for line in lines):  # in this process, without the time of its start
             for line in lines:
                 words = shlex.split(line, comments=True)[1:]
                 paths = [str(path) for word in words for path in (Path().glob(word) if "*" in word else [word])]
                 code, _, stderr = invoke(*paths)
                 assert code == snippet.exit_code, f"{line}\n{stderr}"
+                assert stderr == wanted or not wanted
             continue
         script = f'mutransfer() {{ "{sys.executable}" -m mutransfer "$@"; }}\n{snippet.text}'
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
