@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Program
 
 from mutransfer.errors import Interrupted, UsageError
 from mutransfer.sweep.place import Place
+from mutransfer.sweep.tables import REVISIONS, read_revision
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -165,26 +166,52 @@ class Database:
             time.sleep(_POLL_SECONDS)
 
 
-def optuna_storage(place: Place, *, new: bool = True) -> RDBStorage:
-    """Optuna's own connection, which makes its tables (if `new`) and refuses those of another version.
+def require_revision(place: Place, found: str | None) -> None:
+    """Refuse a revision of Optuna's tables that `tables` was not written for."""
+    if found not in REVISIONS:
+        raise UsageError(
+            f"{place}: revision {found} of Optuna's tables cannot be used, only {', '.join(REVISIONS)}; upgrade "
+            "mutransfer, or use Optuna 4.5 to 5.0 and a database that it made or upgraded (optuna storage upgrade)"
+        )
+
+
+def optuna_storage(place: Place) -> RDBStorage:
+    """Optuna's own connection, which makes its tables where there are none.
 
     Raises:
-        UsageError: the database cannot be reached, or its tables are of another version.
+        UsageError: the database cannot be reached. Its tables, or those that Optuna would make, have another revision;
+            then nothing is written, since Optuna itself would add its tables before it looked at the revision.
     """
     from optuna import logging
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
 
-    logging.set_verbosity(logging.WARNING)  # here, since every study that is written to passes here
-    _engine(place, place.url, writes=new).dispose()  # its messages are better when there is no such kind of database
+    logging.set_verbosity(logging.WARNING)
+    engine = _engine(place, place.url, writes=True)
     # Optuna fills in braces.
     url = place.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        return RDBStorage(url, skip_table_creation=not new)
+        require_revision(place, made := _revision_of_new_tables())
+        with engine.connect() as connection:
+            require_revision(place, read_revision(connection) or made)
+        return RDBStorage(url)
     except (StorageInternalError, SQLAlchemyError) as error:
         raise cannot_be("opened", place, error.__cause__ or error) from error
-    except RuntimeError as error:
+    except RuntimeError as error:  # revisions that can both be used, but not this one by this Optuna
         raise UsageError(f"{place}: {error}") from error
+    finally:
+        engine.dispose()
+
+
+def _revision_of_new_tables() -> str:
+    """The revision of the tables that the installed Optuna makes."""
+    from optuna.storages import RDBStorage
+
+    storage = RDBStorage("sqlite://")  # in memory
+    try:
+        return str(storage.get_head_version())
+    finally:
+        storage.engine.dispose()
 
 
 def cannot_be(done: str, place: Place, error: BaseException) -> UsageError:

@@ -18,7 +18,7 @@ from mutransfer.errors import MutransferError, UsageError
 from mutransfer.files import disk_errors
 from mutransfer.sweep import tables
 from mutransfer.sweep.curves import Curve
-from mutransfer.sweep.database import Database, cannot_be, optuna_storage
+from mutransfer.sweep.database import Database, cannot_be, optuna_storage, require_revision
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.lease import FREE, KEY, Lease
 from mutransfer.sweep.place import Place, new_link, own_place, read_place, save_link
@@ -59,9 +59,10 @@ class Study:
         self._lease: Lease | None = None
         self._writer: _Writer | None = None
         try:
-            unknown = self._read(tables.unknown_revision)
-            if unknown is not None:
-                raise UsageError(f"{self._place}: the study cannot be used: {unknown}")
+            revision = self._read(tables.read_revision)
+            if revision is None:
+                raise self._database.damaged("it has none of Optuna's tables")
+            require_revision(self._place, revision)
             found = self._read(lambda connection: tables.study_id(connection, self._place.study))
             if found is None:
                 raise self._database.damaged("it holds no study of mutransfer")
@@ -218,7 +219,9 @@ class Study:
         self._database.close()
 
     def _open_to_write(self, search: SearchSection, should_stop: Callable[[], bool]) -> None:
-        optuna_storage(self._place, new=False).engine.dispose()  # checks the version of the tables
+        from optuna import logging
+
+        logging.set_verbosity(logging.WARNING)  # the samplers and pruners create studies in memory
         if self._place.shared:
             lease = Lease(self._place, self._database, self._id)
             lease.claim(should_stop)
@@ -305,10 +308,6 @@ def _create(place: Place, attributes: dict[str, Any]) -> None:
     storage = optuna_storage(place)
     try:
         study = optuna.create_study(study_name=place.study, storage=storage, direction="minimize")
-        with storage.engine.connect() as connection:
-            unknown = tables.unknown_revision(connection)
-        if unknown is not None:
-            raise UsageError(f"{place}: no study can be made: {unknown}")
         for key, value in attributes.items():
             study.set_user_attr(key, value)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import Connection, DateTime, Enum, Float, Integer, Text, column, delete, insert, select, table, update
 
 # The enums are types of their own in PostgreSQL, under these names.
@@ -51,7 +52,7 @@ _LOOKS = table(
     column("intermediate_value", Float(53)), column("intermediate_value_type", _LOOK_KIND),
 )  # fmt: skip
 REVISIONS = ("v3.2.0.a",)
-"""Revisions of Optuna's schema, as Alembic counts them, that these functions read and write."""
+"""Alembic revisions of Optuna's schema that these functions read and write. Optuna 4.5 to 5.0 make this one."""
 _REVISION = table("alembic_version", column("version_num", Text))
 # Databases limit how many values one statement may have.
 _CHUNK = 500
@@ -73,16 +74,11 @@ Params = Mapping[str, tuple[float, str]]
 """`{name: (value as Optuna stores it, distribution as JSON)}`."""
 
 
-def unknown_revision(connection: Connection) -> str | None:
-    """What to do about tables of another revision; None where they are as expected."""
-    found = connection.execute(select(_REVISION.c.version_num)).scalar()
-    if found in REVISIONS:
+def read_revision(connection: Connection) -> str | None:
+    """The revision of Optuna's tables; None where there are no tables yet."""
+    if not sqlalchemy.inspect(connection).has_table(_REVISION.name):
         return None
-    return (
-        f"its tables have revision {found} of Optuna's schema, and this version of mutransfer reads and writes "
-        f"{', '.join(REVISIONS)} only; install a version of Optuna and of mutransfer that belong together, or upgrade "
-        "mutransfer"
-    )
+    return ", ".join(connection.execute(select(_REVISION.c.version_num)).scalars())
 
 
 def study_id(connection: Connection, name: str) -> int | None:

@@ -573,34 +573,56 @@ def test_connections_cut_by_the_server_are_made_again(gpt, tmp_path, quick):
     assert losses(found) == losses(sweep(build(gpt, search__trials=6), tmp_path / "whole"))
 
 
+def give_revision(path, revision):
+    """Make the tables those of another revision; the file's bytes."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
+        connection.execute("ALTER TABLE trial_values RENAME COLUMN value TO amount")
+        connection.execute("ALTER TABLE trial_system_attributes RENAME TO trial_notes")
+    connection.close()
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("revision", ["v9.0.0", "v3.0.0.d"])
 def test_tables_of_another_revision_are_refused_and_left_as_they_are(config, new, tmp_path, revision):
     study = new()
     study.ask(2)
     study.close()
     path = tmp_path / "run" / "study.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
-        connection.execute("ALTER TABLE trial_values RENAME COLUMN value TO amount")
-    connection.close()
-    before = path.read_bytes()
+    before = give_revision(path, revision)
     for search in (None, config.search):
-        with pytest.raises(
-            UsageError, match=rf"cannot be used: its tables have revision {revision} .* v3\.2\.0\.a only"
-        ):
+        with pytest.raises(UsageError, match=rf"revision {revision} of Optuna's tables .* only v3\.2\.0\.a;"):
             Study(path, search)
     assert path.read_bytes() == before
 
 
-def test_no_study_is_made_where_optuna_makes_tables_of_another_revision(gpt, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "REVISIONS", ("v1.0.0",))
-    with pytest.raises(UsageError, match=r"no study can be made: its tables have revision v3\.2\.0\.a"):
-        sweep(build(gpt), tmp_path / "runs")
-    assert not (tmp_path / "runs" / "tiny-gpt" / "study.db").exists()
+@pytest.mark.parametrize("revision", ["v9.0.0", "v3.0.0.d"])
+def test_no_study_is_made_beside_others_in_tables_of_another_revision(gpt, tmp_path, revision):
+    """Optuna alone would add the tables that it misses, and then refuse."""
+    path = tmp_path / "shared.db"
+    optuna.create_study(storage=f"sqlite:///{path}", study_name="theirs")
+    before = give_revision(path, revision)
+    with pytest.raises(UsageError, match=f"revision {revision} of Optuna's tables cannot be used"):
+        sweep(build(gpt, search__storage=f"sqlite:///{path}"), tmp_path / "runs")
+    assert path.read_bytes() == before
+    assert not (tmp_path / "runs" / "tiny-gpt" / "study.json").exists()
+
+
+def test_an_optuna_with_another_schema_continues_studies_and_makes_none(config, gpt, new, tmp_path, monkeypatch):
+    (record,) = new().ask()
+    monkeypatch.setattr(optuna.storages.RDBStorage, "get_head_version", lambda self: "v9.0.0")
+    study = new()
+    study.tell([ended(record)])
+    assert [record.number for record in study.ask()] == [1]
+    for storage in (None, f"sqlite:///{tmp_path}/shared.db"):
+        with pytest.raises(UsageError, match=r"revision v9\.0\.0 of Optuna's tables cannot be used"):
+            sweep(build(gpt, search__storage=storage), tmp_path / "runs")
+    assert not list((tmp_path / "runs").rglob("study.*"))
+    assert not (tmp_path / "shared.db").exists()
 
 
 def test_the_revision_that_is_accepted_is_the_one_that_optuna_makes(new, tmp_path):
     """Fails when Optuna changes its schema: compare the tables, then add the revision."""
     new().close()
-    url = f"sqlite:///{tmp_path / 'run' / 'study.db'}"
-    assert optuna.storages.RDBStorage(url).get_head_version() in tables.REVISIONS
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'run' / 'study.db'}")
+    assert (storage.get_head_version(),) == (storage.get_current_version(),) == tables.REVISIONS
