@@ -47,4 +47,7 @@ def test_the_hub_is_off_within_and_as_before_behind(monkeypatch):
         assert hub.constants.is_offline_mode()
         with pytest.raises(hub.errors.OfflineModeIsEnabled):
             hub.HfApi(endpoint="http://127.0.0.1:9").whoami(token="x")
+        with pytest.raises(ConnectionError, match="OfflineModeIsEnabled"):
+            datasets.load_dataset("nobody/nothing-of-this-name")
     assert not hub.constants.is_offline_mode()
+    assert not datasets.config.HF_HUB_OFFLINE
