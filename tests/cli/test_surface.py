@@ -25,7 +25,7 @@ SURFACE = {
         "CONFIG", "--out", "--set", "--input", "--column", "--tokenizer", "--vocab-size", "--eos", "--sample",
         "--shard-tokens", "--workers", "--json",
     },
-    "sweep": {"CONFIG", "--set", "--workers", "--pack", "--no-check", "--runs", "--json"},
+    "sweep": {"CONFIG", "--set", "--executor", "--workers", "--pack", "--no-check", "--runs", "--json"},
     "transfer": {
         "--width", "--depth", "--batch-size", "--seq-len", "--steps", "--force",
         "--run", "--trial", "--launch", "--runs", "--json",
@@ -40,7 +40,7 @@ SURFACE = {
     "export": {"CONFIG_OR_TARGET", "--format", "--out", "--force", "--set", "--runs", "--json"},
     "status": {"[RUN]", "--runs", "--json"},
     "transfer-check": {
-        "CONFIG", "--axis", "--sizes", "--hparam", "--values", "--grid", "--seeds", "--tolerance", "--control",
+        "CONFIG", "--executor", "--axis", "--sizes", "--hparam", "--values", "--grid", "--seeds", "--tolerance", "--control",
         "--no-control", "--workers", "--threads", "--runs", "--out", "--set", "--json",
     },
 }  # fmt: skip
