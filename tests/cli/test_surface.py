@@ -40,8 +40,8 @@ SURFACE = {
     "export": {"CONFIG_OR_TARGET", "--format", "--out", "--force", "--set", "--runs", "--json"},
     "status": {"[RUN]", "--runs", "--json"},
     "transfer-check": {
-        "CONFIG", "--executor", "--axis", "--sizes", "--hparam", "--values", "--grid", "--seeds", "--tolerance", "--control",
-        "--no-control", "--workers", "--threads", "--runs", "--out", "--set", "--json",
+        "CONFIG", "--axis", "--sizes", "--hparam", "--values", "--grid", "--seeds", "--tolerance", "--control",
+        "--no-control", "--executor", "--workers", "--threads", "--runs", "--out", "--set", "--json",
     },
 }  # fmt: skip
 EXIT_CODES = {
