@@ -271,7 +271,7 @@ class Dispatcher:
         if len(self._doubtful) >= at_least:
             raise NothingUsable(
                 f"{self._folder.root}: every trial crashed, the last with: {self._doubtful[-1].error}. No crash is "
-                "recorded: mend the cause, and the same command tries again. (A script that calls run_sweep has to do "
+                "recorded: fix the cause, and the same command tries again. (A script that calls run_sweep has to do "
                 'so under if __name__ == "__main__":)'
             )
 

@@ -13,7 +13,7 @@ from mutransfer.files import write_atomic
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain data; older checkpoints beside it are removed once the new one stands.
+    """Write tensors and plain data; older checkpoints beside it are removed after the new one is complete.
 
     Raises:
         UsageError: the disk refuses.

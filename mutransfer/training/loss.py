@@ -1,4 +1,4 @@
-"""What training minimises: the loss of a model's outputs and a batch's targets, for one run and for a pack."""
+"""The loss of a model's outputs and a batch's targets, for one run and for a pack."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def counted(batch: Batch, loss: Loss) -> int:
 
 
 def no_targets(config: RunConfig, what: str) -> DataError:
-    """What to raise where a mean would run over no target and be no number.
+    """The error for a mean over no targets.
 
     Args:
         what: of which part of the data, such as "training batch 3".

@@ -22,7 +22,7 @@ NamedTensors = Mapping[str, Tensor]
 
 
 class PackOptimizer(Protocol):
-    """What a pack asks of an optimizer."""
+    """The interface between a pack and its optimizer."""
 
     def step(self, grads: NamedTensors, factors: Sequence[float]) -> None:
         """One update in place; `factors` are the members' schedules at this step."""
