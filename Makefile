@@ -29,12 +29,13 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/build.py --check
+	$(BIN)/python docs/prose.py
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Rewrites what is generated: tables in README.md, docs/config.md, docs/cli.md, docs/config.schema.json.
+# Rewrites what is generated in docs/: tables of rules.md and exit-codes.md, config.md, cli.md, config.schema.json.
 docs: setup
 	$(BIN)/python docs/build.py
 

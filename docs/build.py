@@ -1,9 +1,9 @@
-"""Rewrites what the docs take from the code, or with --check says what is stale.
+"""Rewrites what the pages take from the code; with --check it says which pages are out of date.
 
     python docs/build.py [--check]
 
-Generated: the regions between `<!-- made:NAME -->` and `<!-- end -->` in README.md, all of docs/config.md,
-docs/cli.md and docs/config.schema.json.
+Generated, all in docs/: the regions between `<!-- made:NAME -->` and `<!-- end -->` in rules.md and exit-codes.md, and
+all of config.md, cli.md and config.schema.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mutransfer.config.rules import BatchSizeRule, DepthRule, HorizonRule, Inter
 from mutransfer.config.schema import Provenance, RunConfig, TrainingSection
 from mutransfer.config.search import Confirm, Distribution, Powers, SearchSection, Stage
 from mutransfer.optimizers import BUILT_IN, OPTIMIZERS
-from mutransfer.parametrization.rules import MUP, NTK, ROLES, SP, Power, Rule
+from mutransfer.parametrization.rules import MUP, NTK, SP, Power, Table
 
 ROOT = Path(__file__).resolve().parent.parent
 _SECTIONS = {"model", "data", "training", "evaluation", "hparams", "rules", "search", "provenance"}
@@ -57,39 +57,24 @@ def formula(symbol: str, power: Power) -> str:
     return text + "".join(f"/{name}" for name in below)
 
 
-def decay(rule: Rule, lr: Power) -> str:
-    """Weight decay is the reciprocal of the lr multiplier."""
-    return formula("λ", Power(m_in=-lr.m_in, m_out=-lr.m_out))
-
-
-def rules_table() -> str:
-    """The µP table of README.md, and how `sp` differs."""
+def rules_table(rules: Table) -> str:
+    """What each role gets in one parametrization."""
     head = ["role", "init std", "forward ×", "Adam lr", "SGD lr", "Muon lr", "AdamW decay", "SGD decay", "Adam ε"]
-    rows = []
-    for role in ROLES:
-        rule = MUP[role]
-        rows.append(
-            [
-                _ROLE_NOTES[role],
-                formula("σ", rule.init_std),
-                formula("1", rule.forward),
-                formula("η", rule.adam_lr),
-                formula("η", rule.sgd_lr),
-                formula("η", rule.muon_lr) if role == "hidden" else "AdamW's",
-                decay(rule, rule.adam_lr),
-                decay(rule, rule.sgd_lr),
-                formula("ε", rule.adam_eps),
-            ]
-        )
-    differing = [role for role in ROLES if SP[role] != MUP[role]]
-    inits = ", ".join(f"{role} {formula('σ', SP[role].init_std)}" for role in ROLES if SP[role].init_std != Power())
-    note = f"`sp` differs in {', '.join(differing)}: it scales the initial std ({inits}) and nothing else."
-    kernel = "; ".join(
-        f"{role} × {formula('1', NTK[role].forward)}, Adam lr {formula('η', NTK[role].adam_lr)}"
-        for role in ROLES
-        if NTK[role] != Rule()
-    )
-    return f"{table(head, rows)}\n\n{note} `ntk` keeps every std and lr of SGD: {kernel}."
+    rows = [
+        [
+            _ROLE_NOTES[role],
+            formula("σ", rule.init_std),
+            formula("1", rule.forward),
+            formula("η", rule.adam_lr),
+            formula("η", rule.sgd_lr),
+            formula("η", rule.muon_lr) if role == "hidden" else "AdamW's",
+            formula("λ", rule.adam_lr**-1),  # lr × decay keeps its value
+            formula("λ", rule.sgd_lr**-1),
+            formula("ε", rule.adam_eps),
+        ]
+        for role, rule in rules.items()
+    ]
+    return table(head, rows)
 
 
 def exit_codes() -> str:
@@ -100,7 +85,8 @@ def exit_codes() -> str:
     for one in sorted(classes, key=lambda one: (one.exit_code, len(one.__mro__))):
         if one.exit_code not in seen:
             seen.add(one.exit_code)
-            rows.append([str(one.exit_code), sentence(inspect.getdoc(one) or "")])
+            meaning = sentence(inspect.getdoc(one) or "")
+            rows.append([str(one.exit_code), meaning[0].lower() + meaning[1:]])
     return table(["code", "meaning"], rows)
 
 
@@ -108,10 +94,11 @@ def config_reference() -> str:
     """docs/config.md."""
     parts = [
         "# Config reference",
-        "Made from mutransfer/config by `make docs`. Numbers may be written `1e-3`. Unknown keys are refused.",
+        "Generated from mutransfer/config by `make docs`. Numbers may be written `1e-3`. Unknown keys are refused. "
+        "How the sections fit together: [configs.md](configs.md).",
         section("Top level", RunConfig, skip=_SECTIONS),
-        "Then the sections below: `model`, `data`, `training`, `hparams`, `evaluation` and `rules` where wanted, and "
-        "where there is something to sweep `search` (inline, or the path of a YAML file with that section).",
+        "Then the sections below. `search` makes the config sweepable; it may also be the path of a YAML file with "
+        "that section.",
     ]
     optimizers = {name: OPTIMIZERS.load(name).hparams for name in BUILT_IN}
     for name, registry in (("model", MODELS), ("data", DATA_SOURCES), ("executor", EXECUTORS)):
@@ -201,7 +188,7 @@ def literal(value: Any) -> str:
 def cli_reference() -> str:
     """docs/cli.md, from the commands' own parameters."""
     command: Any = typer.main.get_command(app)
-    parts = ["# Command reference", "Made from the commands themselves by `make docs`."]
+    parts = ["# Command reference", "Generated from the commands by `make docs`."]
     for name, verb in command.commands.items():
         options, usage = [], f"mutransfer {name}"
         for parameter in verb.params:
@@ -236,27 +223,27 @@ def schema() -> str:
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
 
 
-def readme() -> str:
-    """README.md with its made regions made anew."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, content in (("rules", rules_table()), ("exit-codes", exit_codes())):
-        pattern = rf"(<!-- made:{name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda match, new=content: match[1] + new + "\n" + match[2], text, flags=re.DOTALL
-        )
+def with_regions(page: str, regions: dict[str, str]) -> str:
+    """A page of docs/ with its generated regions made anew."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for name, content in regions.items():
+        pattern = re.compile(rf"(<!-- made:{name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, count = pattern.subn(lambda match, new=content: f"{match[1]}{new}\n{match[2]}", text)
         if count != 1:
-            sys.exit(f"README.md: the region {name!r} stands there {count} times, not once")
+            sys.exit(f"docs/{page}: there must be one region {name!r}, and there are {count}")
     return text
 
 
 def pages() -> dict[Path, str]:
     """Every generated file and what it should hold."""
-    return {
-        ROOT / "README.md": readme(),
-        ROOT / "docs" / "config.md": config_reference(),
-        ROOT / "docs" / "cli.md": cli_reference(),
-        ROOT / "docs" / "config.schema.json": schema(),
+    made = {
+        "rules.md": with_regions("rules.md", {"mup": rules_table(MUP), "sp": rules_table(SP), "ntk": rules_table(NTK)}),
+        "exit-codes.md": with_regions("exit-codes.md", {"exit-codes": exit_codes()}),
+        "config.md": config_reference(),
+        "cli.md": cli_reference(),
+        "config.schema.json": schema(),
     }
+    return {ROOT / "docs" / name: text for name, text in made.items()}
 
 
 def main() -> None:
@@ -265,7 +252,7 @@ def main() -> None:
     stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:
         if stale:
-            sys.exit(f"stale, run make docs: {', '.join(str(path.relative_to(ROOT)) for path in stale)}")
+            sys.exit(f"out of date, run make docs: {', '.join(str(path.relative_to(ROOT)) for path in stale)}")
         return
     for path in stale:
         path.write_text(made[path], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every error that a user can cause or must act on; each class knows its exit code (listed in README.md)."""
+"""Every error that a user can cause or must act on; each class knows its exit code (listed in docs/exit-codes.md)."""
 
 from __future__ import annotations
 

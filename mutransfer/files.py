@@ -53,8 +53,8 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def sole_folder(path: Path, lock: Path, busy: Callable[[], str], *, begun: Collection[str]) -> Iterator[None]:
-    """`make_folder` and `sole_holder` of a lock in it; where the work is then refused before it has come to anything,
-    the folder is left as it was before.
+    """`make_folder` and `sole_holder` of a lock in it. Where the work is then refused before it begins, the folder is
+    restored to its previous state.
 
     Args:
         begun: names of files that are worth nothing by themselves.

@@ -22,8 +22,8 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "mutransfer"
 # A room may import from rooms before it, and from itself.
 ORDER = [
-    "errors", "registry", "signals", "files", "hub", "optimizers", "config", "parametrization", "models", "data",
-    "training", "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
+    "errors", "registry", "signals", "files", "hub", "private", "optimizers", "config", "parametrization", "models",
+    "data", "training", "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
 ]  # fmt: skip
 APART = {("models", "data"), ("data", "models"), ("executors", "training"), ("training", "executors")}
 TORCH_FREE = [
@@ -193,3 +193,38 @@ def test_every_public_class_has_a_name_of_its_own():
                 homes.setdefault(name, []).append(module)
     assert len(homes) > 100
     assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+# The one place where private names of other packages are used, and the tests that guard it.
+FENCES = {"mutransfer/private.py": "tests/test_private.py"}
+PUBLIC_IN_SPITE_OF_THEIR_NAMES = {"os._exit"}
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Uses of private names that this module does not define: `library._thing`, `from library._part import …`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
+        names: list[str] = []
+        if isinstance(node, ast.Attribute) and node.attr not in own:
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom) and not str(node.module).startswith("mutransfer"):
+            names = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        if any(re.match(r"_(?!_)", name) for name in names):
+            yield ast.unparse(node)
+
+
+def test_private_names_of_other_packages_stay_behind_a_fence_with_a_test():
+    found = {str(path.relative_to(REPOSITORY)): set(private_names(path)) - PUBLIC_IN_SPITE_OF_THEIR_NAMES
+             for _, path in rooms()}  # fmt: skip
+    assert {name for name, uses in found.items() if uses} == set(FENCES), found
+    for fence, test in FENCES.items():
+        functions = {node.name for node in ast.parse((REPOSITORY / fence).read_text(encoding="utf-8")).body
+                     if isinstance(node, ast.FunctionDef)}  # fmt: skip
+        tested = (REPOSITORY / test).read_text(encoding="utf-8")
+        assert {name for name in functions if f"private.{name}(" not in tested} == set()

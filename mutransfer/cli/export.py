@@ -28,7 +28,7 @@ def run(
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Write a config in another trainer's words, and say what that trainer does differently."""
+    """Write a config in the format of another trainer, with notes on what that trainer does differently."""
     with ui.errors_reported(as_json):
         from mutransfer.config.load import load_config
         from mutransfer.transfer.export import export_config

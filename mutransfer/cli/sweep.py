@@ -28,8 +28,8 @@ def run(
     pack: Annotated[
         int | None,
         typer.Option(
-            help="Trials that a worker trains at once as one program; 1 trains them one by one. Left out, what is "
-            "fastest is measured.",
+            help="Trials that a worker trains at once as one program; 1 trains them one by one. Default: the "
+            "fastest number, which is measured.",
             min=1,
         ),
     ] = None,

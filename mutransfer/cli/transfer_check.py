@@ -127,7 +127,7 @@ def _values(values: str | None, grid: str | None) -> tuple[GridValue, ...] | Non
     numbers = [_number(text) for text in found]
     for text in found:
         if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-            raise UsageError(f"--values {values}: {text} is no value; give finite numbers, or names")
+            raise UsageError(f"--values {values}: {text} is not a value; give finite numbers, or names")
     known = [number for number in numbers if number is not None]
     if known and len(known) < len(found):
         raise UsageError(f"--values {values}: has both numbers and names")

@@ -40,9 +40,10 @@ class Hparams(Section):
     """Hyperparameters that proxy and target share; the values are those at the base width."""
 
     optimizer: OptimizerChoice = "adamw"
-    """`adamw`, `adam` (no weight decay: coupled L2 has no width-independent rule), `sgd`, `muon` (hidden matrices
-    on Muon with Nesterov momentum, everything else on AdamW), `lion`, the name of one from an installed package, or
-    `{factory: package.file:Class, family: adam, arguments: {…}}` for a torch optimizer class of your own."""
+    """`adamw`, `adam` (no weight decay: coupled L2 has no width-independent rule), `sgd`, `lion`, or `muon` (hidden
+    matrices on Muon with Nesterov momentum, everything else on AdamW). Also the name of an optimizer from an installed
+    package, or `{factory: package.file:Class, family: adam, arguments: {…}}` for a torch optimizer class of your
+    own."""
     lr: PositiveFloat = 4e-3
     """Peak learning rate η; with `muon`, of the hidden matrices."""
     adam_lr: PositiveFloat | None = None
@@ -103,7 +104,7 @@ class Hparams(Section):
 
     @property
     def record(self) -> Optimizer:
-        """What is known of the optimizer.
+        """The record of the optimizer.
 
         Raises:
             UsageError: the package that offers it cannot be imported.

@@ -32,9 +32,9 @@ class OptimizerSection(Section):
     """`package.file:Class`, a torch.optim.Optimizer. Groups carry `lr`, and where the class takes them `weight_decay`,
     `eps`, `betas` and `momentum`; their defaults are the class's own."""
     family: OptimizerFamily
-    """Which optimizer's rule the lr follows: `adam` where the update's size does not depend on the gradient's, `sgd`
-    where it is proportional to the gradient, `muon` where all singular values of a matrix's update are alike (for
-    hidden matrices; AdamW trains everything else with adam_lr)."""
+    """Which optimizer's rule the lr follows. `adam`: the size of an update does not depend on the gradient's. `sgd`: it
+    is proportional to the gradient. `muon`: all singular values of a matrix's update are alike; the class trains hidden
+    matrices, and AdamW everything else with adam_lr."""
     decay: Literal["decoupled", "coupled"] | None = None
     """How the class applies weight decay: `decoupled`, to the weights times lr as AdamW does, or `coupled`, added to
     the gradient as Adam and SGD do. Needed where hparams.weight_decay is set, but with family `sgd`, whose default is

@@ -331,7 +331,7 @@ class RunConfig(Section):
                 target = target[section]
             target[field] = value
         if data["parametrization"] != self.parametrization:
-            data["rules"] = {}  # a control goes without the rules whose work it is to show
+            data["rules"] = {}  # a control has none of the rules whose effect it shows
         return RunConfig.model_validate(data)
 
     def resolved(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def texts(origin: Origin, column: str, *, limit: int | None = None) -> Iterator[
     """The cells of a text column.
 
     Raises:
-        DataError: a cell is no text, or the rows cannot be had.
+        DataError: a cell is not text, or the rows cannot be read.
     """
     for number, (cell,) in enumerate(rows(origin, (column,), limit=limit)):
         if not isinstance(cell, str):

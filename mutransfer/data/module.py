@@ -20,7 +20,7 @@ def load(section: DataModuleSection) -> Dataset:
 
     Raises:
         ConfigError: there is no such factory, it does not take an argument of the section, or it raised.
-        DataError: what it returned is no data.
+        DataError: it returned something that is not data.
     """
     own = type(section).model_fields
     offers = {"validation_fraction": section.validation_fraction}

@@ -21,7 +21,7 @@ class Held:
     sources: list[list[int]]
     """Ids of each, the end included."""
     references: list[str]
-    """What a person translated each to, as it stands in the file."""
+    """The human translation of each, unchanged from the file."""
 
 
 class PairDataset:

@@ -191,8 +191,8 @@ class _Job:
             stopped = self._should_stop()
             if not stopped:
                 raise UsageError(
-                    "a process that encodes has died, perhaps for want of memory; the same command goes on from the "
-                    "last whole shard, and --workers 1 takes the least memory"
+                    "an encoding process died, perhaps because memory ran out; the same command continues from the "
+                    "last complete shard, and --workers 1 needs the least memory"
                 ) from None
         finally:
             encoded.close()  # and with it the workers

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mutransfer.data.dataset import need_extra
 from mutransfer.data.paths import matching_files
 from mutransfer.errors import DataError
 from mutransfer.hub import why_unreachable
+from mutransfer.private import dataset_fingerprint, hub_offline
 
 JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
 _ROWS = 1000
@@ -81,7 +81,7 @@ def pairs(origin: Origin, source: str, target: str, *, limit: int | None = None)
         target: column of the translations.
 
     Raises:
-        DataError: as `rows`, or a cell is no text.
+        DataError: as `rows`, or a cell is not text.
     """
     for number, (one, other) in enumerate(rows(origin, (source, target), limit=limit)):
         for column, cell in ((source, one), (target, other)):
@@ -99,7 +99,7 @@ def origin_key(origin: Origin) -> str:
     need_extra("datasets", "hf", origin.kind)
     if origin.name is None:
         return files_key(matching_files(origin.files, origin.field))
-    return cache_key(_open(origin)._fingerprint, versions(["datasets"]))
+    return cache_key(dataset_fingerprint(_open(origin)), versions(["datasets"]))
 
 
 def _open(origin: Origin, *, streaming: bool = False) -> Any:
@@ -115,7 +115,7 @@ def _open(origin: Origin, *, streaming: bool = False) -> Any:
         except Exception as error:  # files may be anything
             raise DataError(f"{origin.label}: cannot be read as {builder}: {_first_line(error)}") from None
     unreachable = why_unreachable(_endpoint())
-    with _offline() if unreachable else nullcontext():  # what it has in its cache it gives then too, and at once
+    with hub_offline() if unreachable else nullcontext():  # what it has in its cache it gives then too, and at once
         try:
             return datasets.load_dataset(
                 origin.name, origin.config, revision=origin.revision, split=origin.split, streaming=streaming
@@ -126,20 +126,6 @@ def _open(origin: Origin, *, streaming: bool = False) -> Any:
 
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Keep the library from asking a hub that cannot be reached again and again."""
-    settings = [importlib.import_module(name) for name in ("huggingface_hub.constants", "datasets.config")]
-    before = [module.HF_HUB_OFFLINE for module in settings]
-    try:
-        for module in settings:
-            module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
-        yield
-    finally:
-        for module, value in zip(settings, before, strict=True):
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
 
 
 def _builder(paths: Sequence[Path], origin: Origin) -> str:

@@ -58,7 +58,9 @@ def open_shards(folder: Path) -> tuple[ShardedTokens, dict[str, Any]]:
     if index is None:
         unfinished = (folder / PROGRESS).exists()
         how = "the same `mutransfer prepare` continues it" if unfinished else "`mutransfer prepare` makes one"
-        raise DataError(f"{folder}: {'is not prepared to its end' if unfinished else 'is no folder of shards'}; {how}")
+        raise DataError(
+            f"{folder}: {'is not completely prepared' if unfinished else 'is not a folder of shards'}; {how}"
+        )
     shards = []
     dtype = np.dtype(index["dtype"]).newbyteorder("<")
     for record in index["shards"]:

@@ -260,7 +260,7 @@ def _from_file(section: TokenizerSection, specials: Sequence[str]) -> Tokenizer:
         content = path.read_text(encoding="utf-8")
         made = library.Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{path}: is no tokenizer.json of the tokenizers library: {error}") from None
+        raise DataError(f"{path}: is not a tokenizer.json of the tokenizers library: {error}") from None
     vocabulary = made.get_vocab(with_added_tokens=True)
     size = max(vocabulary.values()) + 1
     if size > section.ids():

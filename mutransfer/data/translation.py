@@ -109,7 +109,7 @@ def _read(path: str, section: TranslationSection) -> Texts:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no UTF-8 text (byte {error.start})") from None
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     pairs: Texts = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -118,7 +118,7 @@ def _read(path: str, section: TranslationSection) -> Texts:
         try:
             found = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{where}: is no JSON: {error}") from None
+            raise DataError(f"{where}: is not JSON: {error}") from None
         if not isinstance(found, dict):
             raise DataError(f"{where}: must be a JSON object with two texts, but is a {type(found).__name__}")
         texts = []

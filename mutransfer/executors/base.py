@@ -1,4 +1,4 @@
-"""The contract between a coordinator and what runs its jobs."""
+"""The contract between a coordinator and an executor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Job:
-    """A function by name and plain data for it: nothing but this travels to a worker.
+    """A function by name, and plain data for it; nothing else is sent to a worker.
 
-    While it runs, the function may say that it goes on, and ask: `executors.line`.
+    While it runs, the function may report progress and ask questions: `executors.line`.
     """
 
     target: str
@@ -27,7 +27,7 @@ class Job:
     hang_after: float = 0.0
     """Seconds without a beat after which the worker is ended; 0: never. `start_limit` is for the first beat."""
     answer: Callable[[Any], Any] | None = None
-    """Answers the job's questions, called in the coordinator's process, in any thread; not to wait for anything."""
+    """Answers the job's questions. It is called in the coordinator's process, in any thread, and must not wait."""
 
     def start_limit(self, *, fresh: bool) -> float:
         """Seconds until the first beat, 0 without a limit: reading data and compiling come before the first step.
@@ -39,7 +39,7 @@ class Job:
         return max(limit, START_SECONDS) if self.hang_after and fresh else limit
 
     def run(self, device: Device) -> Any:
-        """Import the function and call it, in the process this is called in."""
+        """Import the function and call it, in this process."""
         home, _, name = self.target.partition(":")
         return getattr(importlib.import_module(home), name)(device, **self.arguments)
 
@@ -60,7 +60,7 @@ class WorkerDied(Exception):
 
 
 class WorkerHung(WorkerDied):
-    """The worker was ended because its job gave no sign of going on for as long as `Job.hang_after` says."""
+    """The worker was ended because its job reported no progress for `Job.hang_after` seconds."""
 
 
 class Executor(Protocol):
@@ -81,14 +81,14 @@ class Executor(Protocol):
 
 @runtime_checkable
 class Arranging(Executor, Protocol):
-    """An executor whose workers can be had in other numbers."""
+    """An executor whose number of workers can change."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
         """One per worker."""
 
     def arrange(self, devices: Sequence[Device], *, spare: bool = False) -> None:
-        """Have one worker for each of these; while no job is running.
+        """Have one worker for each of these devices. Call it while no job is running.
 
         Args:
             spare: keep what is not needed now for the next arrangement.

@@ -14,12 +14,12 @@ from mutransfer.errors import UsageError
 
 @dataclass(frozen=True)
 class Device:
-    """What one worker has to itself."""
+    """The device of one worker."""
 
     name: str
     """For messages: `cuda:1`, `cpu`."""
     torch_name: str
-    """What torch calls it inside the worker."""
+    """torch's name for it inside the worker."""
     threads: int
     """CPU threads for torch."""
     environment: dict[str, str] = field(default_factory=dict)

@@ -26,7 +26,7 @@ def build(section: InlineSection, *, threads: int, workers: int | None, warm_up:
 
 
 class InlineExecutor:
-    """See `base.Executor`; `submit` returns when the job is done, and a job that hangs hangs all."""
+    """See `base.Executor`; `submit` returns when the job is done, and a job that hangs blocks everything."""
 
     def __init__(self, device: Device) -> None:
         self._device = device

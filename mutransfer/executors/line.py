@@ -1,4 +1,4 @@
-"""What a job says while it runs: that it goes on, and questions to whoever submitted it. Imports no torch."""
+"""The messages of a running job: progress, and questions to its submitter. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 PARENT_LOST = 70
-# Beats are no more frequent than this, and at least so many come within the limit.
+# Beats are at least this far apart, and this many fit into the limit.
 _BEAT_SECONDS = 1.0
 _BEATS_PER_LIMIT = 8
 
 
 class Line:
-    """The line of one job; this one leads nowhere."""
+    """The line of one job; this base class discards messages."""
 
     def beat(self) -> None:
-        """To be called after every step of work: the job is not hung. Cheap."""
+        """Call it after every step of work: it shows that the job is not hung. It is cheap."""
 
     def ask(self, question: Any) -> Any:
-        """The answer of `Job.answer` to plain data; None where nobody listens."""
+        """The answer of `Job.answer` to plain data; None where there is no listener."""
         del question
 
 
@@ -62,7 +62,7 @@ class PipeLine(Line):
 
 @contextmanager
 def _quiet_end() -> Iterator[None]:
-    """A coordinator that is gone ends its worker without a word."""
+    """A worker whose coordinator is gone ends silently."""
     try:
         yield
     except (EOFError, OSError):

@@ -35,8 +35,8 @@ class LocalExecutor:
         """One worker per device.
 
         Args:
-            warm_up: what every worker begins with, at once and not at the first job; what comes of it, an exception
-                too, is no one's concern.
+            warm_up: a job that every worker runs first, at once and not at the first submit. Its result, or exception,
+                is ignored.
         """
         self._warm_up = warm_up
         self._workers, self._spare = [_Worker(device, warm_up) for device in devices], list[_Worker]()
@@ -57,7 +57,7 @@ class LocalExecutor:
         return tuple(worker.device for worker in self._workers)
 
     def arrange(self, devices: Sequence[Device], *, spare: bool = False) -> None:
-        """See `base.Arranging`. Processes are kept as far as they serve."""
+        """See `base.Arranging`. Existing processes are reused where possible."""
         self._threads.shutdown(wait=True)
         workers = self._workers + self._spare
         workers += [_Worker(device, self._warm_up) for device in devices[len(workers) :]]
@@ -99,8 +99,8 @@ class LocalExecutor:
         before = time.monotonic()
         while not self._closing.wait(_TICK_SECONDS):
             now = time.monotonic()
-            # What is longer than a tick this process has slept through itself (Ctrl-Z, a suspended machine, no
-            # processor to be had), and cannot have heard anything.
+            # Time beyond a tick passed while this process itself slept (Ctrl-Z, a suspended machine, a busy
+            # processor) and could not hear anything.
             passed, before = min(now - before, 2 * _TICK_SECONDS), now
             for worker in self._workers:
                 worker.watch(passed)
@@ -108,12 +108,12 @@ class LocalExecutor:
 
 @dataclass
 class _Silence:
-    """For how long a job has said nothing."""
+    """How long a job has been silent."""
 
     limit: float
     seconds: float = 0.0
     ended: bool = False
-    """That was too long: the worker was ended."""
+    """Whether the worker was ended because that was too long."""
 
 
 class _Worker:
@@ -129,11 +129,11 @@ class _Worker:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Have the process begin."""
+        """Start the process."""
         self._alive()
 
     def move(self, device: Device) -> None:
-        """Work on another device: in the same process where that differs in nothing but CPU threads."""
+        """Work on another device, in the same process if only the number of CPU threads differs."""
         old, self.device = self.device, device
         if (old.name, old.torch_name) != (device.name, device.torch_name):
             with self._lock:
@@ -165,7 +165,7 @@ class _Worker:
                 ) from None
             raise WorkerDied(f"worker on {self.device.name} died with exit code {process.exitcode}") from None
         except BaseException:
-            process.kill()  # it waits for an answer that could not be given
+            process.kill()  # it waits for an answer that will not come
             process.join()
             raise
         finally:
@@ -176,7 +176,7 @@ class _Worker:
         return answer
 
     def watch(self, passed: float) -> None:
-        """Count time in which nothing was heard, and end the process when that is too much."""
+        """Count silent time, and end the process when it exceeds the limit."""
         with self._lock:
             silence = self._silence
             if silence is None or not silence.limit or self._process is None:
@@ -192,7 +192,7 @@ class _Worker:
             self._silence = silence
 
     def close(self) -> None:
-        """End the process, whatever it is doing, for good."""
+        """End the process for good, whatever it is doing."""
         with self._lock:
             self._closed = True
             self._end()

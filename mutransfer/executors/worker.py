@@ -1,4 +1,4 @@
-"""The worker process: one device, jobs one after another, gone when its coordinator is. Imports no torch."""
+"""The worker process: one device, one job after another; it ends when its coordinator does. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Models of the transformers library, as this project trains them.
 
-Three things are done to a model that transformers has made, none to its code: its attention multiplies queries by the
-buffer `attention_scale` that a plan sets (a function registered with transformers' attention interface), its norm gains
-become buffers, and it returns its logits. Weights keep their names.
+Three things change in a model that transformers has made, and its code does not. Its attention multiplies queries by
+the buffer `attention_scale` that a plan sets, through a function registered with transformers' attention interface. Its
+norm gains become buffers. It returns its logits. Weights keep their names.
 """
 
 from __future__ import annotations

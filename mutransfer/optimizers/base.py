@@ -1,4 +1,4 @@
-"""What the package has to know of an optimizer. Imports no torch."""
+"""The record of an optimizer. Imports no torch."""
 
 from __future__ import annotations
 

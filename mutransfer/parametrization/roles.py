@@ -72,9 +72,8 @@ def plan_for(
         options: optional rules: depth, batch size, horizon, weight decay, embeddings' lr.
 
     Raises:
-        PlanError: the parameters differ between widths, a role cannot be told, a name or pattern matches nothing, a
-            module that the facts name lacks its buffer, a dimension grows by an offset (a·width + c), as that of a
-            matrix with parts of different roles does.
+        PlanError: the parameters differ between widths, or a role cannot be told; a name or pattern matches nothing, or
+            a module that the facts name lacks its buffer; a dimension grows by an offset (a·width + c).
     """
     for name, value in (("width", width), ("base_width", base_width)):
         if value < 1:

@@ -1,1 +1,1 @@
-"""The sweep: what to try, the study that records it, the coordinator that has it run, what came out best."""
+"""The sweep: the space, the study that records trials, the coordinator that runs them, the selection of the best."""

@@ -1,4 +1,4 @@
-"""Confirmation: the top trials again with further seeds, and what the spread over seeds can tell apart."""
+"""Confirmation: the top trials again with further seeds, and the noise between seeds."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Failure:
 
     @property
     def crashed(self) -> bool:
-        """It says nothing about the trial; any other outcome speaks against it."""
+        """Whether it crashed, which is not evidence against the trial; any other failure is."""
         return self.outcome == "crashed"
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Which trials are in line for the win, and what their runs with further seeds gave so far."""
+    """The trials that may win, and the results of their runs with further seeds so far."""
 
     values: dict[int, list[float]] = field(default_factory=dict)
-    """Objectives of each trial that none of its runs speaks against, its own run first."""
+    """Objectives of each trial without a failed run, its own run first."""
     failed: dict[int, list[Failure]] = field(default_factory=dict)
     """Trials that gave no result with these seeds: they have no mean like the others' and cannot win."""
     missing: list[tuple[TrialRecord, int]] = field(default_factory=list)
@@ -121,7 +121,7 @@ def confirmation(config: RunConfig, ranking: Sequence[TrialRecord], repeats: Rep
 
 
 def without_crashes(repeats: Repeats) -> dict[str, dict[str, Repeat]]:
-    """What a further call of the sweep begins with: runs that crashed are made again."""
+    """The state with which a further call of the sweep begins: crashed runs are made again."""
     return {
         number: {seed: value for seed, value in own.items() if not _crashed(value)} for number, own in repeats.items()
     }

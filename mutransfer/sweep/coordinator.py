@@ -37,7 +37,7 @@ _UNCHECKED = "skipped"
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a finished sweep left."""
+    """The result of a finished sweep."""
 
     folder: SweepFolder
     records: tuple[TrialRecord, ...]
@@ -119,7 +119,7 @@ def _run(
     arrange: bool = False,
 ) -> tuple[list[TrialRecord], Selection | None, Repeats]:
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
-    load_data.cache_clear()  # what this process has read before may have changed since
+    load_data.cache_clear()  # the data may have changed since this process read it
     watching, data = observer or Observer(), ""
     require_able(config)
     trainer_of(config).require_trials(config, folder.root)
@@ -133,7 +133,7 @@ def _run(
             for note in notes_of(opened):
                 watching.noted(note)
         stack.enter_context(folder.sole_coordinator())
-        # Before the study exists: a config that fails can be mended and swept under the same name.
+        # Before the study exists: a config that fails can be fixed and swept under the same name.
         checked = check(folder.root) if check is not None and not folder.exists else None
         study = stack.enter_context(closing(_open_study(folder, config, data, should_stop)))
         if checked is None and check is not None and study.attributes.get("check", _UNCHECKED) == _UNCHECKED:
@@ -145,7 +145,7 @@ def _run(
             packing = choose_shape(config, study, crew, watching, pack=pack, arrange=arrange, should_stop=should_stop)
             Dispatcher(config, folder, study, crew, watching, should_stop, packing).run()
         except BaseException:
-            with suppress(UsageError):  # a full disk refuses these too; why the sweep ended is what counts
+            with suppress(UsageError):  # a full disk refuses these too; the reason why the sweep ended matters more
                 _finish(config, folder, study, crew)
             raise
         return _finish(config, folder, study, crew)
@@ -163,7 +163,7 @@ def _finish(
 
 
 def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: Callable[[], bool]) -> Study:
-    """Create the study, or continue the one that stands there if it is this config's."""
+    """Create the study, or continue an existing one of the same config."""
     from mutransfer.sweep.study import Study  # a database's libraries take as long as a worker needs to start
 
     if not folder.exists:
@@ -190,7 +190,7 @@ def _require_same(study: Study, folder: SweepFolder, config: RunConfig, data: st
         )
     if study.attributes.get("data") != data:
         raise UsageError(
-            f"{folder.root}: the data has changed since this sweep began, so further trials would not compare; "
+            f"{folder.root}: the data has changed since this sweep began, so further trials would not be comparable; "
             "give the config another name"
         )
 

@@ -1,4 +1,4 @@
-"""What a pruner saw of a trial."""
+"""The losses of a trial that a pruner has seen."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Curve:
     looks: dict[int, float] = field(default_factory=dict)
     """`{steps done: loss}`."""
     rungs: dict[str, Any] = field(default_factory=dict)
-    """What Optuna's pruner keeps with the trial: its losses at rungs."""
+    """Values that Optuna's pruner stores with the trial: its losses at rungs."""
 
     @property
     def last(self) -> float | None:
-        """The loss at the last look: what Optuna takes for the value of a pruned trial. None where it is no number."""
+        """The loss at the last look, which Optuna takes as the value of a pruned trial. None where it is NaN."""
         loss = self.looks[max(self.looks)] if self.looks else math.nan
         return None if math.isnan(loss) else loss

@@ -26,7 +26,7 @@ PATIENCE = 300.0
 _BUSY_SECONDS = 20
 _LONGEST_PAUSE = 10.0
 _POLL_SECONDS = 0.2
-# A dead connection is to be noticed in seconds, not after the operating system's two hours.
+# Notice a dead connection in seconds, not after the operating system's two hours.
 _LIBPQ = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
           "tcp_user_timeout": 20_000}  # fmt: skip
 _DRIVERS = {"postgresql": "mutransfer[postgres]"}
@@ -39,7 +39,7 @@ class Database:
         """Open the database at `place`.
 
         Raises:
-            UsageError: it is missing, damaged, not to be reached, or its driver is not installed.
+            UsageError: it is missing, damaged or unreachable, or its driver is not installed.
         """
         self._place, self._should_stop = place, should_stop
         self._writes_ahead = False
@@ -120,14 +120,14 @@ class Database:
     def _write_ahead(self) -> None:
         """Have SQLite flush at checkpoints only: a kill loses nothing, a power cut at most the last trials.
 
-        Not before the first write: who is refused leaves the file as it was.
+        This happens at the first write, so that a refused coordinator leaves the file unchanged.
         """
         if self._engine.dialect.name == "sqlite" and not self._writes_ahead:
             self._writes_ahead = True
             self._pragma("journal_mode=WAL")
 
     def _pragma(self, setting: str) -> None:
-        # Somebody reads at this moment, or the disk is full or takes no such journal: the one there is will do.
+        # Another process is reading, or the disk is full or does not support this journal; the present one will do.
         with suppress(SQLAlchemyError), self._engine.connect() as connection:
             connection.execute(text(f"PRAGMA {setting}"))
 
@@ -175,7 +175,7 @@ def optuna_storage(place: Place, *, new: bool = True) -> RDBStorage:
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
 
-    logging.set_verbosity(logging.WARNING)  # here, since no study is written to without passing here
+    logging.set_verbosity(logging.WARNING)  # here, since every study that is written to passes here
     _engine(place, place.url, writes=new).dispose()  # its messages are better when there is no such kind of database
     # Optuna fills in braces.
     url = place.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
@@ -188,7 +188,7 @@ def optuna_storage(place: Place, *, new: bool = True) -> RDBStorage:
 
 
 def cannot_be(done: str, place: Place, error: BaseException) -> UsageError:
-    """The error for what disk or server refuse."""
+    """The error when the disk or the server refuses."""
     end = "; the same command continues" if done == "written" else ""
     return UsageError(f"{place}: study cannot be {done} ({_reason(place, error)}){end}")
 
@@ -202,7 +202,7 @@ def _reason(place: Place, error: BaseException) -> str:
 
 
 def _reading_url(file: Path) -> URL:
-    """Readers may write where they can: what a kill has left half done must be finished before it can be read."""
+    """Readers may write where they can, since SQLite must finish what a kill left half done before it can read."""
     left = any(file.with_name(file.name + end).exists() for end in ("-wal", "-journal"))
     mode = {"mode": "rw"} if os.access(file.parent, os.W_OK) and os.access(file, os.W_OK) else {"mode": "ro"}
     if mode == {"mode": "ro"} and not left:
@@ -220,7 +220,7 @@ def _engine(place: Place, url: URL, *, writes: bool) -> Engine:
     try:
         engine = create_engine(url, connect_args=arguments, poolclass=QueuePool if writes else NullPool)
     except (NoSuchModuleError, ArgumentError) as error:
-        raise UsageError(f"search.storage: {place.storage} is no storage URL ({error})") from None
+        raise UsageError(f"search.storage: {place.storage} is not a storage URL ({error})") from None
     except ImportError as error:
         wanted = _DRIVERS.get(backend, error.name or "its driver")
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The dispatcher: trials to workers, alone or in packs, and what comes back into the study."""
+"""The dispatcher: sends trials to workers, alone or in packs, and writes their results into the study."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mutransfer.sweep.pruning import Pruning
 
 _POLL_SECONDS = 0.2
-# So many trials crashing before any has worked are one problem, not so many.
+# This many crashes before any success have one common cause.
 _HOPELESS = 3
 
 
@@ -35,25 +35,25 @@ class Observer:
     """What a caller may watch; does nothing by itself."""
 
     def noted(self, text: str) -> None:
-        """Called with what the data's loader has to say, such as how many examples are cut."""
+        """Called with a note of the data's loader, such as how many examples are cut."""
 
     def started(self, folder: SweepFolder, done: int, total: int, workers: int) -> None:
-        """Called once: so many of the trials are done already."""
+        """Called once, with the number of trials that are done already."""
 
     def shaped(self, pack: int, why: str) -> None:
-        """Called once it is decided how many trials a worker trains at once, when that was measured or has changed."""
+        """Called with the number of trials that a worker trains at once, when it was measured or has changed."""
 
     def arranged(self, workers: str, why: str) -> None:
         """Called where fewer workers with more threads, or several on a GPU, were measured to be faster."""
 
     def staged(self, stage: int, stages: int, steps: int, done: int, total: int) -> None:
-        """Called when a stage begins, where there are several: what follows counts its `total` trials."""
+        """Called when a stage of several begins; later counts are of its `total` trials."""
 
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:
         """Called when a trial has ended and is saved."""
 
     def repeated(self, number: int, seed: int, value: float | None, outcome: str) -> None:
-        """Called when a top trial has been trained with a further seed; without a value the outcome says why."""
+        """Called when a top trial has been trained with a further seed; without a value, `outcome` is the reason."""
 
     def retrying(self, number: int, reason: str) -> None:
         """Called when a trial that crashed, or ran out of memory by itself, is tried again."""
@@ -108,12 +108,12 @@ class Dispatcher:
         repeats = self._study.attributes.get("repeats", {})
         if repeats != without_crashes(repeats):
             self._study.set_attribute("repeats", without_crashes(repeats))
-        while missing := self._missing_repeats():  # again where a failure puts the next best in line
+        while missing := self._missing_repeats():  # again where a failure makes the next best trial a candidate
             self._waiting.extend(missing)
             self._work(lambda count: [])
 
     def _begin(self, stage: int) -> None:
-        """Count the trials of a stage, and line up those that it has still to train."""
+        """Count the trials of a stage, and queue those that are not trained yet."""
         records = entrants(self._config, self._study.records(), stage)
         self._stage = stage
         self._done = sum(record.outcome is not None for record in records)
@@ -160,12 +160,12 @@ class Dispatcher:
                 self._save()
 
     def _next_pack(self, free: int) -> list[_Task]:
-        """What one worker takes: a pack, or less where that leaves the free workers equal shares."""
+        """The tasks for one worker: a pack, or fewer so that the free workers have equal shares."""
         tasks = [self._waiting.popleft()]
         size = min(self._pack.size, -(-(1 + len(self._waiting)) // free))
         if self._pruning is not None:
             size = min(size, self._pruning.largest_pack(self._executor.capacity))
-        # What has crashed its worker before goes alone: it may do so again.
+        # A trial that crashed its worker before trains alone, as it may crash again.
         while len(tasks) < size and not tasks[0].attempt and not self._waiting[0].attempt:
             first, last = tasks[0].record.number, self._waiting[0].record.number
             if self._pruning is not None and self._pruning.apart(first, last):
@@ -198,7 +198,7 @@ class Dispatcher:
         return int(task.record.params.get("training.seed", repeat_seed(self._config, task.repeat)))
 
     def _land(self, tasks: Sequence[_Task], future: futures.Future[Any]) -> None:
-        """Take what came back of a pack; a MutransferError is about the whole sweep and goes up."""
+        """Take the results of a pack; a MutransferError concerns the whole sweep and is raised."""
         try:
             results = [TrainResult.from_dict(result) for result in future.result()]
         except (JobFailed, WorkerDied) as error:
@@ -213,7 +213,7 @@ class Dispatcher:
             self._in_order()
             return
         for task, result in zip(tasks, results, strict=True):
-            # Another program may have had the memory.
+            # Another program may have used the memory.
             if result.outcome != "out_of_memory" or not self._tried_again(task, "it ran out of memory"):
                 self._land_result(task, result)
 
@@ -228,7 +228,7 @@ class Dispatcher:
         self._land_result(task, TrainResult("crashed"))
 
     def _tried_again(self, task: _Task, reason: str) -> bool:
-        """Put a trial in line once more, unless that was done often enough."""
+        """Queue a trial once more, unless its retries are used up."""
         if task.attempt == self._search.retries:
             return False
         self._observer.retrying(task.record.number, reason)
@@ -237,7 +237,7 @@ class Dispatcher:
         return True
 
     def _in_order(self) -> None:
-        """Where a pruner waits for trials with lower numbers, these have to come first."""
+        """Where a pruner waits for trials with lower numbers, these must run first."""
         if self._pruning is not None:
             self._waiting = deque(sorted(self._waiting, key=lambda one: one.record.number))
 
@@ -258,7 +258,7 @@ class Dispatcher:
             seed=self._seed(task),
             **{**result.figures(), "seconds": round(result.seconds, 3)},
         )
-        # Crashes count against trials only once something has worked: until then the cause is likelier elsewhere.
+        # Crashes count against trials only after a success; before that the cause is likely not the trial.
         if not self._works:
             self._doubtful.append(record)
             self._give_up_if_nothing_works(at_least=_HOPELESS)
@@ -267,11 +267,11 @@ class Dispatcher:
         self._doubtful.clear()
 
     def _give_up_if_nothing_works(self, *, at_least: int) -> None:
-        """End the sweep when so many trials have crashed and none has worked; none of them is recorded."""
+        """End the sweep when many trials have crashed and none has succeeded; no crash is recorded."""
         if len(self._doubtful) >= at_least:
             raise NothingUsable(
                 f"{self._folder.root}: every trial crashed, the last with: {self._doubtful[-1].error}. No crash is "
-                "recorded: mend the cause, and the same command tries again. (A script that calls run_sweep has to do "
+                "recorded: fix the cause, and the same command tries again. (A script that calls run_sweep has to do "
                 'so under if __name__ == "__main__":)'
             )
 

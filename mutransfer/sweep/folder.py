@@ -31,7 +31,7 @@ class SweepFolder:
 
     @property
     def study(self) -> Path:
-        """What stands for the study: its own SQLite file, or the link to a study kept elsewhere."""
+        """The file of the study: its own SQLite file, or the link to a study in a database."""
         return self.study_link if self.study_link.exists() else self.own_study
 
     @property
@@ -60,7 +60,7 @@ class SweepFolder:
 
     @contextmanager
     def sole_coordinator(self) -> Iterator[None]:
-        """Hold the folder's lock, and say in it who does.
+        """Hold the folder's lock, and write into it which process holds it.
 
         Raises:
             UsageError: another coordinator holds it, or the folder cannot be written.
@@ -112,7 +112,7 @@ def resolve_sweep(name: str | None, runs: Path) -> SweepFolder:
     """The sweep of that name in the runs folder, or at that path.
 
     Raises:
-        UsageError: there is none; the message names those there are.
+        UsageError: there is none; the message lists the existing ones.
     """
     if name is not None:
         for candidate in (SweepFolder(runs / name), SweepFolder(Path(name))):

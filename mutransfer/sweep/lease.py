@@ -1,9 +1,9 @@
-"""Who coordinates a study in a shared database: one at a time, and a late writer is found out.
+"""The lease on a study in a shared database: one coordinator at a time, and a late writer is refused.
 
-The run folder's lock knows nothing of a copy of the folder or of another machine. So the study carries an attribute
+The run folder's lock does not cover a copy of the folder, or another machine. So the study carries an attribute
 that names its coordinator and counts its transactions. Every transaction moves the count on, and only from the value
 that this coordinator wrote last: where another one has taken over, the first transaction of the old one fails, whole.
-No clocks are compared: who finds a coordinator named there watches for a while whether its count moves.
+No clocks are compared. A process that finds a coordinator named there watches for a while whether its count moves.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from mutransfer.sweep.tables import read_attribute_text, swap_attribute
 
 KEY = "coordinator"
 FREE: dict[str, Any] = {"who": None}
-"""What a study says that nobody coordinates."""
+"""The attribute of a study without a coordinator."""
 BEAT_SECONDS = 5.0
 """A coordinator with nothing to write moves its count this often."""
 WATCH_SECONDS = 30.0
-"""A coordinator whose count stands still for so long is taken for dead."""
+"""A coordinator whose count has not moved for this long counts as dead."""
 _LOOK_SECONDS = 0.5
 
 
@@ -43,7 +43,7 @@ class Lease:
         self._me = {
             "who": f"process {os.getpid()} on {socket.gethostname()}, in {folder}",
             "home": f"{socket.gethostname()}:{folder}:{folder.stat().st_ino}",
-            "born": secrets.token_hex(8),  # not the time, which may come twice
+            "born": secrets.token_hex(8),  # not the time, which may repeat
         }
         self._count = 0
         self._renewed = 0.0
@@ -86,7 +86,7 @@ class Lease:
         raise self._taken()
 
     def renewed(self) -> None:
-        """To be called when the write is done."""
+        """Call it when the write is done."""
         self._count += 1
         self._renewed = time.monotonic()
 
@@ -96,7 +96,7 @@ class Lease:
         return time.monotonic() - self._renewed > BEAT_SECONDS
 
     def release(self, connection: Connection) -> None:
-        """Let the next coordinator begin at once."""
+        """Release the lease, so that the next coordinator can begin at once."""
         swap_attribute(connection, self._study, KEY, self._text(self._count), json.dumps(FREE))
 
     def _swap(self, connection: Connection, found: str) -> None:

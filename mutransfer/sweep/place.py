@@ -1,4 +1,4 @@
-"""Where a study is kept: in the run folder's own SQLite file, or in a database of the user's choice."""
+"""The place of a study: the run folder's own SQLite file, or a database of the user's choice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Place:
     """A study in a database."""
 
     file: Path
-    """What stands for it in the run folder: the SQLite file itself, or the link that says where it is."""
+    """Its file in the run folder: the SQLite file itself, or the link to the database."""
     study: str
     """Its name in the database."""
     storage: str | None = None
@@ -36,15 +36,15 @@ class Place:
 
     @property
     def shared(self) -> bool:
-        """Whether coordinators that the run folder's lock knows nothing of may reach it."""
+        """Whether coordinators can reach it that the run folder's lock does not cover."""
         return self.storage is not None
 
     @property
     def url(self) -> URL:
-        """With every `${NAME}` filled in: not to be shown.
+        """With every `${NAME}` filled in; it must not be shown.
 
         Raises:
-            UsageError: it is no URL, or an environment variable is not set.
+            UsageError: it is not a URL, or an environment variable is not set.
         """
         if self.storage is None:
             return URL.create("sqlite", database=str(self.file.resolve()))
@@ -54,7 +54,7 @@ class Place:
             url = make_url(self.storage)
         except ArgumentError:
             raise UsageError(
-                f"search.storage: {self.storage} is no storage URL; write it as postgresql+psycopg://USER:${{PASSWORD}}"
+                f"search.storage: {self.storage} is not a storage URL; write it as postgresql+psycopg://USER:${{PASSWORD}}"
                 "@HOST/DATABASE or sqlite:////PATH"
             ) from None
         return URL.create(
@@ -79,7 +79,7 @@ class Place:
 
     @property
     def secrets(self) -> list[str]:
-        """Text that no message may hold."""
+        """Texts that no message may contain."""
         names = ENVIRONMENT.findall(self.storage or "")
         return [value for name in names if (value := os.environ.get(name))]
 
@@ -90,17 +90,17 @@ def own_place(file: Path) -> Place:
 
 
 def new_link(file: Path, run: str, storage: str) -> Place:
-    """A place for the study of a new run: its name is found nowhere else, whatever the database holds."""
+    """A place for the study of a new run, with a name that is unique in any database."""
     return Place(file, f"{run}-{secrets.token_hex(6)}", storage)
 
 
 def save_link(place: Place) -> None:
-    """Write the file that stands for a study kept elsewhere."""
+    """Write the link to a study in a database."""
     write_json(place.file, {"storage": place.storage, "study": place.study})
 
 
 def read_place(file: Path) -> Place:
-    """The place that a file of a run folder stands for.
+    """The place of the study behind a file of a run folder.
 
     Raises:
         UsageError: the link is damaged.

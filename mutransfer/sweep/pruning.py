@@ -27,16 +27,16 @@ _NAME = "mutransfer"
 
 
 class Pruning:
-    """Judges the trials of one sweep. The workers' looks come in from any thread."""
+    """Judges the trials of one sweep. Workers report losses from any thread."""
 
     def __init__(
         self, config: RunConfig, ended: Mapping[int, tuple[Outcome, float | None]], curves: Mapping[int, Curve]
     ) -> None:
-        """Go on where a study stands.
+        """Continue from the state of a study.
 
         Args:
             ended: outcome and objective of the trials that have ended, by number.
-            curves: what the pruner saw of them.
+            curves: the losses of these that the pruner saw.
 
         Raises:
             ConfigError: the search has no pruner.
@@ -56,12 +56,12 @@ class Pruning:
             self._settle(number, outcome, value)
 
     def answer(self, numbers: Sequence[int]) -> Callable[[Any], list[int] | None]:
-        """What a job with these trials calls with `(steps done, {position: loss})`.
+        """The function that a job with these trials calls with `(steps done, {position: loss})`.
 
         The answer is the positions that are pruned; None when it is too early to say.
         """
         with self._lock:
-            for number in numbers:  # an earlier attempt's looks count no more
+            for number in numbers:  # the losses of an earlier attempt no longer count
                 self._curves[number] = Curve()
 
         def judge(question: Any) -> list[int] | None:
@@ -75,12 +75,12 @@ class Pruning:
         return judge
 
     def settle(self, number: int, outcome: Outcome, value: float | None) -> None:
-        """Trial `number` has ended so; later ones are judged by it."""
+        """Record how trial `number` ended; later ones are compared with it."""
         with self._lock:
             self._settle(number, outcome, value)
 
     def curve(self, number: int) -> Curve:
-        """What the pruner saw of a trial; nothing of one that gave no result, which ended anywhere."""
+        """The losses of a trial that the pruner saw; none for a trial without a result."""
         with self._lock:
             return self._curves.get(number, Curve())
 
@@ -113,7 +113,7 @@ class _Window(InMemoryStorage):
         super().__init__()
         self.ended: dict[int, FrozenTrial] = {}
         self.last = -1
-        """Number of the last trial in sight."""
+        """Number of the last visible trial."""
         self.judged: FrozenTrial | None = None
 
     def get_all_trials(
@@ -124,7 +124,7 @@ class _Window(InMemoryStorage):
         return [trial for trial in seen if states is None or trial.state in states]
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if self.judged is not None and self.judged._trial_id == trial_id:
+        if self.judged is not None and self.judged.number == trial_id:
             self.judged.system_attrs[key] = value
 
 

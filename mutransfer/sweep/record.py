@@ -1,4 +1,4 @@
-"""What a study says of a trial. By itself, so that what reads records does without a database's libraries."""
+"""The record of a trial in a study. A module of its own, so that readers of records import no database library."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class TrialRecord(RunFigures):
     seed: int | None = None
     error: str | None = None
     stage: int = 1
-    """Which stage of the sweep this is the result of."""
+    """The stage of the sweep that gave this result."""
     longer: tuple[TrialRecord, ...] = ()
     """The same trial in the stages after, in order."""
 
     @property
     def score(self) -> float:
-        """The objective, and infinity where there is none: sorts last."""
+        """The objective, or infinity where there is none, so that it sorts last."""
         return math.inf if self.value is None else self.value
 
     @property

@@ -1,4 +1,4 @@
-"""What a sweep leaves for people and other programs: `trials.csv` and `best.yaml`."""
+"""The files of a sweep for people and other programs: `trials.csv` and `best.yaml`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def table(records: Sequence[TrialRecord], selection: Selection | None = None) ->
 
 
 def best(config: RunConfig, selection: Selection) -> dict[str, Any]:
-    """The winner and what is to be known of it, as plain data."""
+    """The winner and its facts, as plain data."""
     winner = selection.best
     return {
         "trial": winner.number,

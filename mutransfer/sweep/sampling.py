@@ -1,4 +1,4 @@
-"""What trial k's params are: a function of k, or what Optuna's sampler makes of the trials before."""
+"""The params of trial k: a function of k, or drawn by Optuna's sampler from the trials before."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STATES: dict[Outcome, TrialState] = {
 Looks = Mapping[int, float]
 """`{steps done: loss}`."""
 Told = tuple[Mapping[str, Any], Outcome | None, float | None, Looks]
-"""Params, outcome, objective of a trial, and what a pruner saw of it."""
+"""Params, outcome, objective of a trial, and its losses that a pruner saw."""
 
 
 class Sampler(Protocol):
@@ -38,11 +38,11 @@ class Sampler(Protocol):
         """All params of an earlier trial that has `params` only, as a kill may have left it."""
 
     def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:
-        """Trial `number` has ended so; `looks` are the losses that a pruner saw."""
+        """Record how trial `number` ended; `looks` are the losses that a pruner saw."""
 
 
 class PointSampler:
-    """Gives trial k the point that `space.point` says, whatever happened before."""
+    """Gives trial k the point of `space.point`, independent of other trials."""
 
     def __init__(self, search: SearchSection) -> None:
         self._search = search
@@ -70,7 +70,10 @@ class TPESampler:
         # Its random state is not saved: the same seed again would draw the first trials again.
         seed = (search.seed + len(trials)) % SEEDS
         self._distributions = dict(distributions)
-        self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True))
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(
+            storage=self._storage, sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        )
         for params, outcome, value, looks in trials:
             self._study.add_trial(
                 optuna.trial.create_trial(
@@ -91,14 +94,16 @@ class TPESampler:
     def complete(self, number: int, params: Mapping[str, Any]) -> dict[str, Any]:  # noqa: D102
         if params.keys() >= self._distributions.keys():
             return dict(params)
-        trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        return self._suggest(optuna.trial.Trial(self._study, trial_id))
+        return self._suggest(optuna.trial.Trial(self._study, self._id(number)))
 
     def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:  # noqa: D102
-        trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
         for step, loss in looks.items():
-            self._study._storage.set_trial_intermediate_value(trial_id, step, loss)
+            self._storage.set_trial_intermediate_value(self._id(number), step, loss)
         self._study.tell(number, value, state=STATES[outcome])
+
+    def _id(self, number: int) -> int:
+        study = self._storage.get_study_id_from_name(self._study.study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
 
     def _suggest(self, trial: optuna.trial.Trial) -> dict[str, Any]:
         """Draw every hparam that the trial does not have yet."""

@@ -1,4 +1,4 @@
-"""What came out best, what is as good within seed noise, and what may be wrong with it."""
+"""The best trial of a sweep, its ties within seed noise, and warnings about it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Selection:
     """Trials that completed the last stage, best first: the confirmed ones by their mean, then the others by their only
     run, last those that gave no result with a further seed."""
     passed_over: tuple[tuple[TrialRecord, Failure], ...]
-    """Trials that were in line for the win, and the runs with a further seed for want of which they cannot win."""
+    """Trials that could have won, and the failed runs with a further seed because of which they cannot."""
     means: dict[int, float]
     """Mean objective over seeds of the confirmed trials, by number; empty until all of them are."""
     runs: int
@@ -76,7 +76,7 @@ def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) 
 
 
 def _passed_over(record: TrialRecord, failures: Sequence[Failure]) -> list[str]:
-    """What is to be said of a trial that could not be confirmed: a crash is no verdict on it."""
+    """The warning about a trial that could not be confirmed; a crash is not a verdict on it."""
     found = []
     unstable = [one.seed for one in failures if not one.crashed]
     if unstable:
@@ -89,8 +89,8 @@ def _passed_over(record: TrialRecord, failures: Sequence[Failure]) -> list[str]:
         seeds = " and ".join(one.seed for one in crashed)
         found.append(
             f"trial {record.number} ({_short(record.value)}) was among the best, but its run with seed {seeds} "
-            f"crashed every time ({crashed[-1].error}): that says nothing about the trial, which was passed over for "
-            "want of a mean; mend the cause, and mutransfer sweep tries it again"
+            f"crashed every time ({crashed[-1].error}). It cannot win without a mean over seeds, although it may be "
+            "the best. Fix the cause, and mutransfer sweep tries it again"
         )
     return found
 

@@ -48,7 +48,7 @@ def at_unit(distribution: Distribution, unit: float) -> Any:
 
 
 def optuna_distributions(search: SearchSection) -> dict[str, BaseDistribution]:
-    """The space in Optuna's words."""
+    """The space as Optuna distributions."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     found: dict[str, BaseDistribution] = {}

@@ -22,7 +22,7 @@ def horizons(config: RunConfig) -> tuple[int, ...]:
 
 
 def entrants(config: RunConfig, records: Sequence[TrialRecord], stage: int) -> list[TrialRecord]:
-    """The trials of a stage (from 1), each as it stands there, by number; none until that is decided.
+    """The trials of a stage (from 1) with their results there, by number; none before the stage is decided.
 
     Of the n trials of the stage before, the best ⌈keep·n⌉ go on. Those that did not complete count in n and never go
     on.
@@ -40,7 +40,7 @@ def entrants(config: RunConfig, records: Sequence[TrialRecord], stage: int) -> l
 
 
 def finalists(config: RunConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials among which the winner is: those of the last stage."""
+    """The trials of the last stage, one of which wins."""
     return entrants(config, records, len(horizons(config)))
 
 
@@ -62,7 +62,7 @@ class Standing:
 
 
 def standing(config: RunConfig, records: Sequence[TrialRecord]) -> Standing:
-    """How far the trials are, their confirmation aside."""
+    """The progress of the trials, without their confirmation."""
     stages = len(horizons(config))
     for stage in range(1, stages + 1):
         trials = entrants(config, records, stage)

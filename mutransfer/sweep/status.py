@@ -1,4 +1,4 @@
-"""How sweeps stand, read without touching them."""
+"""The state of sweeps, read without changing them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mutransfer.sweep.study import Study
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """How one sweep stands."""
+    """The state of one sweep."""
 
     folder: SweepFolder
     config: RunConfig
@@ -32,7 +32,7 @@ class SweepStatus:
 
 
 def status(folder: SweepFolder) -> SweepStatus:
-    """How a sweep stands.
+    """The state of a sweep.
 
     Raises:
         UsageError: its files are damaged.
@@ -73,8 +73,8 @@ def newest_finished(runs: Path) -> SweepFolder:
             unfinished.append(f"{folder.root.name} ({why})")
     if unfinished:
         raise UsageError(
-            f"no finished sweep in {runs}; not finished: {', '.join(unfinished)}; name one with --run to take it as it "
-            "stands"
+            f"no finished sweep in {runs}; not finished: {', '.join(unfinished)}; name one with --run to use it "
+            "unfinished"
         )
     if damaged:
         raise UsageError("no finished sweep in {}: {}".format(runs, "; ".join(damaged)))

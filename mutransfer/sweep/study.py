@@ -1,4 +1,4 @@
-"""The Optuna study of one sweep: opened safely, asked in order, told once per trial, many trials at a time."""
+"""The Optuna study of one sweep: many trials are asked and told per transaction, each told once."""
 
 from __future__ import annotations
 
@@ -59,6 +59,9 @@ class Study:
         self._lease: Lease | None = None
         self._writer: _Writer | None = None
         try:
+            unknown = self._read(tables.unknown_revision)
+            if unknown is not None:
+                raise UsageError(f"{self._place}: the study cannot be used: {unknown}")
             found = self._read(lambda connection: tables.study_id(connection, self._place.study))
             if found is None:
                 raise self._database.damaged("it holds no study of mutransfer")
@@ -100,7 +103,7 @@ class Study:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What was saved with the study: versions, data fingerprint, repeats."""
+        """The data saved with the study: versions, data fingerprint, repeats."""
         return self._read_attributes() if self._writer is None else dict(self._writer.attributes)
 
     def set_attribute(self, key: str, value: Any) -> None:
@@ -144,7 +147,7 @@ class Study:
         return asked
 
     def curves(self) -> dict[int, Curve]:
-        """What the pruner saw of each trial that has ended."""
+        """The losses that the pruner saw, of each trial that has ended."""
         found = self._read(lambda connection: tables.read_curves(connection, self._id))
         return {number: Curve(looks, rungs) for number, (looks, rungs) in found.items()}
 
@@ -155,7 +158,7 @@ class Study:
         attributes of it.
 
         Args:
-            curves: what the pruner saw of them, by number.
+            curves: their losses that the pruner saw, by number.
 
         Raises:
             UsageError: one of them has been ended before, by another program, or the study cannot be written.
@@ -202,15 +205,15 @@ class Study:
                 writer.sampler.learn(record.number, record.outcome, record.value, looks)
 
     def beat(self) -> None:
-        """To be called several times a minute: shows other coordinators that this one lives."""
+        """Call it several times a minute: it shows other coordinators that this one is alive."""
         if self._lease is not None and self._lease.due:
             self._write(lambda connection: None)
 
     def close(self) -> None:
-        """Let go of the study; it cannot be used any more."""
+        """Close the study; it cannot be used afterwards."""
         if self._lease is not None:
             lease, self._lease = self._lease, None
-            with suppress(MutransferError):  # whoever comes next will find that nobody is at work
+            with suppress(MutransferError):  # the next coordinator will find that this one is gone
                 self._database.write(lease.release, patient=False)
         self._database.close()
 
@@ -253,7 +256,7 @@ class Study:
 
 
 class _Writer:
-    """What the coordinator knows of the study without asking the database again."""
+    """The coordinator's copy of the study, so that it need not ask the database again."""
 
     def __init__(
         self,
@@ -291,7 +294,7 @@ class _Writer:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide what comes out."""
+    """Versions of the packages that determine the results."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
@@ -302,6 +305,10 @@ def _create(place: Place, attributes: dict[str, Any]) -> None:
     storage = optuna_storage(place)
     try:
         study = optuna.create_study(study_name=place.study, storage=storage, direction="minimize")
+        with storage.engine.connect() as connection:
+            unknown = tables.unknown_revision(connection)
+        if unknown is not None:
+            raise UsageError(f"{place}: no study can be made: {unknown}")
         for key, value in attributes.items():
             study.set_user_attr(key, value)
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
@@ -317,7 +324,7 @@ def _result(record: TrialRecord) -> dict[str, Any]:
 
 def _record(row: tables.TrialRow) -> TrialRecord:
     ended = row.state not in ("RUNNING", "WAITING")
-    result = row.attributes.get(_RESULT, row.attributes)  # studies of before kept each field as an attribute
+    result = row.attributes.get(_RESULT, {})
     longer: list[TrialRecord] = []
     while (further := row.attributes.get(f"{_STAGE}{len(longer) + 2}")) is not None:
         fields = {name: further[name] for name in ("value", *_RESULT_FIELDS) if name in further}

@@ -1,8 +1,12 @@
 """Optuna's own tables, written and read for many trials at once.
 
 Optuna's API needs about a dozen statements per trial and a transaction for most of them; these functions need about
-five per batch, whatever the number of trials. What is written is what Optuna itself would write (a test compares the
-two), so dashboards and `optuna.load_study` see the study as ever. Opening a study checks Optuna's schema version.
+five per batch, whatever the number of trials. They write what Optuna itself would write (a test compares the two), so
+dashboards and `optuna.load_study` read the study.
+
+A study is used only if its tables have a revision that these functions were written for. There is no slower path
+through the API. The API cannot add results of a later stage to a trial that has ended. It cannot end many trials in
+one transaction, or compare and set the attribute that says who coordinates a shared study.
 """
 
 from __future__ import annotations
@@ -46,13 +50,16 @@ _LOOKS = table(
     "trial_intermediate_values", column("trial_id", Integer), column("step", Integer),
     column("intermediate_value", Float(53)), column("intermediate_value_type", _LOOK_KIND),
 )  # fmt: skip
+REVISIONS = ("v3.2.0.a",)
+"""Revisions of Optuna's schema, as Alembic counts them, that these functions read and write."""
+_REVISION = table("alembic_version", column("version_num", Text))
 # Databases limit how many values one statement may have.
 _CHUNK = 500
 
 
 @dataclass
 class TrialRow:
-    """One trial as the tables have it."""
+    """One trial in the tables."""
 
     trial_id: int
     number: int
@@ -64,6 +71,18 @@ class TrialRow:
 
 Params = Mapping[str, tuple[float, str]]
 """`{name: (value as Optuna stores it, distribution as JSON)}`."""
+
+
+def unknown_revision(connection: Connection) -> str | None:
+    """What to do about tables of another revision; None where they are as expected."""
+    found = connection.execute(select(_REVISION.c.version_num)).scalar()
+    if found in REVISIONS:
+        return None
+    return (
+        f"its tables have revision {found} of Optuna's schema, and this version of mutransfer reads and writes "
+        f"{', '.join(REVISIONS)} only; install a version of Optuna and of mutransfer that belong together, or upgrade "
+        "mutransfer"
+    )
 
 
 def study_id(connection: Connection, name: str) -> int | None:
@@ -86,7 +105,7 @@ def write_attribute(connection: Connection, study: int, key: str, value: Any) ->
 
 
 def swap_attribute(connection: Connection, study: int, key: str, old: str | None, new: str) -> bool:
-    """Set the JSON of an attribute that there is (and that is `old`, unless that is None); whether it was."""
+    """Set the JSON of an existing attribute (if it equals `old`, unless that is None); whether it was set."""
     columns = _STUDY_ATTRIBUTES.c
     change = update(_STUDY_ATTRIBUTES).where(columns.study_id == study, columns.key == key).values(value_json=new)
     if old is not None:
@@ -156,7 +175,7 @@ def insert_results(
             rows.append({"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind})
     if rows:
         connection.execute(insert(_VALUES), rows)
-    for ids in _chunks(list(results)):  # what a tell of Optuna's that was cut short may have left
+    for ids in _chunks(list(results)):  # an interrupted tell of Optuna's may have left one
         connection.execute(delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id.in_(ids), _ATTRIBUTES.c.key == key))
     connection.execute(
         insert(_ATTRIBUTES),
@@ -167,7 +186,7 @@ def insert_results(
 def insert_curves(
     connection: Connection, looks: Mapping[int, Mapping[int, float]], rungs: Mapping[int, Mapping[str, Any]]
 ) -> None:
-    """Add what a pruner saw to trials, by trial id: losses by step, and what it keeps with a trial."""
+    """Add a pruner's data to trials, by trial id: losses by step, and its own values."""
     rows = []
     for trial_id, of_trial in looks.items():
         for step, value in of_trial.items():
@@ -188,7 +207,7 @@ def insert_curves(
 
 
 def read_curves(connection: Connection, study: int) -> dict[int, tuple[dict[int, float], dict[str, Any]]]:
-    """What `insert_curves` added, by trial number; of trials that have none, nothing."""
+    """The data that `insert_curves` added, by trial number."""
     found: dict[int, tuple[dict[int, float], dict[str, Any]]] = {}
     trials = _TRIALS.c
     looks, kept = _LOOKS.c, _SYSTEM_ATTRIBUTES.c
@@ -207,7 +226,7 @@ def read_curves(connection: Connection, study: int) -> dict[int, tuple[dict[int,
 def read_trials(connection: Connection, study: int) -> list[TrialRow]:
     """Every trial of the study, by number."""
     trials = _TRIALS.c
-    # The trials first: whatever of them has ended by now has its results in the tables read after.
+    # The trials first: a trial that has ended by now has its results in the tables that are read later.
     query = select(trials.trial_id, trials.number, trials.state).where(trials.study_id == study)
     found = {row[0]: TrialRow(*row) for row in connection.execute(query.order_by(trials.number)).all()}
     distributions: dict[str, Any] = {}

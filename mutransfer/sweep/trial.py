@@ -1,4 +1,4 @@
-"""Trials as a worker runs them: each the config with its hparams, trained once on the proxy."""
+"""Trials in a worker: the config with a trial's hparams, trained once on the proxy."""
 
 from __future__ import annotations
 

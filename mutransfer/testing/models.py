@@ -54,7 +54,7 @@ class ModelCase:
     """Another value for fields of the section, with what it needs besides: `{field: {field: value}}`. All cases of a
     kind together have to change every field of it."""
     refused: tuple[tuple[dict[str, Any], str], ...] = ()
-    """Changes of the section that are no possible model, or do nothing, and what the message says of them."""
+    """Changes of the section that are impossible or have no effect, each with a part of its message."""
     hparams: Mapping[str, Any] = field(default_factory=lambda: {"lr": 0.01})
     training: Mapping[str, Any] = field(default_factory=lambda: {"steps": STEPS, "batch_size": 4, "eval_batches": 2})
     check: Mapping[str, Any] = field(default_factory=dict)

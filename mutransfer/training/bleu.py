@@ -18,7 +18,6 @@ from mutransfer.data.pairs import PairDataset
 from mutransfer.errors import DataError
 from mutransfer.models.decoding import translate
 from mutransfer.models.seq2seq import Decoding, Seq2Seq
-from mutransfer.training.kernels import kernels
 
 _AT_ONCE = 64
 
@@ -27,7 +26,7 @@ class Bleu:
     """Corpus BLEU, 0 to 100, of beam search against whole references; without case where the vocabulary has none."""
 
     def require(self) -> None:
-        """sacreBLEU is an optional extra; not having it is said before the training, not after."""
+        """sacreBLEU is an optional extra; a missing one is reported before the training."""
         _sacrebleu()
 
     def __call__(
@@ -59,7 +58,7 @@ def translations(
     *,
     alive: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """What the model makes of the sentences held out, by the config's beam search; `alive` as in `Measure`."""
+    """The model's translations of the held-out sentences, by the config's beam search; `alive` as in `Measure`."""
     model, pairs = cast(Seq2Seq, model), cast(PairDataset, data)
     sources = pairs.held.sources[: config.evaluation.examples]
     order = sorted(range(len(sources)), key=lambda row: len(sources[row]))  # alike in length: little padding
@@ -69,7 +68,7 @@ def translations(
         padded = np.full((len(rows), max(len(sources[row]) for row in rows)), PAD, dtype=np.int64)
         for line, row in zip(padded, rows, strict=True):
             line[: len(sources[row])] = sources[row]
-        with kernels(device), torch.no_grad():
+        with torch.no_grad():
             decoded = translate(
                 lambda source: Decoding(model, source),
                 torch.from_numpy(padded).to(device),

@@ -13,7 +13,7 @@ from mutransfer.files import write_atomic
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain data; older checkpoints beside it are removed once the new one stands.
+    """Write tensors and plain data; older checkpoints beside it are removed after the new one is complete.
 
     Raises:
         UsageError: the disk refuses.
@@ -43,7 +43,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             "to train from the start"
         ) from error
     if not isinstance(state, dict) or not {"step", "data", "plan", "model", "optimizer"} <= state.keys():
-        raise UsageError(f"{path}: is no checkpoint of mutransfer")
+        raise UsageError(f"{path}: is not a checkpoint of mutransfer")
     return state
 
 

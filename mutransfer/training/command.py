@@ -25,7 +25,7 @@ from mutransfer.training.losses import MetricsFile
 from mutransfer.training.trainers.base import RunFailed
 
 TRIAL_GRACE, RUN_GRACE = 2.0, 60.0
-"""Seconds between SIGTERM and SIGKILL: a trial is not worth a checkpoint, the target run is."""
+"""Seconds between SIGTERM and SIGKILL: a trial needs no checkpoint, the target run does."""
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
 _LOCK, _PID = ".lock-command", ".pid-command"
 _POLL_SECONDS = 0.05
@@ -53,8 +53,8 @@ def run_command(
         on_loss: called with the step and every loss that is read.
 
     Raises:
-        UsageError: there is no such program; this is no POSIX system; or it ended well and wrote no loss where it is
-            looked for, which is one mistake in the config and no crash.
+        UsageError: there is no such program; this is not a POSIX system; or it ended well and wrote no loss where
+            `loss_from` searches, which is a mistake in the config and not a crash.
         RunFailed: it ended with another exit code than 0, or took longer than `model.timeout`.
     """
     section = cast(CommandSection, config.model)
@@ -82,7 +82,7 @@ def run_command(
 
     ending: str = ""
     with _alone(folder) as lock:
-        # metrics.jsonl is written anew from what stays: with resume, all that the command has ever written.
+        # metrics.jsonl is written again from the remaining output: with resume, from all that the command ever wrote.
         for name in {"metrics.jsonl"} if resume else {"metrics.jsonl", STDOUT, STDERR, section.loss_from.where}:
             (folder / name).unlink(missing_ok=True)
         process = _Supervised(command, _environment(section, values), folder, grace, lock)
@@ -111,7 +111,7 @@ def run_command(
 
 
 def _judge(section: CommandSection, folder: Path, code: int, reading: Reading) -> Outcome:
-    """How a command that ended by itself has ended."""
+    """The outcome of a command that ended by itself."""
     lines, how = last_lines(folder), section.loss_from
     if code:
         if any(word in lines for word in _MEMORY):
@@ -123,13 +123,13 @@ def _judge(section: CommandSection, folder: Path, code: int, reading: Reading) -
         looked = f"regex {how.regex!r}" if how.regex else f"field {how.field or 'val_loss'!r} of a JSON line"
         raise UsageError(
             f"{folder}: the command ended well, but no loss was found: model.loss_from looks for {looked} in "
-            f"{how.where}. Mend it, and give the config another name. The last lines of the command were:\n{lines}"
+            f"{how.where}. Fix it, and give the config another name. The last lines of the command were:\n{lines}"
         )
     return "completed"
 
 
 def last_lines(folder: Path) -> str:
-    """What the command wrote last: stderr, or stdout where that is empty."""
+    """The last lines of the command: of stderr, or of stdout if stderr is empty."""
     for name in (STDERR, STDOUT):
         path = folder / name
         if path.exists():
@@ -143,12 +143,12 @@ def require_program(config: RunConfig, folder: Path) -> None:
     """Refuse a command that cannot be started.
 
     Raises:
-        UsageError: there is no such program, or this is no POSIX system.
+        UsageError: there is no such program, or this is not a POSIX system.
     """
     section = cast(CommandSection, config.model)
     program = placeholders.fill(section.command[0], values_of(config, folder.resolve()))
     if os.name != "posix":
-        raise UsageError("model kind command needs process groups, which this system has not")
+        raise UsageError("model kind command needs process groups, and this system has none")
     if shutil.which(program) is None:
         raise UsageError(f"model.command: no such program: {program}; {{python}} is the Python that runs mutransfer")
 
@@ -171,7 +171,7 @@ def values_of(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[
 
 
 def _environment(section: CommandSection, values: dict[str, str]) -> dict[str, str]:
-    """The worker's own, so that CUDA_VISIBLE_DEVICES is its device; all settings; what the config adds."""
+    """The worker's environment (CUDA_VISIBLE_DEVICES is its device), all settings, and the config's own variables."""
     own = {placeholders.ENVIRONMENT_PREFIX + name.upper(): value for name, value in values.items()}
     return {
         **os.environ,

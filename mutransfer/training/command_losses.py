@@ -1,4 +1,4 @@
-"""Losses out of what a command writes, while it writes it. Imports no torch."""
+"""The losses in the output of a command, read while it runs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tail:
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
-                if size < self.offset:  # written anew
+                if size < self.offset:  # the file was replaced
                     self.offset, self._rest = 0, b""
                 file.seek(self.offset)
                 new = file.read()
@@ -47,10 +47,10 @@ class Tail:
 
 @dataclass
 class Reading:
-    """The losses read so far, and whether they say that the run has diverged."""
+    """The losses read so far, and whether the run has diverged."""
 
     factor: float
-    """Diverged when a loss exceeds so many times the first one."""
+    """The run has diverged when a loss exceeds the first one times this factor."""
     takes: str = "last"
     first: float | None = None
     value: float | None = None

@@ -1,4 +1,4 @@
-"""Runs and trials through the training loop: what the in-process trainer does once torch is imported."""
+"""The part of the in-process trainer that imports torch: runs and trials through the training loop."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fit_trials(
 
 
 class _TrialHooks(Hooks):
-    """Progress, and what the pruner says."""
+    """Reports progress, and asks the pruner."""
 
     def __init__(self, watch: TrialWatch) -> None:
         self._watch, self.prune_every = watch, watch.prune_every
@@ -126,7 +126,7 @@ class _FolderHooks(Hooks):
         exporter = self._config.model.exporter
         if exporter is None:
             return
-        shutil.rmtree(self._folder.pretrained, ignore_errors=True)  # of these weights too, if it is there
+        shutil.rmtree(self._folder.pretrained, ignore_errors=True)  # a previous export of other weights
         home, _, name = exporter.partition(":")
         try:
             getattr(importlib.import_module(home), name)(self._config, self._folder.weights, self._folder.pretrained)

@@ -17,7 +17,7 @@ Outcome = Literal["completed", "diverged", "pruned", "out_of_memory", "crashed",
 
 @dataclass(frozen=True, kw_only=True)
 class RunFigures:
-    """What is known of a run that has ended. Losses are in nats; None where there is none.
+    """The figures of a run that has ended. Losses are in nats; None where there is none.
 
     `result.json`, a study's records, `trials.csv` and `mutransfer status --json` take their fields from here.
     """
@@ -28,9 +28,9 @@ class RunFigures:
     steps: int = 0
     seconds: float = 0.0
     parameters: int = 0
-    """0 where they are not known, as of a command."""
+    """0 where the number is not known, as for a command."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """What was measured beside the loss, by name."""
+    """Metrics beside the loss, by name."""
 
     def figures(self) -> dict[str, Any]:
         """Every field of this class, by name."""

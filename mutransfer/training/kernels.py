@@ -1,34 +1,19 @@
-"""Faster ways to compute what modules ask of torch: the same mathematics, taken at the call, for every module alike.
+"""Kernels of torch functions under `torch.func.vmap`: the same mathematics, replaced at the call, for every module.
 
-Shipped models and users' own call `torch.nn.functional` as ever; `kernels` decides what runs.
+Shipped models and users' own call `torch.nn.functional`; in packs, `PackedKernels` decides what runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.training.attention import folded_attention
 from mutransfer.training.linear import packed_linear
-
-
-def kernels(device: torch.device, *, packed: bool = False) -> AbstractContextManager[Any]:
-    """The context in which a model runs on `device`.
-
-    Args:
-        packed: the model runs under `torch.func.vmap`.
-    """
-    if packed:
-        return _Instead(
-            {F.linear: packed_linear, F.scaled_dot_product_attention: folded_attention, F.group_norm: group_norm}
-        )
-    return nullcontext()
 
 
 def group_norm(
@@ -42,12 +27,12 @@ def group_norm(
     return normed if bias is None else normed + bias.view(over_pixels)
 
 
-class _Instead(TorchFunctionMode):
-    """Calls that are keys of `chosen` go to its values."""
+class PackedKernels(TorchFunctionMode):
+    """The context in which the model of a pack runs."""
 
-    def __init__(self, chosen: Mapping[Any, Callable[..., Any]]) -> None:
-        super().__init__()
-        self._chosen = chosen
+    _CHOSEN: Mapping[Any, Callable[..., Any]] = {
+        F.linear: packed_linear, F.scaled_dot_product_attention: folded_attention, F.group_norm: group_norm,
+    }  # fmt: skip
 
     def __torch_function__(
         self,
@@ -56,5 +41,5 @@ class _Instead(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Within this torch calls it for every function."""
-        return self._chosen.get(func, func)(*args, **(kwargs or {}))
+        """torch calls it for every function."""
+        return self._CHOSEN.get(func, func)(*args, **(kwargs or {}))

@@ -1,10 +1,9 @@
-"""The training step: model, optimizer and schedule of one run, and what one batch does to them."""
+"""The training step: model, optimizer and schedule of one run, updated by one batch."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from mutransfer.data.dataset import Batch
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.apply import initialize
 from mutransfer.parametrization.plan import Plan
-from mutransfer.training.kernels import kernels
 from mutransfer.training.loss import counted, inputs_of, loss_of, no_targets, to_device
 from mutransfer.training.optimizers import Together, build_optimizer, set_lr
 from mutransfer.training.schedules import Schedule
@@ -31,14 +29,13 @@ class Learner:
             self.model = build_model(config.model, config.data.spec)
         start_at(self.model, self.plan, config)
         self._forward: Any = torch.compile(self.model) if config.training.compile else self.model
-        self._kernels = nullcontext() if config.training.compile else kernels(device)
         self._schedule = Schedule.of(config.hparams, config.training.steps)
         self._parameters = list(self.model.parameters())
 
     def train_step(self, step: int, batch: Batch) -> Tensor:
         """One update at `step` (from 0); the loss before it, on the device and without waiting for it."""
         set_lr(self.optimizer, self._schedule.factor(step))
-        if self.config.model.foreign:  # what it draws is a function of seed and step, so that resuming is exact
+        if self.config.model.foreign:  # random draws are a function of seed and step, so that resuming is exact
             torch.manual_seed(hash((self.config.training.seed, step)))
         loss = self.gradients(batch)
         if self.config.hparams.clip is not None:
@@ -69,8 +66,8 @@ class Learner:
         total, count = torch.zeros((), device=self.device), 0
         with torch.no_grad():
             for batch in batches:
-                targets = counted(batch, self.config.model.loss)
-                if targets:  # of none the mean is no number
+                targets = counted(batch, self.config.model.criterion)
+                if targets:  # without targets the mean is NaN
                     total += self._loss(batch, train=False) * targets
                     count += targets
         self.model.train()
@@ -90,8 +87,8 @@ class Learner:
     def _loss(self, batch: Batch, *, train: bool) -> Tensor:
         inputs = tuple(to_device(array, self.device) for array in inputs_of(batch))
         targets = to_device(batch[1], self.device)
-        with self._kernels, precision(self.config, self.device):
-            return loss_of(self._forward, self.config.model.loss, inputs, targets, train=train)
+        with precision(self.config, self.device):
+            return loss_of(self._forward, self.config.model.criterion, inputs, targets, train=train)
 
 
 def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:

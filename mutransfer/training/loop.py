@@ -27,13 +27,13 @@ _FLUSH_SECONDS = 0.2
 
 
 class Hooks:
-    """What a caller may add to the loop; does nothing by itself."""
+    """Hooks of a caller into the loop; this base class does nothing."""
 
     prune_every: int = 0
     """Steps between two questions of `prunes`; 0 asks none."""
 
     def start(self, learner: Learner, data: Dataset) -> int:
-        """Bring the learner to where the run starts; the number of steps already done."""
+        """Prepare the learner; returns the number of steps that are already done."""
         del learner, data
         return 0
 
@@ -55,7 +55,7 @@ class Hooks:
         return False
 
     def prunes(self, step: int, losses: Mapping[int, float]) -> Collection[int]:
-        """Which members are not worth going on with after `step` steps: positions in the pack as it began.
+        """Members that end after `step` steps, by their positions in the original pack.
 
         Args:
             losses: by position, of those still training: the validation loss where there was a validation at this
@@ -137,7 +137,7 @@ class _Member:
         return counted
 
     def end(self, outcome: Outcome, seconds: float) -> None:
-        """Note how it ended and write what is not written yet."""
+        """Record how it ended, and write the remaining losses."""
         self.outcome, self.steps, self.seconds = outcome, len(self.monitor.losses), seconds
         self.metrics.flush()
 
@@ -171,7 +171,7 @@ class _Fit:
         self._alive = list(self._members)
         self._training, self._data, self._hooks = configs[0].training, data, hooks
         self._learner = learner(configs, torch.device(device))
-        # On a GPU every look at a loss waits for the device; on a CPU it costs a little per member.
+        # On a GPU, reading a loss waits for the device; on a CPU it costs a little per member.
         every = 1 if isinstance(self._learner, Learner) else _PACK_LOOKS_EVERY
         if self._learner.device.type != "cpu":
             every = self._training.log_every
@@ -212,7 +212,7 @@ class _Fit:
         return [member.result(self._learner.plan.parameter_count) for member in self._members]
 
     def _flush_is_due(self) -> bool:
-        """A file per member is opened, which short steps of large packs should not wait for."""
+        """This opens a file per member, which is slow compared with a short step of a large pack."""
         now = time.perf_counter()
         due = now - self._flushed > _FLUSH_SECONDS
         self._flushed = now if due else self._flushed
@@ -262,12 +262,13 @@ class _Fit:
         self._end(diverged, "diverged")
 
     def _require_targets(self, member: _Member) -> None:
-        """A mean over no target is no divergence. Asked behind the event, as a look at every batch would cost time."""
+        """A NaN without targets is not a divergence. This is checked afterwards, since checking every batch would cost
+        time."""
         step, seed = len(member.monitor.losses) - 1, member.config.training.seed
         if math.isfinite(member.monitor.losses[step]):
             return
         batch = self._data.batch(step, batch_size=self._training.batch_size, seed=seed)
-        if not counted(batch, member.config.model.loss):
+        if not counted(batch, member.config.model.criterion):
             raise no_targets(member.config, f"the training batch of step {step} (from 0, seed {seed})")
 
     def _prune(self, done: int, validated: Sequence[float] | None) -> None:
@@ -294,14 +295,14 @@ class _Fit:
             member.end("completed" if member in fine else "diverged", seconds)
 
     def _measure(self, members: Sequence[_Member]) -> None:
-        """What a config asks for beside the loss."""
+        """The metrics that a config asks for beside the loss."""
         learner = self._learner
         for member in members:
             model = learner.model if isinstance(learner, Learner) else learner.member(self._alive.index(member))
             member.metrics_found = measure(member.config, model, self._data, learner.device, alive=self._hooks.alive)
 
     def _end(self, members: Sequence[_Member], outcome: Outcome) -> None:
-        """These members are over; what goes on is the others."""
+        """End these members; the others continue."""
         if not members:
             return
         seconds = self._share()

@@ -1,4 +1,4 @@
-"""What training minimises: the loss of a model's outputs and a batch's targets, for one run and for a pack."""
+"""The loss of a model's outputs and a batch's targets, for one run and for a pack."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def loss_of(forward: Callable[..., Any], loss: Loss, inputs: Tensors, targets: T
 
     Args:
         forward: called with the inputs, and with the targets too where the model returns its loss itself.
-        train: label smoothing belongs to training; validation goes without.
+        train: whether to smooth labels; validation never does.
     """
     if loss.kind == "returned":
         returned: Tensor = wide(forward(*inputs, targets))
@@ -76,7 +76,7 @@ def counted(batch: Batch, loss: Loss) -> int:
 
 
 def no_targets(config: RunConfig, what: str) -> DataError:
-    """What to raise where a mean would run over no target and be no number.
+    """The error for a mean over no targets.
 
     Args:
         what: of which part of the data, such as "training batch 3".

@@ -1,4 +1,4 @@
-"""Losses on their way to disk, and the look for divergence, without waiting for the device at every step."""
+"""Writes losses to disk and checks for divergence, without waiting for the device at every step."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class MetricsFile:
         self._lines: list[str] = []
 
     def add(self, record: dict[str, Any]) -> None:
-        """Take one record; a number that is not finite becomes null, as JSON has no other word for it."""
+        """Take one record; a number that is not finite becomes null, since JSON cannot express it."""
         if self._path is None:
             return
         try:
@@ -133,7 +133,7 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a metrics file; a torn last line, as a kill leaves it, is passed over."""
+    """Records of a metrics file; an incomplete last line, which a kill can leave, is skipped."""
     if not path.exists():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

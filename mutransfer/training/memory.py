@@ -1,4 +1,4 @@
-"""Whether a model can fit into this machine's memory at all, asked before anything is made."""
+"""Checks, before anything is made, whether a model can fit into this machine's memory."""
 
 from __future__ import annotations
 

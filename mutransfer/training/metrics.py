@@ -1,4 +1,4 @@
-"""Metrics: what is measured of a trained model beside its loss. A model's section registers its own by name."""
+"""Metrics of a trained model beside its loss. A model's section registers its own by name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Measure(Protocol):
         """Measure `model`, in eval mode and without gradients.
 
         Args:
-            alive: to be called after every part of the work: who trains is ended when it is silent for long.
+            alive: called after every part of the work, since a silent worker is ended after some time.
         """
 
 

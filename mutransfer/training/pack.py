@@ -19,7 +19,7 @@ from mutransfer.data.dataset import Array, Batch
 from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.training.graphs import Compute, Gradients, Graphed
-from mutransfer.training.kernels import kernels
+from mutransfer.training.kernels import PackedKernels
 from mutransfer.training.learner import precision, start_at
 from mutransfer.training.loss import Tensors, counted, inputs_of, loss_of, losses_of, no_targets, to_device, wide
 from mutransfer.training.pack_optimizers import pack_optimizer
@@ -55,7 +55,7 @@ class PackLearner:
         self._optimizer = pack_optimizer(
             self._template, self._parameters, self.plan, [config.hparams for config in configs]
         )
-        self._kernels = kernels(device, packed=True)
+        self._kernels = PackedKernels()
 
     def train_step(self, step: int, batches: Sequence[Batch]) -> Tensor:
         """One update of every member at `step` (from 0); the losses (N,) before it, not waited for.
@@ -93,8 +93,8 @@ class PackLearner:
         return [factors[which] for which in self._schedule_of]
 
     def _set_hparams(self) -> None:
-        """What a step needs of the members' hparams: their different schedules, most often one, and which of them each
-        member has; clipping thresholds (N,)."""
+        """The parts of the members' hparams that a step needs: the distinct schedules (mostly one) and which of them
+        each member has, and the clipping thresholds (N,)."""
         clips = [config.hparams.clip for config in self._members]
         limits = [math.inf if clip is None else clip for clip in clips]
         dtype = next(iter(self._parameters.values())).dtype
@@ -113,8 +113,8 @@ class PackLearner:
         total, count = torch.zeros(len(self._members), device=self.device), 0
         with torch.no_grad():
             for batch in batches:
-                targets = counted(batch, self.config.model.loss)
-                if targets:  # of none the mean is no number
+                targets = counted(batch, self.config.model.criterion)
+                if targets:  # without targets the mean is NaN
                     total += self._losses(*self._on_device([batch]), shared=True, train=False) * targets
                     count += targets
         self._template.train()
@@ -131,7 +131,7 @@ class PackLearner:
             name: one.detach().index_select(0, index).requires_grad_() for name, one in self._parameters.items()
         }
         self._buffers = {name: one.index_select(0, index) for name, one in self._buffers.items()}
-        self._computes.clear()  # graphs of tensors that are gone
+        self._computes.clear()  # graphs of tensors that no longer exist
         self._optimizer.keep(members, self._parameters)
 
     def member(self, index: int) -> nn.Module:
@@ -166,7 +166,7 @@ class PackLearner:
         return inputs, to_device(_joined([batch[1] for batch in batches]), self.device)
 
     def _losses(self, inputs: Tensors, targets: Tensor, *, shared: bool, train: bool) -> Tensor:
-        loss = self.config.model.loss
+        loss = self.config.model.criterion
 
         def outputs(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Any, targets: Any) -> Tensor:
             def forward(*given: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class PackLearner:
             except RuntimeError as error:
                 if "vmap" not in str(error):
                     raise
-                # Of the model, whatever the hparams: trying again, or another trial, would end the same way.
+                # This is a property of the model: a retry, or another trial, would end the same way.
                 why = str(error).split(". ")[0]
                 raise CannotPack(
                     f"the model has an operation that packs cannot take ({why}); --pack 1 trains one by one"

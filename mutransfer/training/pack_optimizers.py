@@ -18,20 +18,22 @@ from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.settings import settings
 from mutransfer.training.optimizers import Together, optimizer_over, peaked_groups
 
-Tensors = Mapping[str, Tensor]
+NamedTensors = Mapping[str, Tensor]
 
 
 class PackOptimizer(Protocol):
-    """What a pack asks of an optimizer."""
+    """The interface between a pack and its optimizer."""
 
-    def step(self, grads: Tensors, factors: Sequence[float]) -> None:
+    def step(self, grads: NamedTensors, factors: Sequence[float]) -> None:
         """One update in place; `factors` are the members' schedules at this step."""
 
-    def keep(self, members: Sequence[int], parameters: Tensors) -> None:
+    def keep(self, members: Sequence[int], parameters: NamedTensors) -> None:
         """Go on with these members only, whose stacked parameters are `parameters`."""
 
 
-def pack_optimizer(template: nn.Module, parameters: Tensors, plan: Plan, members: Sequence[Hparams]) -> PackOptimizer:
+def pack_optimizer(
+    template: nn.Module, parameters: NamedTensors, plan: Plan, members: Sequence[Hparams]
+) -> PackOptimizer:
     """The optimizer of members that differ in hparams only.
 
     Args:
@@ -56,11 +58,11 @@ def pack_optimizer(template: nn.Module, parameters: Tensors, plan: Plan, members
 class _Sliced:
     """torch's own optimizer over every member's slices, for updates that are not elementwise."""
 
-    def __init__(self, template: nn.Module, parameters: Tensors, plan: Plan, members: Sequence[Hparams]) -> None:
+    def __init__(self, template: nn.Module, parameters: NamedTensors, plan: Plan, members: Sequence[Hparams]) -> None:
         self._template, self._plan, self._members = template, plan, list(members)
         self._build(parameters)
 
-    def step(self, grads: Tensors, factors: Sequence[float]) -> None:
+    def step(self, grads: NamedTensors, factors: Sequence[float]) -> None:
         """See `PackOptimizer`."""
         for (name, index), own in self._slices.items():
             own.grad = grads[name][index].contiguous()  # torch's fused updates take the memory as it lies
@@ -68,7 +70,7 @@ class _Sliced:
             group["lr"] = group["peak_lr"] * factors[group["member"]]
         self._optimizer.step()
 
-    def keep(self, members: Sequence[int], parameters: Tensors) -> None:
+    def keep(self, members: Sequence[int], parameters: NamedTensors) -> None:
         """See `PackOptimizer`."""
         old = self._slices
         states = {own: state for part in self._parts() for own, state in part.state.items()}
@@ -81,7 +83,7 @@ class _Sliced:
     def _parts(self) -> tuple[torch.optim.Optimizer, ...]:
         return self._optimizer.parts if isinstance(self._optimizer, Together) else (self._optimizer,)
 
-    def _build(self, parameters: Tensors) -> None:
+    def _build(self, parameters: NamedTensors) -> None:
         self._slices: dict[tuple[str, int], Tensor] = {}
         groups = []
         for index, hparams in enumerate(self._members):

@@ -1,4 +1,5 @@
-"""A training run in a folder of its own: refused where another run stands, resumed when asked to. Imports no torch."""
+"""A training run in a folder of its own: refused if the folder holds another run, resumed on request. Imports no
+torch."""
 
 from __future__ import annotations
 

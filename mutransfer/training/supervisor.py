@@ -1,4 +1,4 @@
-"""Runs one command and leaves nothing of it behind: a script of its own, started by `training.command`.
+"""Runs one command and ends everything that it started: a script of its own, started by `training.command`.
 
     supervisor.py GRACE PID_FILE PROGRAM ARGUMENT…
 
@@ -27,7 +27,7 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 def main() -> int:
     """Run the command; its exit code, or 128 + the signal that ended it."""
     grace, pid_file, *command = sys.argv[1:]
-    # Stopping is the worker's to order. Handlers, not SIG_IGN, which the command would inherit.
+    # Only the worker may stop it. Handlers, not SIG_IGN, which the command would inherit.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
     with contextlib.suppress(OSError, AttributeError):

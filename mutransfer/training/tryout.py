@@ -1,6 +1,6 @@
-"""A foreign model tried before anything starts: built, planned, and run on one small batch.
+"""Tries a foreign model before anything starts: builds it, plans it, and runs it on one small batch.
 
-What a user's own code or a package's does wrong is then one message, and no folder, study or trial has been made.
+An error in the user's code, or in a package, is then one message, before any folder, study or trial is made.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def try_out(config: RunConfig) -> None:
 
 
 def _loss(config: RunConfig, model: nn.Module, batch: Batch, label: str) -> Tensor:
-    """The loss of one batch, whatever goes wrong on the way to it as one message."""
+    """The loss of one batch; any error on the way becomes one message."""
     targets = batch[1]
     tensors = tuple(torch.from_numpy(array) for array in inputs_of(batch))
     shapes = ", ".join(f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors)
     try:
-        return loss_of(model, config.model.loss, tensors, torch.from_numpy(targets), train=True)
+        return loss_of(model, config.model.criterion, tensors, torch.from_numpy(targets), train=True)
     except MutransferError:
         raise
     except Exception as error:
@@ -79,9 +79,9 @@ def _loss(config: RunConfig, model: nn.Module, batch: Batch, label: str) -> Tens
 
 def _require_targets(config: RunConfig, data: Dataset) -> None:
     """Refuse data that gives nothing to learn in the first step, or nothing to validate at the end."""
-    training, loss = config.training, config.model.loss
+    training, loss = config.training, config.model.criterion
     first = data.batch(0, batch_size=training.batch_size, seed=training.seed)
-    if loss.kind != "returned" and not counted(first, loss):  # a model's own loss may know what to make of it
+    if loss.kind != "returned" and not counted(first, loss):  # a model's own loss may handle it
         raise no_targets(config, f"the training batch of step 0 (seed {training.seed})")
     batches = data.validation(batch_size=training.batch_size, batches=training.eval_batches)
     if not any(counted(batch, loss) for batch in batches):

@@ -1,8 +1,8 @@
-"""What a run costs, read off its plan: nothing is allocated, nothing is run, torch is not imported.
+"""The cost of a run, from its plan: nothing is allocated or run, and torch is not imported.
 
-The usual count (Kaplan et al. 2020, arXiv 2001.08361, §2.1), with attention in full: every weight that
-activations are multiplied by costs 2 FLOPs per position forward and 4 backward, and attention 4·D per
-query and key of a sequence and layer forward (S² of them within a sequence), twice that backward. A test holds it
+The usual count (Kaplan et al. 2020, arXiv 2001.08361, §2.1), with attention in full. Every weight that activations are
+multiplied by costs 2 FLOPs per position forward and 4 backward. Attention costs 4·D per pair of a query and a key
+(S² of them in a sequence) and layer forward, and twice that backward. A test holds it
 against torch's own FlopCounterMode.
 """
 

@@ -148,7 +148,7 @@ def _pick(selection: Selection, trial: WhichTrial) -> TrialRecord:
     found = next((record for record in selection.ranking if record.number == trial), None)
     if found is None:
         numbers = ", ".join(str(record.number) for record in selection.ranking)
-        raise UsageError(f"--trial {trial}: is no completed trial; completed, best first, are {numbers}")
+        raise UsageError(f"--trial {trial}: is not a completed trial; the completed ones, best first, are {numbers}")
     return found
 
 

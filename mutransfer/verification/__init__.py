@@ -1,6 +1,6 @@
 """Checks that say pass or fail: whether activations keep their size, and whether optima stay where they are.
 
-The public names are loaded on first use; docs/verification.md has an example for a module of your own.
+The public names are loaded on first use; docs/checks.md has an example for a module of your own.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mutransfer.parametrization.layers import is_layer
+from mutransfer.private import softmax_inputs, tensor_version
 
 ATTENTION_LOGITS = "attention_logits"
 OUTPUT = "(output)"
@@ -139,7 +139,7 @@ class _Recorder:
             torch.backends.mha.set_fastpath_enabled(False)
             with ExitStack() as stack:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-                stack.enter_context(_SoftmaxInputs(self._softmax))
+                stack.enter_context(softmax_inputs(self._softmax))
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -164,9 +164,9 @@ class _Recorder:
                 return
             call = self._running.pop()
             tensor = _first_float(output)
-            if tensor is None or (id(tensor), tensor._version) in self._handed_out:
+            if tensor is None or (key := (id(tensor), tensor_version(tensor))) in self._handed_out:
                 return
-            self._handed_out[id(tensor), tensor._version] = tensor
+            self._handed_out[key] = tensor
             values = tensor.detach().float().clone()
             trainable = tensor.requires_grad or not self._with_gradient
             update = self._update(module, call, values)
@@ -181,7 +181,7 @@ class _Recorder:
         now = {name: parameter.data for name, parameter in module.named_parameters()}
         self._again = True
         try:
-            # Not torch.func.functional_call: some packages keep what they know of a weight on the Parameter itself.
+            # Not torch.func.functional_call: some packages keep data about a weight on the Parameter itself.
             for name, parameter in module.named_parameters():
                 parameter.data = self._initial[prefix + name]
             before = _first_float(module(*call.inputs, **call.keywords))
@@ -207,22 +207,6 @@ class _Recorder:
             count += 1
             unique = f"{name}#{count}"
         self.found[unique] = activation
-
-
-class _SoftmaxInputs(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Shows the input of every softmax."""
-
-    def __init__(self, show: Callable[[Tensor], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._show = show
-        self._softmaxes = {torch.ops.aten._softmax.default, torch.ops.aten._safe_softmax.default}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func in self._softmaxes:
-            self._show(args[0])
-        return func(*args, **(kwargs or {}))
 
 
 def _first_float(output: Any) -> Tensor | None:

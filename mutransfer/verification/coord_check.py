@@ -214,7 +214,7 @@ def check_config(
     The other arguments are those of `coordinate_check`.
 
     Raises:
-        UsageError: the model cannot be built at some size, or has no such axis; an lr that is no positive number.
+        UsageError: the model cannot be built at some size, or has no such axis; an lr that is not a positive number.
         DataError: the data cannot be used.
         Interrupted: `should_stop` said so.
     """
@@ -254,7 +254,7 @@ def run_check(
     """Measure, judge, measure again what is unclear, and run the control.
 
     Raises:
-        UsageError: no seed, too few steps, or a threshold that is no positive number.
+        UsageError: no seed, too few steps, or a threshold that is not a positive number.
         Interrupted: `should_stop` said so.
     """
     if seeds < 1:

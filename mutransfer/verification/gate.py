@@ -47,7 +47,7 @@ def failed_checks(config: RunConfig, root: Path) -> list[str]:
     """Checks in `root`/checks whose last verdict on this config's model is a failure, each as path and sentence.
 
     A verdict on another model, parametrization, optimizer or set of rules says nothing about this one, and `undecided`
-    or `no power` is no failure. Each check has its own last verdict, per axis. The full coordinate check over width
+    or `no power` is not a failure. Each check has its own last verdict, per axis. The full coordinate check over width
     overrules an earlier quick one, and never the other way round. A verdict that cannot be read counts as failed.
     """
     last: dict[str, tuple[float, str | None]] = {}

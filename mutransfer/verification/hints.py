@@ -1,7 +1,7 @@
-"""From what failed to which rule, broken, would look like that: likely causes, never certain ones.
+"""From a failure to the broken rule that would explain it: likely causes, not certain ones.
 
-Each branch depends on a role (of the failing module's weight), on what fails (its size at init or its change), on
-the sign of the slope and, where the optimizer or the initial weights say more, on the exponents measured there.
+Each branch depends on the role of the failing module's weight, on what fails (its size at init, or its change), and on
+the sign of the slope. Where they say more, measured exponents of the lr and of the initial std decide.
 """
 
 from __future__ import annotations

@@ -51,10 +51,10 @@ def find_optimum(octaves: Floats, losses: Floats, *, seed: int = 0) -> Optimum |
     A value at which any seed diverged counts as infinitely bad; a value for which a result is missing counts as
     never tried. None where fewer than three values are left, or all of them diverged.
 
-    The interval is a parametric bootstrap: the mean curve is redrawn with the noise that is left of the losses
-    around the optimum once each value's and each seed's own mean are taken out (a seed that is good at all values
-    moves no optimum), the noise's size being redrawn too. Resampling two or three seeds themselves would give
-    three or ten different curves, and intervals far too short.
+    The interval is a parametric bootstrap. The mean curve is redrawn with noise, and the noise's size is redrawn too.
+    The noise is the residual of the losses around the optimum after each value's and each seed's mean is removed: a
+    seed that is good at all values moves no optimum. Resampling two or three seeds would give only three or ten
+    different curves, and intervals that are far too short.
     """
     tried = ~np.isnan(losses).any(axis=1)
     places = np.flatnonzero(tried)
@@ -124,8 +124,8 @@ def _minimum(octaves: Floats, curve: Floats, error: float) -> tuple[int, float, 
     """Index of the lowest point, the place of the minimum, and whether a parabola gave it.
 
     The parabola goes through the lowest point and its two neighbours, which bracket it; the next point on
-    either side takes part where that parabola foretells it (within half its rise, or within the noise). Loss
-    curves rise faster on one side than on the other, and a wall is no part of a parabola.
+    either side takes part where that parabola predicts it (within half its rise, or within the noise). Loss
+    curves rise faster on one side than on the other, and a wall is not part of a parabola.
     """
     best = int(np.argmin(curve))
     inner = slice(best - 1, best + 2)

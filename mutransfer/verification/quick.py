@@ -34,10 +34,10 @@ _BATCH_TOKENS, _BATCH_EXAMPLES = 256, 32
 def quick_check(config: RunConfig, *, should_stop: Callable[[], bool] = lambda: False) -> CoordinateCheck:
     """Check whether a config's model is in µP at all, in seconds.
 
-    The base width is halved towards 32 as far as the model allows, widths are that times 1, 2, 4, 8, batches are
-    small, the lr at most 1e-3 (SGD: 0.1), and slopes may be up to 0.25; readouts and attention logits may change like
-    width^-1/2. It catches what `check_config` catches of broken rules, and says nothing about the size of finite-width
-    effects at the config's own widths. Config `sp` fails, as it should.
+    The base width is halved towards 32 as far as the model allows, and the widths are that times 1, 2, 4, 8. Batches
+    are small, and the lr is at most 1e-3 (SGD: 0.1). Slopes may be up to 0.25; readouts and attention logits may change
+    like width^-1/2. It catches the same broken rules as `check_config`, but does not measure finite-width effects at
+    the config's own widths. Config `sp` fails, as it should.
 
     Raises:
         DataError: the data cannot be used.

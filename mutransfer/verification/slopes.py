@@ -46,7 +46,7 @@ class Slope:
 def fit_slope(sizes: ArrayLike, values: ArrayLike) -> Slope:
     """Least squares of log2 values on log2 sizes, with an intercept per seed and one slope.
 
-    Seeds share their data between widths, which moves a whole line up or down: that is no error of the slope.
+    Seeds share their data between widths, which moves a whole line up or down: that is not an error of the slope.
 
     Args:
         sizes: (widths,), at least two different ones.

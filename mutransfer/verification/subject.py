@@ -107,12 +107,12 @@ class ConfigSubject:
         length = config.data.sequence_length
         at_most = _PROBE_EXAMPLES if length is None else max(1, _PROBE_TOKENS // length)
         batch = next(iter(data.validation(batch_size=min(at_most, training.batch_size), batches=1)))
-        arrays = inputs_of(batch) + ((batch[1],) if config.model.loss.kind == "returned" else ())
+        arrays = inputs_of(batch) + ((batch[1],) if config.model.criterion.kind == "returned" else ())
         probe = [torch.from_numpy(array).to(self._device) for array in arrays]
 
         def train_step(step: int) -> Tensor:
             batch = data.batch(step, batch_size=training.batch_size, seed=training.seed)
-            if not counted(batch, config.model.loss):
+            if not counted(batch, config.model.criterion):
                 raise no_targets(config, f"the training batch of step {step} (from 0, seed {training.seed})")
             return learner.train_step(step, batch)
 
@@ -138,7 +138,7 @@ class ConfigSubject:
                 "search": None,
                 "provenance": None,
             }
-            if parametrization != self.parametrization:  # the control goes without the rules that it is to show
+            if parametrization != self.parametrization:  # the control has none of the rules whose effect it shows
                 changes["rules"] = RulesSection()
             return RunConfig.model_validate({**dict(config), **changes})
         except ValidationError as error:

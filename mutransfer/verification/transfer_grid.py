@@ -176,7 +176,7 @@ def make_grid(
 
 
 def _require_live(config: RunConfig, hparam: str) -> None:
-    """Refuse what is no hparam, none that a grid can go over, or one that changes nothing in this run."""
+    """Refuse a name that is not an hparam, cannot be varied in a grid, or has no effect in this run."""
     dead = {name: f"has no effect: {why}" for name, why in config.model.dead_hparams().items()}
     dead |= config.hparams.dead
     known = [name for name in Hparams.model_fields if name not in UNSWEEPABLE and name not in dead]
@@ -188,7 +188,7 @@ def _require_live(config: RunConfig, hparam: str) -> None:
         why = dead[hparam]
     else:
         near = difflib.get_close_matches(hparam, known, n=1)
-        why = f"is no hparam{f'; did you mean {near[0]}?' if near else ''}"
+        why = f"is not an hparam{f'; did you mean {near[0]}?' if near else ''}"
     raise UsageError(f"--hparam {hparam}: {why}{';' if '?' not in why else ''} choose among {', '.join(known)}")
 
 

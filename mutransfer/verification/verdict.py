@@ -44,9 +44,9 @@ NARROW_LOGITS = 0.4
 """Thresholds by which the change of attention logits may grow in a narrow check. With a scale of 1/√head_dim it grows
 by 1/2 less the drift of small heads, about 0.25: half way between that and the drift alone."""
 UPDATE_TOLERANCE = 2.5
-"""Thresholds that a layer's own update may slope. It is smaller than the whole change and reaches its limit later
-(keys of a gpt behind zero queries slope by -0.14 from width 32 to 512, and not at all from 128 on), and every broken
-rule that it is there to catch gives 1/2 or more."""
+"""Thresholds that a layer's own update may slope. It is smaller than the whole change and reaches its limit later: keys
+of a gpt behind zero queries slope by -0.14 from width 32 to 512, and not at all from 128 on. Every broken rule that it
+has to catch gives 1/2 or more."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,11 @@ def _judge_numbers(
     # Over width a readout, over depth the residual stream is a sum of uncorrelated terms scaled by 1/size.
     lenient = place in ("first", "last") or (kind in ("readout", "attention logits") and measured.axis == "width")
     size_allowed = (CLT - threshold, threshold) if lenient else flat
-    # A readout that does not start at zero (a tied one never does) also moves by its initial weights times what changes
-    # before it, and a part of that is such a sum; what its own weights do is judged by the own update.
+    # A readout that does not start at zero (a tied one never does) also moves by its initial weights times the change
+    # before it. A part of that is such a sum. The effect of its own weights is judged by the own update.
     starts = kind == "readout" and bool(values["rms"][..., 0].any())
     change_allowed = size_allowed if narrow or starts else flat
-    if narrow and kind == "attention logits":  # what they drift by is negative, so that less above is enough
+    if narrow and kind == "attention logits":  # they drift downwards, so that a smaller upper limit suffices
         change_allowed = (size_allowed[0], NARROW_LOGITS * threshold)
     # What a depth rule asks of each block: with α < 1 the blocks are lazy by design.
     update_expected = update_exponent if place == "inside" else 0.0

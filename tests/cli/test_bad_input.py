@@ -101,7 +101,7 @@ def test_no_runs_at_all(refused: Refused, arguments: tuple[str, ...]) -> None:
     [
         ("--width 8", "--width 8: is narrower than the base width 16; a target is at least that wide"),
         ("--width 20", "model.head_dim: 8 does not divide width 20"),
-        ("--width 32 --trial 7", "--trial 7: is no completed trial; completed, best first, are "),
+        ("--width 32 --trial 7", "--trial 7: is not a completed trial; the completed ones, best first, are "),
         ("--width 32 --trial -1", "--trial -1: must be best, median or a trial's number"),
         ("--width 32 --trial worst", "--trial worst: must be best, median or a trial's number"),
         ("--width 999999999999", "--width 999999999999: model.width: must be <= 10000000"),

@@ -109,7 +109,7 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
             ("--hparam", "schedule", "--values", "cosine,linera"),
             "--values linera: schedule: must be ",
         ),
-        (("--values", "0.1,0.2,nan"), "--values 0.1,0.2,nan: nan is no value; give finite numbers, or names"),
+        (("--values", "0.1,0.2,nan"), "--values 0.1,0.2,nan: nan is not a value; give finite numbers, or names"),
         (("--grid", "a:b"), "--grid a:b: write it as LOW:HIGH"),
     ],
 )

@@ -316,7 +316,7 @@ def test_folders_that_hold_no_whole_shards_are_refused(home: Path) -> None:
     out = home / "out"
     section = TokensSection(kind="tokens", path=str(out), vocab_size=500, seq_len=16)
     begin(home)
-    assert refused(section) == f"{out}: is not prepared to its end; the same `mutransfer prepare` continues it"
+    assert refused(section) == f"{out}: is not completely prepared; the same `mutransfer prepare` continues it"
     prepare(everything(home), WORDS, out, shard_tokens=300)
     fewer = section.model_copy(update={"vocab_size": 499})
     assert refused(fewer) == f"{out}: has token ids below 500, but data.vocab_size is 499"

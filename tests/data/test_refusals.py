@@ -74,7 +74,7 @@ def test_a_token_file_that_is_no_whole_number_of_ids(tmp_path: Path, dtype: str,
 
 def test_a_token_file_that_is_missing_or_a_folder(tmp_path: Path) -> None:
     assert refused(tokens(tmp_path / "gone.bin")) == f"{tmp_path / 'gone.bin'}: no such file"
-    assert refused(tokens(tmp_path)) == f"{tmp_path}: is no folder of shards; `mutransfer prepare` makes one"
+    assert refused(tokens(tmp_path)) == f"{tmp_path}: is not a folder of shards; `mutransfer prepare` makes one"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")

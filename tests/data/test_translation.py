@@ -183,7 +183,7 @@ def test_what_is_no_pair_is_refused_with_its_line(tmp_path: Path, content: str, 
 
 def test_files_that_are_no_text_or_not_there_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="is no UTF-8 text"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         fresh(section(tmp_path / "binary"))
     with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
         fresh(section(lines(tmp_path / "p.jsonl", [("x", "a")] * 9), test=str(tmp_path / "gone.jsonl")))

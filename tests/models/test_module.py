@@ -218,9 +218,9 @@ def test_a_pack_of_what_vmap_cannot_take_is_refused_and_says_why(own):
 
 def test_a_returned_loss_is_validated_as_the_same_one_of_ours(own):
     """Targets that do not count weigh nothing in the mean over batches."""
-    assert own("net", loss="returned").model.loss.ignores
-    assert own("net").model.loss.ignores
-    assert not own("net", loss="mse").model.loss.ignores
+    assert own("net", loss="returned").model.criterion.ignores
+    assert own("net").model.criterion.ignores
+    assert not own("net", loss="mse").model.criterion.ignores
 
 
 def test_fused_matrices_are_hidden_and_the_readout_gets_its_multiplier(own):
@@ -260,7 +260,7 @@ def test_sizes_that_grow_faster_are_none_of_it():
         ("with_depth", {}, "model.depth: is required"),
         ("raises", {}, r"raised KeyError: 'no such thing' \(.*test_module.py:\d+\)"),
         ("gives_none", {}, r"returned nothing \(None\), and not a torch.nn.Module"),
-        ("HERE", {}, "is a str, and not a function"),
+        ("HERE", {}, "is a str, which cannot be called"),
     ],
 )
 def test_a_factory_that_cannot_be_used(own, factory, fields, message):
@@ -290,7 +290,7 @@ def test_a_file_that_is_not_there_or_cannot_be_imported(own, tmp_path, monkeypat
             build_model(section, config.data.spec)
         return str(caught.value)
 
-    assert "there is no module mine_absent: looked in the current folder" in refused("mine_absent")
+    assert "there is no module mine_absent in the current folder" in refused("mine_absent")
     assert "raised SyntaxError" in refused("mine_syntax")
     assert "No module named 'nowhere_at_all'" in refused("mine_import")
     assert refused("mine_zero").endswith("mine_zero.py:2)")

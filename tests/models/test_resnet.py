@@ -16,7 +16,7 @@ from mutransfer.config.models import ResNetSection
 from mutransfer.data import load_data
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.roles import plan_for
-from mutransfer.training.kernels import kernels
+from mutransfer.training.kernels import PackedKernels
 from mutransfer.training.learner import Learner
 from mutransfer.training.pack import PackLearner
 from tests.conftest import build
@@ -117,7 +117,7 @@ def test_group_norm_under_vmap_is_group_norm(affine: bool) -> None:
     x = torch.randn(3, 2, 8, 4, 4, dtype=torch.float64, requires_grad=True)
     weight, bias = (torch.randn(3, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     given = (weight, bias) if affine else ()
-    with kernels(CPU, packed=True):
+    with PackedKernels():
         ours = vmap(lambda one, *affine: F.group_norm(one, 4, *affine))(x, *given)
     theirs = torch.stack([F.group_norm(x[row], 4, *(one[row] for one in given)) for row in range(3)])
     torch.testing.assert_close(ours, theirs)

@@ -19,7 +19,7 @@ from mutransfer.models import build_model
 from mutransfer.models.decoding import translate
 from mutransfer.models.seq2seq import Decoding, Seq2Seq
 from mutransfer.models.transformer import sinusoids
-from mutransfer.training.kernels import kernels
+from mutransfer.training.kernels import PackedKernels
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import losses_of
 from tests.conftest import build
@@ -94,7 +94,7 @@ def test_masks_fold_under_vmap() -> None:
     shared = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)[:, None, None]
     own = torch.stack([shared, shared.flip(0), torch.ones_like(shared)])
     for mask, dim in ((shared, None), (own, 0)):
-        with kernels(CPU, packed=True):
+        with PackedKernels():
             folded = vmap(F.scaled_dot_product_attention, in_dims=(0, 0, 0, dim))(query, key, value, mask)
         looped = torch.stack(
             [
@@ -206,7 +206,7 @@ def test_a_packs_loss_is_over_each_members_own_words() -> None:
     logits, targets = torch.randn(2, 3, 4, 6), torch.randint(0, 6, (2, 3, 4))
     targets[0, 1:] = -100
     targets[1, :, 3] = -100
-    found = losses_of(logits, targets, section.loss, train=True)
+    found = losses_of(logits, targets, section.criterion, train=True)
     for row in range(2):
         assert float(found[row]) == pytest.approx(
             float(F.cross_entropy(logits[row].flatten(0, 1), targets[row].flatten()))

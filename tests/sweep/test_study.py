@@ -395,7 +395,7 @@ def test_environment_variables_are_filled_in_and_never_shown(gpt, tmp_path, monk
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nosuch://host/db", "is no storage URL"),
+        ("nosuch://host/db", "is not a storage URL"),
         ("sqlite://", "keeps nothing; give it a path"),
         ("sqlite:////nosuch/folder/study.db", "unable to open database file"),
     ],
@@ -571,3 +571,36 @@ def test_connections_cut_by_the_server_are_made_again(gpt, tmp_path, quick):
     engine.dispose()
     assert sum(cut) > 0
     assert losses(found) == losses(sweep(build(gpt, search__trials=6), tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("revision", ["v9.0.0", "v3.0.0.d"])
+def test_tables_of_another_revision_are_refused_and_left_as_they_are(config, new, tmp_path, revision):
+    study = new()
+    study.ask(2)
+    study.close()
+    path = tmp_path / "run" / "study.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
+        connection.execute("ALTER TABLE trial_values RENAME COLUMN value TO amount")
+    connection.close()
+    before = path.read_bytes()
+    for search in (None, config.search):
+        with pytest.raises(
+            UsageError, match=rf"cannot be used: its tables have revision {revision} .* v3\.2\.0\.a only"
+        ):
+            Study(path, search)
+    assert path.read_bytes() == before
+
+
+def test_no_study_is_made_where_optuna_makes_tables_of_another_revision(gpt, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "REVISIONS", ("v1.0.0",))
+    with pytest.raises(UsageError, match=r"no study can be made: its tables have revision v3\.2\.0\.a"):
+        sweep(build(gpt), tmp_path / "runs")
+    assert not (tmp_path / "runs" / "tiny-gpt" / "study.db").exists()
+
+
+def test_the_revision_that_is_accepted_is_the_one_that_optuna_makes(new, tmp_path):
+    """Fails when Optuna changes its schema: compare the tables, then add the revision."""
+    new().close()
+    url = f"sqlite:///{tmp_path / 'run' / 'study.db'}"
+    assert optuna.storages.RDBStorage(url).get_head_version() in tables.REVISIONS

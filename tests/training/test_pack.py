@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.func import vmap
 
 from mutransfer.data import load_data
-from mutransfer.training.kernels import kernels
+from mutransfer.training.kernels import PackedKernels
 from mutransfer.training.learner import Learner
 from mutransfer.training.loop import Hooks, fit, fit_pack
 from mutransfer.training.losses import MetricsFile, read_metrics
@@ -176,7 +176,7 @@ def test_attention_under_vmap_is_attention(mask, leading):
         return F.scaled_dot_product_attention(query, key, value, mask_here, is_causal=mask == "causal")
 
     mask_dim = 0 if mask in ("own", "batched") else None
-    with kernels(CPU, packed=True):
+    with PackedKernels():
         folded = vmap(attend, in_dims=(0, 0, 0, mask_dim))(query, key, value, given)
     looped = torch.stack([attend(query[i], key[i], value[i], given[i] if mask_dim == 0 else given) for i in range(4)])
     assert torch.allclose(folded, looped, rtol=1e-12, atol=1e-12)
@@ -204,7 +204,7 @@ def test_grouped_attention_with_a_bias_per_head_under_vmap_is_attention(mask_dim
     def attend(query, key, value, bias):
         return F.scaled_dot_product_attention(query, key, value, bias, enable_gqa=True)
 
-    with kernels(CPU, packed=True):
+    with PackedKernels():
         folded = vmap(attend, in_dims=(0, 0, 0, mask_dim))(query, key, value, bias)
     looped = torch.stack([attend(query[i], key[i], value[i], bias[i] if mask_dim == 0 else bias) for i in range(4)])
     assert torch.allclose(folded, looped, rtol=1e-12, atol=1e-12)
@@ -232,7 +232,7 @@ def test_linear_under_vmap_is_linear(inner, dims):
         return torch.randn(*shape, generator=generator, requires_grad=True)
 
     x, weight, bias = draw(dims[0], *inner, 6), draw(dims[1], 5, 6), draw(dims[2], 5)
-    with kernels(CPU, packed=True):
+    with PackedKernels():
         ours = vmap(F.linear, in_dims=dims)(x, weight, bias)
     theirs = vmap(F.linear, in_dims=dims)(x, weight, bias)
     assert torch.allclose(ours, theirs, atol=1e-5)

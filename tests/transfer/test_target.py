@@ -67,7 +67,7 @@ def test_median_and_numbered_trials(swept):
     assert median.trial.number == ranking[2]
     assert any("is not the best one" in warning for warning in median.warnings)
     assert make_target(swept.folder, Overrides(width=64), trial=ranking[-1]).trial.number == ranking[-1]
-    with pytest.raises(UsageError, match="--trial 77: is no completed trial; completed, best first, are"):
+    with pytest.raises(UsageError, match="--trial 77: is not a completed trial; the completed ones, best first, are"):
         make_target(swept.folder, Overrides(width=64), trial=77)
 
 

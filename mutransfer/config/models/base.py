@@ -28,7 +28,7 @@ class Loss:
     kind: Literal["cross_entropy", "mse", "returned"] = "cross_entropy"
     """`returned`: the model is called with its inputs and the targets, and returns the loss itself."""
     label_smoothing: float = 0.0
-    """In training only; the validation loss goes without."""
+    """In training only; the validation loss has none."""
     ignores: bool = False
     """Whether targets may be `IGNORED` (padding, tokens that were not masked) and do not count."""
 
@@ -100,7 +100,7 @@ class BaseModelSection(Section):
         return type(self).model_validate({**self.model_dump(), "width": width})
 
     @property
-    def loss(self) -> Loss:
+    def criterion(self) -> Loss:
         """What is minimised."""
         return Loss()
 

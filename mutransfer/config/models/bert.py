@@ -18,5 +18,5 @@ class BERTSection(HeadsSection):
     """Model kind."""
 
     @property
-    def loss(self) -> Loss:  # noqa: D102
+    def criterion(self) -> Loss:  # noqa: D102
         return Loss(ignores=True)

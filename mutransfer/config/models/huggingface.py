@@ -63,7 +63,7 @@ class HuggingFaceSection(BaseModelSection):
         return given in ("tokens", "masked tokens")
 
     @property
-    def loss(self) -> Loss:  # noqa: D102
+    def criterion(self) -> Loss:  # noqa: D102
         return Loss(ignores=True)
 
     @model_validator(mode="after")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
@@ -29,54 +28,52 @@ NamedLoss = Annotated[
     WithJsonSchema({"enum": list(_LOSSES), "type": "string"}),
 ]
 
-with warnings.catch_warnings():  # the field `loss` takes the place of the property on purpose
-    warnings.filterwarnings("ignore", message=".*shadows an attribute in parent")
 
-    class ModuleSection(BaseModelSection):
-        """A module of your own (docs/your-model.md). Further keys of the section are arguments of the factory."""
+class ModuleSection(BaseModelSection):
+    """A module of your own (docs/your-model.md). Further keys of the section are arguments of the factory."""
 
-        model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow")
 
-        implementation = "mutransfer.models.module:build"
-        consumes = "any"
-        attention = True
-        foreign = True
+    implementation = "mutransfer.models.module:build"
+    consumes = "any"
+    attention = True
+    foreign = True
 
-        kind: Literal["module"]
-        """Model kind."""
-        factory: FactoryName
-        """`package.file:function`, importable from the current folder. Called with `width`, with the further keys of
-        this section, and with whatever of `base_width` and the data's sizes (`vocab_size`, `seq_len`, `shape`,
-        `classes`, …) it has parameters for; returns the `nn.Module`."""
-        loss: NamedLoss = Loss(ignores=True)
-        """`cross_entropy` of logits (…, classes); `mse`; or `returned`: the module is called with the targets too and
-        returns its loss."""
-        zero_readout: bool = True
-        """Readout weights start at zero."""
-        roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
-        """Role by parameter name or pattern, where shapes cannot tell."""
-        init_std: dict[str, float] = Field(default_factory=dict)
-        """Initial std at base width by parameter name or pattern, instead of 1 for embeddings and 1/√fan_in."""
-        readouts: Annotated[tuple[str, ...], Field(strict=False)] = ()
-        """Modules that produce the logits, by name or pattern; hparams.temperature divides these. The default is found
-        from shapes: the layers from the width to a constant size that no further layer follows."""
+    kind: Literal["module"]
+    """Model kind."""
+    factory: FactoryName
+    """`package.file:function`, importable from the current folder. Called with `width`, with the further keys of
+    this section, and with whatever of `base_width` and the data's sizes (`vocab_size`, `seq_len`, `shape`,
+    `classes`, …) it has parameters for; returns the `nn.Module`."""
+    loss: NamedLoss = Loss(ignores=True)
+    """`cross_entropy` of logits (…, classes); `mse`; or `returned`: the module is called with the targets too and
+    returns its loss."""
+    zero_readout: bool = True
+    """Readout weights start at zero."""
+    roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
+    """Role by parameter name or pattern, where shapes cannot tell."""
+    init_std: dict[str, float] = Field(default_factory=dict)
+    """Initial std at base width by parameter name or pattern, instead of 1 for embeddings and 1/√fan_in."""
+    readouts: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Modules that produce the logits, by name or pattern; hparams.temperature divides these. The default is found
+    from shapes: the layers from the width to a constant size that no further layer follows."""
 
-        finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
-        """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate
-        check."""
+    finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate
+    check."""
 
-        @model_validator(mode="after")
-        def _plain_arguments(self) -> Self:
-            require_plain(self.model_extra)
-            for pattern, std in self.init_std.items():
-                if std < 0:
-                    raise FieldProblem(("init_std", pattern), f"must be >= 0, but got {std}")
-            return self
+    @model_validator(mode="after")
+    def _plain_arguments(self) -> Self:
+        require_plain(self.model_extra)
+        for pattern, std in self.init_std.items():
+            if std < 0:
+                raise FieldProblem(("init_std", pattern), f"must be >= 0, but got {std}")
+        return self
 
-        def dead_hparams(self) -> dict[str, str]:
-            """No hparam: whether a module uses one is known only after it is built."""
-            return {}
+    def dead_hparams(self) -> dict[str, str]:
+        """No hparam: whether a module uses one is known only after it is built."""
+        return {}
 
-
-# pydantic leaves a field's name free on the class, where the property of the base would then win over the field.
-type.__setattr__(ModuleSection, "loss", ModuleSection.model_fields["loss"].default)
+    @property
+    def criterion(self) -> Loss:  # noqa: D102
+        return self.loss

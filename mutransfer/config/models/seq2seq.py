@@ -23,10 +23,10 @@ class Seq2SeqSection(HeadsSection):
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     """Fixed sines and cosines, or learned position embeddings of source and target."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the probability that training spreads over all words; the validation loss goes without."""
+    """Share of the probability that training spreads over all words; the validation loss has none."""
 
     @property
-    def loss(self) -> Loss:  # noqa: D102
+    def criterion(self) -> Loss:  # noqa: D102
         return Loss(label_smoothing=self.label_smoothing, ignores=True)
 
     def places(self, parameter: str, spec: DataSpec) -> int:  # noqa: D102

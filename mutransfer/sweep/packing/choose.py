@@ -1,4 +1,4 @@
-"""How a sweep trains: as asked for, as it began, as was found for one like it, or as is measured now."""
+"""Chooses the packing of a sweep: from the options, from its earlier part, from a similar sweep, or by measurement."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def choose_shape(
     """Trials that a worker trains at once; the crew's number and threads are arranged too.
 
     Args:
-        pack: trials at once as asked for.
-        arrange: whether the workers may be had in another number.
+        pack: trials at once, as `--pack` gives it.
+        arrange: whether the number of workers may change.
 
     Raises:
         Interrupted: `should_stop` was true.
@@ -50,7 +50,7 @@ def choose_shape(
         memory = Remembered(config, crew.devices, trials=missing)
     known = study.attributes.get("packing")
     if pack is not None:
-        packing, memory = Packing(packed=pack > 1, size=pack), None  # what is remembered is of another packing
+        packing, memory = Packing(packed=pack > 1, size=pack), None  # the remembered finding is for another packing
     elif known is not None:
         packing = Packing(**known)
     else:
@@ -68,7 +68,7 @@ def choose_shape(
                 if why:
                     observer.arranged(in_words(crew.devices), why)
             study.set_attribute("threads", crew.devices[0].threads)
-        elif threads != crew.devices[0].threads:  # which shows in a loss's last bits
+        elif threads != crew.devices[0].threads:  # the number of threads changes the last bits of a loss
             fewer = with_cores_for(crew.devices, threads) if arrange else crew.devices
             crew.arrange([with_threads(device, threads) for device in fewer])
     return packing

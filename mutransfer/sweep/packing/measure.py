@@ -18,19 +18,20 @@ from mutransfer.executors.devices import Device
 from mutransfer.executors.line import line
 
 SIZES = (1, 8, 16, 32, 64, 128)
-# A larger pack has to be so much faster per trial than the best smaller one: packs cost memory and end together.
+# A larger pack must be this many times faster per trial than the best smaller one: packs cost memory, and their trials
+# end together.
 _WORTH = 1.1
 _SECONDS = 1.0
-# Seconds of one step from which the calls around its arithmetic, which a pack shares, are nothing.
+# From this many seconds per step on, the overhead that a pack shares is negligible.
 _LONG = 0.25
 # Steps that are timed: four, or as many as fill a fortieth of a second; of steps that take long, which noise distorts
 # least, two.
 _LEAST_STEPS = 4
 _LEAST_LONG_STEPS = 2
 _LONG_STEP = 0.1
-# What a pack's speed has to be over the most that one by one could do, for that to be left unmeasured.
+# Trials one by one are not measured where a pack is this many times faster than they could possibly be.
 _CLEAR = 1.5
-# A pack so much slower per trial than the fastest is the last one: larger ones will be slower still.
+# No larger pack is tried after one that is this many times slower per trial than the fastest.
 _HOPELESS = 1.5
 _POLL_SECONDS = 0.2
 # Weights, gradients and optimizer state of one parameter, and the share of free memory that all packs may take.
@@ -53,7 +54,7 @@ ALONE = Packing(packed=False, size=1)
 
 @dataclass(frozen=True)
 class Measured:
-    """What a measurement gave."""
+    """The result of a measurement."""
 
     packing: Packing
     """The fastest."""
@@ -62,7 +63,7 @@ class Measured:
     seconds: float | None = None
     """Of one step of such a pack; None where they were not measured."""
     lasting: bool = False
-    """Whether it was measured to its end, and not cut short by a failure or by memory that others have."""
+    """Whether the measurement was complete, not cut short by a failure or by memory that other programs use."""
 
 
 def measure_packing(
@@ -88,7 +89,7 @@ def measure_packing(
     job = Job("mutransfer.sweep.packing.measure:time_steps", arguments, config.require_search().hang_after)
     try:
         found = every_worker(executor, job, should_stop)
-    except WorkerDied:  # once is no reason to train the whole sweep in another way
+    except WorkerDied:  # a single death is not a reason to change how the whole sweep trains
         try:
             found = every_worker(executor, job, should_stop)
         except (JobFailed, WorkerDied) as error:
@@ -104,7 +105,7 @@ def measure_packing(
 
 
 def every_worker(executor: Executor, job: Job, should_stop: Callable[[], bool]) -> list[Any]:
-    """What the same job gave on each worker, all at once."""
+    """The results of the same job on all workers at once."""
     waiting = {executor.submit(job) for _ in range(executor.capacity)}
     landed: set[futures.Future[Any]] = set()
     while waiting:
@@ -120,7 +121,7 @@ def choose(measured: Sequence[Mapping[int, float]], stopped: str, *, at_least: b
 
     Args:
         measured: `{size: seconds per step and trial}` of each worker.
-        stopped: why no larger size was timed, if that is worth a word.
+        stopped: why no larger size was timed, where the reason matters.
         at_least: what is given for one by one is a lower bound.
     """
     sizes = sorted(set.intersection(*(set(one) for one in measured)))
@@ -168,7 +169,7 @@ def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) 
             if seconds[1] > _LONG:
                 stop = f"one step of one trial takes {seconds[1]:.2g} s by itself"
                 break
-            began = time.perf_counter()  # what came before was mostly importing torch
+            began = time.perf_counter()  # the time before was mostly the import of torch
             continue
         if seconds[size] > _HOPELESS * min(seconds.values()) or time.perf_counter() - began > _SECONDS:
             break

@@ -26,7 +26,7 @@ from mutransfer.executors.devices import Device, cores
 from mutransfer.files import make_folder, write_json
 
 _LOG = logging.getLogger(__name__)
-# What was measured while something else kept the machine busy should not count for ever.
+# A measurement on a busy machine should not count for ever.
 _SECONDS = 7 * 24 * 3600.0
 
 
@@ -34,11 +34,11 @@ class _Finding(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     why: str
-    """In words."""
+    """The reason, as a sentence."""
 
 
 class FoundPacking(_Finding):
-    """What `shape.measure_packing` found."""
+    """The result of `measure.measure_packing`."""
 
     size: int = Field(ge=1, le=128)
     """Trials at once; 1 is one by one."""
@@ -47,7 +47,7 @@ class FoundPacking(_Finding):
 
 
 class FoundWorkers(_Finding):
-    """What `workers.arrange_workers` found."""
+    """The result of `workers.arrange_workers`."""
 
     workers: int = Field(ge=1, le=1 << 12)
     threads: int = Field(ge=1, le=1 << 12)
@@ -57,7 +57,7 @@ F = TypeVar("F", bound=_Finding)
 
 
 def machine_is_busy() -> bool:
-    """Whether other programs use so much of this machine that what is measured now is not worth keeping."""
+    """Whether other programs use so much of this machine that a measurement is not worth keeping."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > cores() / 2
 
 
@@ -81,17 +81,17 @@ class Remembered:
         )
 
     def get(self, kind: type[F]) -> F | None:
-        """What was found; None where nothing was, long ago, or makes no sense."""
+        """The remembered finding; None where there is none, or it is too old or invalid."""
         try:
             found = json.loads(self._path(kind).read_text(encoding="utf-8"))
             known = kind.model_validate(found["found"])
-            # Of a clock that has jumped back nothing is known.
+            # After the clock has jumped back, the age is unknown.
             return known if 0 <= time.time() - float(found["at"]) < _SECONDS else None
         except (OSError, ValueError, TypeError, KeyError, ValidationError):
             return None
 
     def put(self, found: _Finding) -> None:
-        """Keep a finding; where the cache cannot be written the next sweep measures."""
+        """Keep a finding; where the cache cannot be written, the next sweep measures again."""
         path = self._path(type(found))
         try:
             make_folder(path.parent)

@@ -17,9 +17,9 @@ from mutransfer.executors.base import Arranging, Executor, Job, JobFailed, Worke
 from mutransfer.executors.devices import Device, cores, shared, with_threads
 from mutransfer.sweep.packing.measure import Packing, every_worker
 
-# Another arrangement has to be so much faster, as it was timed with noise.
+# Another arrangement must be this many times faster, because timings are noisy.
 _WORTH = 1.1
-# Seconds of a step below which threads spend more on meeting than they save.
+# Below this many seconds per step, threads cost more in synchronisation than they save.
 _LEAST_SECONDS = 0.01
 
 
@@ -79,7 +79,7 @@ def arrange_workers(
                 best = found
             elif gain < 1 / _WORTH:
                 break
-    except (JobFailed, WorkerDied):  # what was fine before is fine, and says by itself what is not
+    except (JobFailed, WorkerDied):  # keep the previous arrangement; a real fault shows when the sweep runs
         failed = True
     executor.arrange(best.devices)
     if best is first:
@@ -89,7 +89,8 @@ def arrange_workers(
 
 
 def arrangements(devices: Sequence[Device], packing: Packing, trials: int) -> Iterator[tuple[Device, ...]]:
-    """What could be faster than `devices`, the likeliest first; after a clearly slower one the rest need no look."""
+    """Arrangements that could be faster than `devices`, the likeliest first; after a clearly slower one the rest are
+    skipped."""
     first, packs = devices[0], max(1, math.ceil(trials / packing.size))
     if first.torch_name == "cuda":
         # Packs fill a GPU with less memory; without them a second process may use what the first leaves idle.

@@ -26,7 +26,7 @@ def find_config(given: Path, runs: Path) -> Path:
         if name in (path.parent.name, f"{path.parents[2].name}-{path.parent.name}")
     ]
     if not found:
-        raise UsageError(f"{given}: is no config file, no folder with a config.yaml, and no target in {runs}")
+        raise UsageError(f"{given}: is not a config file, a folder with a config.yaml, or a target in {runs}")
     if len(found) > 1:
         raise UsageError(f"{given}: names several targets; give one of\n  " + "\n  ".join(str(one) for one in found))
     return found[0]

@@ -1,0 +1,50 @@
+"""The private APIs of other libraries that `mutransfer.private` uses do what is relied on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mutransfer import private
+
+
+def test_a_change_in_place_moves_the_version_on_and_nothing_else_does():
+    tensor = torch.zeros(2)
+    before = private.tensor_version(tensor)
+    tensor + 1
+    assert private.tensor_version(tensor) == before
+    tensor += 1
+    assert private.tensor_version(tensor) == before + 1
+
+
+def test_every_softmax_is_seen():
+    seen = []
+    q = torch.randn(1, 2, 5, 4)
+    with private.softmax_inputs(lambda logits: seen.append(logits.clone())):
+        torch.softmax(q, -1)
+        F.softmax(q, dim=-1)
+        with sdpa_kernel(SDPBackend.MATH):
+            F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    assert [tuple(one.shape) for one in seen] == [(1, 2, 5, 4), (1, 2, 5, 4), (1, 2, 5, 5)]
+    assert torch.equal(seen[0], q)
+
+
+def test_a_data_set_has_a_fingerprint_that_follows_its_rows():
+    datasets = pytest.importorskip("datasets")
+    one, same, other = (datasets.Dataset.from_dict({"text": [text]}) for text in ("a", "a", "b"))
+    assert private.dataset_fingerprint(one) == private.dataset_fingerprint(same)
+    assert private.dataset_fingerprint(one) != private.dataset_fingerprint(other)
+
+
+def test_the_hub_is_off_within_and_as_before_behind(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    with private.hub_offline():
+        assert hub.constants.is_offline_mode()
+        with pytest.raises(hub.errors.OfflineModeIsEnabled):
+            hub.HfApi(endpoint="http://127.0.0.1:9").whoami(token="x")
+    assert not hub.constants.is_offline_mode()
