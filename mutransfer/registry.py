@@ -11,10 +11,10 @@ from __future__ import annotations
 import difflib
 import functools
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from mutransfer.errors import UsageError
 
@@ -24,15 +24,23 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Names and what they stand for; nothing is imported before it is asked for."""
 
-    def __init__(self, kind: str, *, group: str, built_in: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        group: str,
+        built_in: Mapping[str, str],
+        require: Callable[[str, Any], None] = lambda name, found: None,
+    ) -> None:
         """Make a registry.
 
         Args:
             kind: what the names are, in messages: `optimizer`.
             group: name of the entry point group, such as `mutransfer.optimizers`.
             built_in: `{name: "package.module:object"}`; these names cannot be taken by an entry point.
+            require: called with the name and the object of an entry point; raises where the object does not fit.
         """
-        self.kind, self.group, self.built_in = kind, group, dict(built_in)
+        self.kind, self.group, self.built_in, self._require = kind, group, dict(built_in), require
 
     @functools.cached_property
     def _plugged_in(self) -> dict[str, EntryPoint]:
@@ -53,7 +61,7 @@ class Registry(Generic[T]):
         """The object of that name.
 
         Raises:
-            UsageError: there is no such name, or the package that offers it cannot be imported.
+            UsageError: there is no such name, or what a package offers under it cannot be imported or does not fit.
         """
         if name in self.built_in:
             return cast(T, pkgutil.resolve_name(self.built_in[name]))
@@ -61,16 +69,18 @@ class Registry(Generic[T]):
         if point is None:
             raise UsageError(self.unknown(name))
         try:
-            return cast(T, point.load())
+            found = point.load()
+            self._require(name, found)
+            return cast(T, found)
         except Exception as error:  # the package's own code runs here
             package = point.dist.name if point.dist is not None else "unknown"
             raise UsageError(
-                f"{self.kind} {name}: the entry point {point.value} of package {package} cannot be imported: {error}"
+                f"{self.kind} {name}: the entry point {point.value} of package {package} cannot be used: {error}"
             ) from error
 
     @functools.cached_property
     def importable(self) -> dict[str, T]:
-        """Every entry that can be imported, by name."""
+        """Every entry that can be used, by name."""
         found = {}
         for name in self.names:
             with suppress(UsageError):
