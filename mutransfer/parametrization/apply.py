@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mutransfer.config.hparams import Hparams
-from mutransfer.config.messages import message_of
+from mutransfer.config.load import first_problem
 from mutransfer.errors import PlanError
 from mutransfer.optimizers import OPTIMIZERS
+from mutransfer.parametrization.facts import nearest
 from mutransfer.parametrization.layers import is_layer
 from mutransfer.parametrization.meaning import ATTENTION_SCALE, RELATIVE_SCALE, RESIDUAL_SCALE
 from mutransfer.parametrization.plan import Plan, Scaling
@@ -120,11 +121,12 @@ def _settings(model: nn.Module, plan: Plan, hparams: Hparams | None, values: Map
 
 
 def _hparams(values: Mapping[str, Any]) -> Hparams:
+    for name in values.keys() - Hparams.model_fields.keys():
+        raise PlanError(f"there is no hparam {name}; {nearest(name, Hparams.model_fields)}")
     try:
         return Hparams.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise PlanError(f"{'.'.join(map(str, first['loc']))}: {message_of(first)}") from None
+        raise PlanError(first_problem(error)) from None
 
 
 def _install(model: nn.Module, plan: Plan, numbers: Settings) -> None:
