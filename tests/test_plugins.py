@@ -46,13 +46,17 @@ def test_plug_ins_pass_the_suites_in_their_own_package(tmp_path):
     assert re.search(r"\d\d passed", done.stdout), done.stdout[-500:]
 
 
-@pytest.mark.parametrize("options", [(), ("--executor", "inline"), ("--executor", "toy-threads")])
+@pytest.mark.parametrize(
+    "options", [(), ("--executor", "inline", "--set", "search.hang_after=0"), ("--executor", "toy-threads")]
+)
 def test_a_sweep_of_a_plugged_in_model_on_a_plugged_in_executor(options, tmp_path):
     (tmp_path / "toy.yaml").write_text(CONFIG, encoding="utf-8")
     done = cli("sweep", "toy.yaml", "--pack", "1", "--no-check", "--json", *options,
                packages=("toy_plugin", "broken_plugin"), folder=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outcomes"] == {"completed": 4}
+    saved = (tmp_path / "runs" / "toy" / "config.yaml").read_text(encoding="utf-8")
+    assert "executor" not in saved  # another machine reads it without the executor's package
     again = cli("sweep", "toy.yaml", "--pack", "1", "--no-check", "--executor", "local", "--workers", "1", "--json",
                 packages=("toy_plugin",), folder=tmp_path)  # fmt: skip
     assert again.returncode == 0, again.stderr
