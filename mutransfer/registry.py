@@ -1,6 +1,6 @@
-"""What can be plugged in, by name: a built-in table, and the entry points of other packages. Imports no torch.
+"""Names of exchangeable parts: a built-in table, and the entry points of other packages. Imports no torch.
 
-A package adds to a registry with an entry point in its pyproject.toml, for instance
+Another package adds a name with an entry point in its pyproject.toml, for example
 
     [project.entry-points."mutransfer.optimizers"]
     lamb = "my_package.lamb:LAMB"
@@ -13,7 +13,7 @@ import functools
 import pkgutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from mutransfer.errors import UsageError
 
@@ -21,15 +21,15 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for; nothing is imported before it is asked for."""
+    """Maps names to objects. An object is imported when it is loaded, not before."""
 
     def __init__(self, kind: str, *, group: str, built_in: Mapping[str, str]) -> None:
         """Make a registry.
 
         Args:
-            kind: what the names are, in messages: `optimizer`.
-            group: name of the entry point group, such as `mutransfer.optimizers`.
-            built_in: `{name: "package.module:object"}`; these names cannot be taken by an entry point.
+            kind: what messages call a name, for example `optimizer`.
+            group: entry point group, for example `mutransfer.optimizers`.
+            built_in: `{name: "package.module:object"}`; an entry point cannot replace these names.
         """
         self.kind, self.group, self._built_in = kind, group, dict(built_in)
 
@@ -39,7 +39,7 @@ class Registry(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name, built-in ones first."""
+        """All names, the built-in ones first."""
         return (*self._built_in, *sorted(self._plugged_in))
 
     def __contains__(self, name: object) -> bool:
@@ -49,10 +49,10 @@ class Registry(Generic[T]):
         return iter(self.names)
 
     def load(self, name: str) -> T:
-        """The object of that name.
+        """The object with this name.
 
         Raises:
-            UsageError: there is no such name, or the package that offers it cannot be imported.
+            UsageError: no object has this name, or its package cannot be imported.
         """
         if name in self._built_in:
             return cast(T, pkgutil.resolve_name(self._built_in[name]))
@@ -62,17 +62,13 @@ class Registry(Generic[T]):
         try:
             return cast(T, point.load())
         except (ImportError, AttributeError) as error:
+            package = point.dist.name if point.dist is not None else "unknown"
             raise UsageError(
-                f"{self.kind} {name}: the entry point {point.value} of package {_package(point)} cannot be imported: "
-                f"{error}"
+                f"{self.kind} {name}: the entry point {point.value} of package {package} cannot be imported: {error}"
             ) from error
 
     def unknown(self, name: str) -> str:
-        """The message for a name that is not in the registry."""
+        """The error message for a name that is not in the registry."""
         near = difflib.get_close_matches(name, self.names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(self.names)}"
         return f"{self.kind} {name}: there is no such {self.kind}; {hint}"
-
-
-def _package(point: EntryPoint) -> Any:
-    return point.dist.name if point.dist is not None else "unknown"

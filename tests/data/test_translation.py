@@ -169,7 +169,7 @@ def test_decoding_puts_punctuation_back() -> None:
         ('{"de": "x", "en": "a"}\n\n{"de": "x", "en": 3}\n', ":3: en must be a text that is not empty, but got 3"),
         ('{"de": " ", "en": "a"}\n', ":1: de must be a text that is not empty, but got ' '"),
         ('["x", "a"]\n', ":1: must be a JSON object with two texts, but is a list"),
-        ('{"de": "x", "en": \n', ":1: is no JSON: "),
+        ('{"de": "x", "en": \n', ":1: is not JSON: "),
         ('{"de": "x", "en": "a"}\n', ": too small to split: 1 pairs"),
     ],
 )
@@ -183,7 +183,7 @@ def test_what_is_no_pair_is_refused_with_its_line(tmp_path: Path, content: str, 
 
 def test_files_that_are_no_text_or_not_there_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="is no UTF-8 text"):
+    with pytest.raises(DataError, match="is not UTF-8 text"):
         fresh(section(tmp_path / "binary"))
     with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
         fresh(section(lines(tmp_path / "p.jsonl", [("x", "a")] * 9), test=str(tmp_path / "gone.jsonl")))
