@@ -1,22 +1,22 @@
-"""Every error that a user can cause or must act on; each class knows its exit code (listed in docs/exit-codes.md)."""
+"""Every error that a user can cause or must act on. Each class has its exit code (README.md lists them)."""
 
 from __future__ import annotations
 
 
 class MutransferError(Exception):
-    """Base of all errors raised on purpose: the message says what was wrong, where, and what would be right."""
+    """Base of all errors raised on purpose. The message says what is wrong, where, and what to write instead."""
 
     exit_code = 1
 
 
 class UsageError(MutransferError):
-    """A wrong argument, path, run name or state of the disk that the user can put right."""
+    """A wrong argument, path, run name or state of the disk that the user can correct."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A config that cannot be run; the message carries file, line and field."""
+    """A config that cannot be run. The message gives file, line and field."""
 
 
 class DataError(UsageError):
@@ -28,18 +28,18 @@ class PlanError(UsageError):
 
 
 class NothingUsable(MutransferError):
-    """The work ran, and nothing usable came out: every trial diverged, training did, or a check failed."""
+    """The work ran but gave nothing usable: training or every trial diverged, or a check failed."""
 
     exit_code = 3
 
 
 class Interrupted(MutransferError):
-    """Stopped by a signal with everything saved; the message says how to go on."""
+    """A signal stopped the work and everything is saved. The message says how to continue."""
 
     exit_code = 4
 
 
 class LaunchFailed(MutransferError):
-    """The target run that was launched failed."""
+    """`mutransfer transfer --launch` started the target run, and the run failed."""
 
     exit_code = 5

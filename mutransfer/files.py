@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and folders that can be written or say why not."""
+"""Files that are complete or absent, folders that can be written, and lock files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mutransfer.errors import UsageError
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses (permission, full disk, no folder) into one clear message."""
+    """Turn an `OSError` (no permission, full disk, missing folder) into a `UsageError` that names the path."""
     try:
         yield
     except OSError as error:
@@ -26,17 +26,19 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def require_place(path: Path) -> None:
-    """Refuse a path that cannot become a folder to write in, before the work whose result goes there.
+    """Check, before long work begins, that its results can be written into this folder.
 
     Raises:
-        UsageError: something else stands there, or in the place of a folder above it, or nothing can be written there.
+        UsageError: the path or one of its parents is a file, or the folder cannot be written to.
     """
-    with disk_errors(path):  # a name too long cannot even be looked for
-        there = next((one for one in (path, *path.parents) if one.exists()), None)
-        if there is not None and not there.is_dir():
-            raise UsageError(f"{there}: is a file, but has to be a folder")
-        if there is not None and not os.access(there, os.W_OK | os.X_OK):
-            raise UsageError(f"{there}: folder cannot be written to")
+    with disk_errors(path):  # `exists` raises if the name is too long
+        there = next((one for one in (path, *path.parents) if one.exists()), path)
+        if there.exists() and not there.is_dir():
+            raise UsageError(f"{there}: is a file, but must be a folder")
+        if there.exists() and not os.access(there, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{there}: this folder cannot be written to; name another folder or change its permissions"
+            )
 
 
 def make_folder(path: Path) -> Path:
@@ -53,25 +55,28 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def sole_folder(path: Path, lock: Path, busy: Callable[[], str], *, begun: Collection[str]) -> Iterator[None]:
-    """`make_folder` and `sole_holder` of a lock in it. Where the work is then refused before it begins, the folder is
-    restored to its previous state.
+    """Make a folder and hold its lock. If the work inside raises a `UsageError` before it saved anything, the folder
+    is restored to its earlier state.
+
+    Nothing is removed from a folder that had content before, or that has files other than the lock and `begun`.
 
     Args:
-        begun: names of files that are worth nothing by themselves.
+        begun: names of files that have no value by themselves.
 
     Raises:
-        UsageError: it cannot be created or written to, another process holds it, or the work was refused. Nothing is
-            removed of a folder in which there was something before, or is something else now, or which another holds.
+        UsageError: the folder cannot be created or written to, another process holds it, or the work raised it.
     """
     with disk_errors(path):
         made = [one for one in (path, *path.parents) if not one.exists()]
-    fresh = bool(made) or _is_empty(path)
     make_folder(path)
+    fresh = False
+    with suppress(OSError):  # a folder that cannot be read is not fresh
+        fresh = not any(path.iterdir())
     with sole_holder(lock, busy):
         try:
             yield
         except UsageError:
-            with suppress(OSError):  # what was refused is what matters
+            with suppress(OSError):  # the first error is the one to report
                 left = list(path.iterdir()) if fresh else []
                 if all(one.name in (lock.name, *begun) for one in left):
                     for one in left:
@@ -81,21 +86,14 @@ def sole_folder(path: Path, lock: Path, busy: Callable[[], str], *, begun: Colle
             raise
 
 
-def _is_empty(folder: Path) -> bool:
-    try:
-        return not any(folder.iterdir())
-    except OSError:  # a file, or one that cannot be looked into
-        return False
-
-
 def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
-    """Write to a temporary name beside `path`, flush to disk, rename: readers see the old file or the new.
+    """Write a temporary file beside `path`, flush it to disk and rename it. Readers see the old file or the new one.
 
     Args:
         content: text, bytes, or a function that writes to the open binary file.
 
     Raises:
-        UsageError: the disk refuses.
+        UsageError: the file cannot be written.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,22 +115,20 @@ def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) 
 
 @contextmanager
 def sole_holder(path: Path, busy: Callable[[], str]) -> Iterator[None]:
-    """Hold a lock file; the operating system drops it with the process, however that ends.
+    """Hold a lock file. The operating system releases it when the process ends, even if it is killed.
 
     Args:
-        busy: makes the message when another process holds it.
+        busy: gives the message if another process holds the lock.
 
     Raises:
-        UsageError: another process holds it, or it cannot be written.
+        UsageError: another process holds the lock, or the file cannot be written.
     """
-    # A moment's patience, for whoever only looks whether the lock is held.
-    lock = FileLock(path, timeout=1)
-    try:
-        lock.acquire()
-    except Timeout:  # which is an OSError too
-        raise UsageError(busy()) from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    lock = FileLock(path, timeout=1)  # wait a second, because `is_held` takes the lock for a moment
+    with disk_errors(path):
+        try:
+            lock.acquire()
+        except Timeout:  # a subclass of OSError
+            raise UsageError(busy()) from None
     try:
         yield
     finally:
@@ -140,16 +136,16 @@ def sole_holder(path: Path, busy: Callable[[], str]) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock file now."""
+    """Whether a process holds this lock now. Nobody can hold a lock on a read-only disk."""
     if not path.exists():
         return False
     try:
         with FileLock(path, timeout=0):
             return False
     except OSError as error:
-        return error.errno != errno.EROFS  # nobody holds a lock on a read-only disk
+        return error.errno != errno.EROFS
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON with `write_atomic`."""
     write_atomic(path, json.dumps(data, indent=2) + "\n")

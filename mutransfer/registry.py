@@ -1,6 +1,6 @@
-"""What can be plugged in, by name: a built-in table, and the entry points of other packages. Imports no torch.
+"""Names of exchangeable parts: a built-in table, and the entry points of other packages. Imports no torch.
 
-A package adds to a registry with an entry point in its pyproject.toml, for instance
+Another package adds a name with an entry point in its pyproject.toml, for example
 
     [project.entry-points."mutransfer.optimizers"]
     lamb = "my_package.lamb:LAMB"
@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar, cast
@@ -22,17 +22,24 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for; nothing is imported before it is asked for."""
+    """Maps names to objects. An object is imported when it is loaded, not before."""
 
-    def __init__(self, kind: str, *, group: str, built_in: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        group: str,
+        built_in: Mapping[str, str],
+        require: Callable[[str, Any], None] = lambda name, found: None,
+    ) -> None:
         """Make a registry.
 
         Args:
-            kind: what the names are, in messages: `optimizer`.
-            group: name of the entry point group, such as `mutransfer.optimizers`.
-            built_in: `{name: "package.module:object"}`; these names cannot be taken by an entry point.
+            kind: what messages call a name, for example `optimizer`.
+            group: entry point group, for example `mutransfer.optimizers`.
+            built_in: `{name: "package.module:object"}`; an entry point cannot replace these names.
         """
-        self.kind, self.group, self.built_in = kind, group, dict(built_in)
+        self.kind, self.group, self.built_in, self._require = kind, group, dict(built_in), require
 
     @functools.cached_property
     def _plugged_in(self) -> dict[str, EntryPoint]:
@@ -40,8 +47,8 @@ class Registry(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name, built-in ones first."""
-        return (*self.built_in, *sorted(self._plugged_in))
+        """All names, the built-in ones first."""
+        return (*self._built_in, *sorted(self._plugged_in))
 
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self._plugged_in
@@ -50,10 +57,10 @@ class Registry(Generic[T]):
         return iter(self.names)
 
     def load(self, name: str) -> T:
-        """The object of that name.
+        """The object with this name.
 
         Raises:
-            UsageError: there is no such name, or the package that offers it cannot be imported.
+            UsageError: no object has this name, or its package cannot be imported.
         """
         if name in self.built_in:
             return cast(T, pkgutil.resolve_name(self.built_in[name]))
@@ -62,7 +69,7 @@ class Registry(Generic[T]):
             raise UsageError(self.unknown(name))
         try:
             return cast(T, point.load())
-        except Exception as error:  # the package's own code runs here
+        except (ImportError, AttributeError) as error:
             package = point.dist.name if point.dist is not None else "unknown"
             raise UsageError(
                 f"{self.kind} {name}: the entry point {point.value} of package {package} cannot be imported: {error}"
@@ -70,7 +77,7 @@ class Registry(Generic[T]):
 
     @functools.cached_property
     def importable(self) -> dict[str, T]:
-        """Every entry that can be imported, by name."""
+        """Every entry that can be used, by name."""
         found = {}
         for name in self.names:
             with suppress(UsageError):
@@ -78,12 +85,7 @@ class Registry(Generic[T]):
         return found
 
     def unknown(self, name: str) -> str:
-        """The message for a name that cannot be loaded: it is not in the registry, or its package is broken."""
-        if name in self.built_in or name in self._plugged_in:
-            try:
-                self.load(name)
-            except UsageError as error:
-                return str(error)
+        """The error message for a name that is not in the registry."""
         near = difflib.get_close_matches(name, self.names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(self.names)}"
         return f"{self.kind} {name}: there is no such {self.kind}; {hint}"

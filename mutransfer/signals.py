@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that loops ask, instead of an exception anywhere."""
+"""Ctrl-C and SIGTERM set a flag that loops read, instead of raising an exception at any line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within the context SIGINT and SIGTERM only set a flag; the function yielded reads it.
+    """Inside the context SIGINT and SIGTERM only set a flag. The yielded function returns the flag.
 
-    A second signal takes its usual course, for the user who cannot wait. Outside the main thread nothing is
-    installed and the flag stays false.
+    A second signal is handled as before the context. Outside the main thread no handler is installed, and the flag
+    stays false.
     """
     requested = False
     previous: dict[int, signal.Handlers | int | Callable[[int, FrameType | None], object] | None] = {}
@@ -40,13 +40,13 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 LAUNCHER = "MUTRANSFER_LAUNCHER"
-"""Environment variable for a process that is to end with the one that starts it; holds the latter's process id."""
+"""Environment variable with the process id of the launcher, for a process that must end when its launcher ends."""
 
 
 def launcher_gone() -> Callable[[], bool]:
-    """A question: whether the process that launched this one has ended, as one does that is killed outright.
+    """A function that tells whether the launcher of this process has ended; always false if `LAUNCHER` is not set.
 
-    Never where none has set `LAUNCHER`; which is unset, as processes started from here have this one for a parent.
+    Removes `LAUNCHER` from the environment, because processes started from here have this process as their parent.
     """
     launcher = os.environ.pop(LAUNCHER, None)
     return lambda: launcher is not None and str(os.getppid()) != launcher

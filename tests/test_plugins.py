@@ -46,15 +46,20 @@ def test_plug_ins_pass_the_suites_in_their_own_package(tmp_path):
     assert re.search(r"\d\d passed", done.stdout), done.stdout[-500:]
 
 
-@pytest.mark.parametrize("options", [(), ("--executor", "inline"), ("--executor", "toy-threads")])
+@pytest.mark.parametrize(
+    "options", [(), ("--executor", "inline", "--set", "search.hang_after=0"), ("--executor", "toy-threads")]
+)
 def test_a_sweep_of_a_plugged_in_model_on_a_plugged_in_executor(options, tmp_path):
     (tmp_path / "toy.yaml").write_text(CONFIG, encoding="utf-8")
     done = cli("sweep", "toy.yaml", "--pack", "1", "--no-check", "--json", *options,
                packages=("toy_plugin", "broken_plugin"), folder=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outcomes"] == {"completed": 4}
+    saved = (tmp_path / "runs" / "toy" / "config.yaml").read_text(encoding="utf-8")
+    assert "executor" not in saved  # another machine reads it without the executor's package
     again = cli("sweep", "toy.yaml", "--pack", "1", "--no-check", "--executor", "local", "--workers", "1", "--json",
                 packages=("toy_plugin",), folder=tmp_path)  # fmt: skip
+    assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == json.loads(done.stdout)  # continued on another executor: nothing is left to do
 
 
@@ -68,8 +73,10 @@ def test_a_plugged_in_export_writes(tmp_path):
     ("arguments", "message"),
     [
         (("--set", "model.kind=broken"), "model.kind: model kind broken: the entry point no_such_module:Section of "
-                                         "package broken-plugin cannot be imported: No module named 'no_such_module'"),
+                                         "package broken-plugin cannot be used: No module named 'no_such_module'"),
         (("--executor", "broken"), "executor broken: the entry point no_such_module:Section of package broken-plugin"),
+        (("--executor", "nokind"), 'of package broken-plugin cannot be used: its field kind must be Literal["nokind"]'),
+        (("--set", "model.kind=function"), "it must be a subclass of mutransfer.config.models.base.BaseModelSection"),
         (("--executor", "inlien"), "'inlien' is not one of local, inline; did you mean inline?"),
         (("--executor", "inline", "--set", "search={trials: 2, space: {lr: {uniform: [1, 2]}}}", "--workers", "2"),
          "--workers 2: executor inline runs one job at a time"),

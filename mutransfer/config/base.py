@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,3 +28,16 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def section_of(base: type[Section]) -> Callable[[str, Any], None]:
+    """What the entry points of a registry of sections have to fit: a subclass of `base` whose `kind` is the name."""
+
+    def require(name: str, found: Any) -> None:
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise TypeError(f"it must be a subclass of {base.__module__}.{base.__name__}")
+        kind = found.model_fields.get("kind")
+        if kind is None or get_args(kind.annotation) != (name,):
+            raise TypeError(f'its field kind must be Literal["{name}"], the name of the entry point')
+
+    return require

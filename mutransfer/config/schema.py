@@ -335,12 +335,13 @@ class RunConfig(Section):
         return RunConfig.model_validate(data)
 
     def resolved(self) -> dict[str, Any]:
-        """Plain data without empty fields; loading it gives this config again."""
-        plain = self.model_dump(mode="json", exclude_none=True)
-        return plain if self.executor != LocalSection() else {k: v for k, v in plain.items() if k != "executor"}
+        """Plain data without empty fields and without the executor; loading it gives a config of the same runs.
+
+        The executor changes no result, and a machine that reads the data may lack the executor's package.
+        """
+        return self.model_dump(mode="json", exclude_none=True, exclude={"executor"})
 
     def hash(self) -> str:
         """12 hex digits that change with any field but the name, the provenance and the executor."""
-        apart = ("name", "provenance", "executor")
-        plain = {key: value for key, value in self.resolved().items() if key not in apart}
+        plain = {key: value for key, value in self.resolved().items() if key not in ("name", "provenance")}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

@@ -13,7 +13,7 @@ S = TypeVar("S", bound=Section)
 
 
 def union_of(registry: Registry[Any]) -> Any:
-    """The union of a registry's sections by their `kind`. An entry point that cannot be imported is left out; a config
+    """The union of a registry's sections by their `kind`. An entry point that cannot be used is left out; a config
     that names it gets the reason."""
     return Annotated[Union[tuple(registry.importable.values())], Field(discriminator="kind")]  # noqa: UP007
 

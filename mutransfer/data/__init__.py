@@ -1,4 +1,4 @@
-"""Data sources, one per file; `config.data` registers them. Arrays are numpy: this room needs no torch."""
+"""Data sources, one per file. `config.data` registers them. Arrays are numpy arrays; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 @functools.lru_cache(maxsize=1)
-def load_data(section: AnyDataSection) -> Dataset:
-    """Open the data of a `data:` section; the last one stays open, so that a worker loads it once.
+def load_data(section: DataSection) -> Dataset:
+    """Open the data of a `data:` section. The last one stays open, so that a worker loads it once.
 
     Raises:
-        DataError: missing, unreadable, too small, or not what the section says.
+        DataError: the data is missing, unreadable, too small, or does not match the section.
     """
     data = cast(Dataset, pkgutil.resolve_name(section.implementation)(section))
     share = section.masked_share

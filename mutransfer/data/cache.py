@@ -1,7 +1,7 @@
-"""Arrays that cost time to make, kept on disk: whole or absent, made once by several processes, never unpickled.
+"""Arrays that take long to make, kept on disk.
 
-An entry is a folder of `.npy` files and `entry.json` with their lengths and checksums. What does not match them is made
-anew; where nothing can be written, the work is done without.
+An entry is a folder of `.npy` files and `entry.json` with their checksums. It is complete or absent, and nothing is
+unpickled. A damaged entry is made again. If the cache cannot be written, the arrays are made each time.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ Arrays = dict[str, NDArray[Any]]
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
 _BLOCK = 1 << 22
-# Larger files are told apart by name, size and time of change, and checked by a sample of blocks.
+# Beyond this size a key uses path, size and modification time, and a checksum reads a sample of blocks.
 _READ_WHOLE = 1 << 30
 _warned: set[str] = set()
 
 
 def cache_folder() -> Path:
-    """`$MUTRANSFER_CACHE`, or `mutransfer` in the platform's folder for caches."""
+    """`$MUTRANSFER_CACHE`, or `mutransfer` in the cache folder of the platform."""
     named = os.environ.get("MUTRANSFER_CACHE")
     return Path(named).expanduser() if named else platformdirs.user_cache_path("mutransfer", appauthor=False)
 
 
 def cache_key(*parts: Any) -> str:
-    """32 hex digits of anything that JSON can write."""
+    """32 hex digits from values that JSON can write."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def files_key(files: Mapping[str, Path]) -> str:
-    """Key of files under the names given: of their content up to 1 GiB together, else of path, size and time of change.
+    """Key of named files: from their content up to 1 GiB in total, otherwise from path, size and modification time.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: a file cannot be read.
     """
     try:
         sizes = {name: path.stat() for name, path in files.items()}
@@ -62,10 +62,10 @@ def files_key(files: Mapping[str, Path]) -> str:
 
 
 def checksum(path: Path) -> str:
-    """32 hex digits of a file's length and content; beyond 1 GiB of blocks spread evenly over it.
+    """32 hex digits from a file's length and content. Beyond 1 GiB it reads blocks spread evenly over the file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
@@ -78,14 +78,14 @@ def checksum(path: Path) -> str:
 
 
 def cached(what: str, key: str, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of entry `key`, memory-mapped and read-only; made by `make` where there is no whole entry.
+    """The arrays of entry `key`, memory-mapped and read-only. If there is no valid entry, `make` makes them.
 
-    Several processes that ask at once make it once. A folder that cannot be written costs a warning, and the arrays
-    are then those that `make` gave.
+    Several processes that ask at once make the entry once. If the cache cannot be written, this logs a warning and
+    returns the arrays that `make` returned.
 
     Args:
-        what: kind of entry, a folder of the cache.
-        key: everything the arrays depend on, see `cache_key`.
+        what: kind of entry, a subfolder of the cache.
+        key: `cache_key` of everything that the arrays depend on.
     """
     folder = cache_folder() / what / key
     found = _read(folder)
@@ -114,7 +114,7 @@ def cached(what: str, key: str, make: Callable[[], Arrays]) -> Arrays:
 
 
 def _read(folder: Path) -> Arrays | None:
-    """The arrays, or nothing if the entry is absent or not what its record says."""
+    """The arrays, or None if the entry is absent or damaged."""
     try:
         record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
         if record["format"] != _FORMAT:
@@ -123,7 +123,7 @@ def _read(folder: Path) -> Arrays | None:
         for name, expected in record["arrays"].items():
             path = folder / f"{name}.npy"
             if checksum(path) != expected:
-                _LOG.warning("%s: is damaged and made anew", path)
+                _LOG.warning("%s: is damaged and is made again", path)
                 return None
             arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         return arrays
@@ -132,8 +132,8 @@ def _read(folder: Path) -> Arrays | None:
 
 
 def _write(folder: Path, arrays: Arrays) -> None:
-    """Write beside the folder, flush to disk, rename. The lock of this entry is held."""
-    for left in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed
+    """Write a temporary folder, flush it to disk and rename it. The caller holds the lock of this entry."""
+    for left in folder.parent.glob(f".{folder.name}.*"):  # a killed process left them
         shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -149,7 +149,7 @@ def _write(folder: Path, arrays: Arrays) -> None:
             record.flush()
             os.fsync(record.fileno())
         temporary.chmod(0o755)
-        if folder.exists():  # damaged
+        if folder.exists():  # it is damaged
             shutil.rmtree(folder)
         temporary.rename(folder)
     except BaseException:
@@ -158,18 +158,18 @@ def _write(folder: Path, arrays: Arrays) -> None:
 
 
 def _warn(error: Exception) -> None:
-    """Once for each cause in a process."""
+    """Warn once per process for each cause."""
     cause = getattr(error, "strerror", None) or str(error)
     if cause not in _warned:
         _warned.add(cause)
         _LOG.warning(
-            "%s: cannot be used as a cache (%s), so data is prepared anew each time; MUTRANSFER_CACHE names another",
+            "%s: this cache folder cannot be used (%s), so data is prepared each time; set MUTRANSFER_CACHE to another",
             cache_folder(), cause,
         )  # fmt: skip
 
 
 def versions(modules: Iterable[str]) -> dict[str, str]:
-    """Installed versions of packages, for keys."""
+    """Installed versions of packages, as part of a cache key."""
     from importlib.metadata import version
 
     return {module: version(module) for module in modules}

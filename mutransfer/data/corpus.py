@@ -1,4 +1,4 @@
-"""Documents to one sequence of token ids, made once and kept in the cache."""
+"""Turns documents into one sequence of token ids, and keeps the ids in the cache."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mutransfer.data.dataset import Array, TokenDataset, require_file
 from mutransfer.data.tokenizer import Tokenizer, need_library, open_tokenizer, smallest_type
 from mutransfer.errors import DataError
 
-# Longer documents are cut after a line's end, so that threads share the work; batches bound the memory.
+# In characters. Longer documents are cut at the end of a line, so that threads share the work. Batches bound memory.
 _BLOCK = 1 << 18
 _BATCH = 1 << 23
 
 
 class TextLike(Protocol):
-    """A data section whose documents a tokenizer turns into ids."""
+    """A data section with a tokenizer."""
 
     @property
     def tokenizer(self) -> TokenizerSection: ...  # noqa: D102
@@ -38,15 +38,15 @@ def token_dataset(
     key: str,
     label: str,
 ) -> TokenDataset:
-    """The data set of a section with a tokenizer, from the cache or into it.
+    """The data set of a section with a tokenizer. Its ids come from the cache, or are made and stored there.
 
-    A tokenizer that is trained sees the training part alone. Without a validation part of its own the tail of the
-    text is held out, cut at the end of a line, or of a document where there is none.
+    A tokenizer is trained on the training part only. Without `validation` the tail of the text is held out. The cut is
+    at the end of a line, or of a document if no line ends there.
 
     Args:
-        training: gives the documents; called only if the ids are not in the cache.
-        validation: gives those of the validation part, where it is apart.
-        key: what the documents depend on.
+        training: returns the training documents; called only if the ids are not in the cache.
+        validation: returns the validation documents, if they are separate.
+        key: cache key of the documents.
 
     Raises:
         DataError: a document cannot be read, or the tokenizer cannot be used.
@@ -77,14 +77,14 @@ def token_dataset(
 
 
 def tokenizer_key(section: TokenizerSection) -> str:
-    """What ids depend on besides the text: settings, a file's content, the library's version."""
+    """Cache key of a tokenizer: its settings, the content of its file, the version of its library."""
     library = versions(["tokenizers"]) if section.kind in ("bpe", "file") and need_library() else {}
     settings = section.model_dump(exclude={"file"})
     return cache_key(settings, library, checksum(require_file(section.file)) if section.file else None)
 
 
 def split_documents(documents: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
-    """Documents of the training part, and the last `fraction` of all characters."""
+    """Split documents into the training part and the validation part, the last `fraction` of all characters."""
     left = sum(map(len, documents)) * (1 - fraction)
     for index, document in enumerate(documents):
         if len(document) > left:
@@ -98,7 +98,7 @@ def split_documents(documents: Sequence[str], fraction: float) -> tuple[list[str
 
 
 def blocks(chunks: Iterable[str]) -> Iterator[str]:
-    """A document that comes in chunks in pieces of whole lines, the same however it was cut into chunks."""
+    """Pieces of whole lines from a document that comes in chunks. The pieces do not depend on the chunks."""
     waiting = ""
     for chunk in chunks:
         waiting += chunk
@@ -109,7 +109,7 @@ def blocks(chunks: Iterable[str]) -> Iterator[str]:
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Array]:
-    """Ids of each document, what closes it included."""
+    """Ids of each document, followed by the tokenizer's `end`."""
     waiting: list[str] = []
     counts: list[int] = []
     size = 0
@@ -136,16 +136,16 @@ def _ids(tokenizer: Tokenizer, documents: Iterable[str]) -> Array:
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
+    """The text of a file.
 
     Raises:
-        DataError: it cannot be read, or is not UTF-8.
+        DataError: the file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: is not UTF-8 text (byte {error.start}); only the tokenizer bytes takes any file"
+            f"{path}: is not UTF-8 text (byte {error.start}); only the tokenizer bytes reads any file"
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None

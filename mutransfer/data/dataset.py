@@ -1,4 +1,4 @@
-"""The two shapes of data, token sequences and labelled examples: batches as a function of (seed, step)."""
+"""Token sequences and labelled examples. A training batch is a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from numpy.typing import NDArray
 from mutransfer.errors import DataError
 
 Array = NDArray[Any]
-# Inputs and targets; a model with several inputs gets a tuple of them.
+# Inputs and targets. For a model with several inputs the first part is a tuple.
 Batch = tuple[Array | tuple[Array, ...], Array]
 IGNORED = -100
-"""Target that does not count: padding, or a token that was not masked."""
+"""A target that the loss ignores: padding, or a token that was not masked."""
 
-# Token files up to this length are read whole once, to be fingerprinted and checked; of larger ones a sample.
+# Up to this many tokens are all read for the fingerprint and the check of ids; of longer data a sample is.
 _READ_WHOLE = 1 << 27
 _SAMPLED = 1 << 20
 
 
 class Dataset(Protocol):
-    """What training asks of a source."""
+    """What training needs from a data source."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the data does, so that a study is never continued on other data. Of more than 2^27 tokens
-        a sample counts."""
+        """Changes when the data changes, so that a sweep never continues on other data."""
 
     def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """Training batch `step` (from 0): a function of its arguments, so resuming is exact."""
+        """Training batch `step` (from 0). It depends only on the arguments and the data, so that resuming is exact."""
 
     def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """At most `batches` batches of the validation part, always the same ones."""
+        """At most `batches` batches of the validation part, the same ones in every call."""
 
 
 class Shards(Protocol):
@@ -46,23 +45,23 @@ class Shards(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the ids; known without reading them."""
+        """Changes when the ids change; does not read them."""
 
     def __len__(self) -> int:
         """Number of ids."""
 
     def __getitem__(self, wanted: slice) -> Shards:
-        """A part of the sequence, not read yet."""
+        """A part of the sequence; does not read it."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        """The ids, read."""
+        """Read the ids."""
 
 
 class TokenDataset:
     """One long sequence of token ids.
 
-    Batches are inputs (B, S) and targets (B, S), int64, the targets one token ahead. Training windows start
-    anywhere; validation windows do not overlap.
+    A batch is inputs (B, S) and targets (B, S), int64; the targets are one token ahead. Training windows start at any
+    token. Validation windows do not overlap.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class TokenDataset:
         label: str,
         held_out: int | None = None,
     ) -> None:
-        """Split the sequence: its last `held_out` tokens are the validation part, or else that fraction of it."""
+        """Hold out the last `held_out` tokens for validation, or else `validation_fraction` of the sequence."""
         split = len(tokens) - (round(len(tokens) * validation_fraction) if held_out is None else held_out)
         self._train, self._validation = tokens[:split], tokens[split:]
         self._seq_len, self._vocab_size, self._label = seq_len, vocab_size, label
@@ -126,17 +125,17 @@ class TokenDataset:
 
 
 class Epochs:
-    """Which examples a step trains on: a new permutation of all each epoch, a function of (seed, step)."""
+    """Which examples a step trains on: a function of (seed, step), with a new permutation each epoch."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._permutation: tuple[tuple[int, int], Array] | None = None
 
     def rows(self, step: int, *, batch_size: int, seed: int) -> Array:
-        """Numbers (batch_size,) of the examples of one batch."""
+        """Indices (batch_size,) of the examples of one batch."""
         first, end = step * batch_size, (step + 1) * batch_size
         whole, inside = divmod(first, self._size)
-        if inside + batch_size <= self._size:  # nearly always: in one epoch
+        if inside + batch_size <= self._size:  # the usual case: the batch lies in one epoch
             return self._epoch(seed, whole)[inside : inside + batch_size]
         positions = np.arange(first, end)
         epochs = positions // self._size
@@ -154,7 +153,7 @@ class Epochs:
 
 
 class ExampleDataset(ABC):
-    """Examples by their row: a new permutation each epoch in training, what is held out in validation."""
+    """Examples that are chosen by row: a new permutation each epoch in training, the held-out rows in validation."""
 
     _train: Array
     _held_out: Array
@@ -182,10 +181,10 @@ class ExampleDataset(ABC):
 
 
 class ClassDataset(ExampleDataset):
-    """Labelled examples, kept as they are stored and normalised batch by batch.
+    """Labelled examples, kept as they are stored and normalised when a batch is made.
 
-    Batches are inputs (B, *shape) float32 with zero mean and unit variance per channel (the first axis of an
-    example), and labels (B,) int64. Training goes through a new permutation each epoch.
+    A batch is inputs (B, *shape) float32 and labels (B,) int64. Over the training part each channel (the first axis of
+    an example) has mean 0 and variance 1.
     """
 
     def __init__(
@@ -198,7 +197,7 @@ class ClassDataset(ExampleDataset):
         label: str,
         held_out: int | None = None,
     ) -> None:
-        """Split the examples: the last `held_out` are the validation part, or else that fraction by chance."""
+        """Hold out the last `held_out` examples for validation, or a random `validation_fraction` if it is None."""
         tail = held_out
         held_out = round(len(examples) * validation_fraction) if tail is None else tail
         if held_out < 1 or held_out >= len(examples):
@@ -209,27 +208,27 @@ class ClassDataset(ExampleDataset):
         if tail is not None:
             order = np.concatenate([order + len(examples) - tail, np.arange(len(examples) - tail)])
         self._train, self._held_out = order[held_out:], order[:held_out]
-        # Decoders give channels last in memory; batches of such rows are copied twice, slowly.
+        # Decoders put channels last in memory, which makes copying a batch slow.
         self._examples, self._labels = np.ascontiguousarray(examples), labels.astype(np.int64)
         self._mean, self._std = _moments(examples, self._train)
         self._epochs = Epochs(len(self._train))
         self._fingerprint = fingerprint(examples, labels, *([] if tail is None else [np.array([tail])]))
 
     def _examples_at(self, rows: Array) -> Batch:
-        inputs = self._examples[rows].astype(np.float32, copy=False)  # indexing has copied
+        inputs = self._examples[rows].astype(np.float32, copy=False)  # a copy, made by the indexing
         inputs -= self._mean
         inputs /= self._std
         return inputs, self._labels[rows]
 
 
 def _moments(examples: Array, rows: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of every channel over some rows, shaped to be broadcast over examples."""
+    """Mean and standard deviation of every channel over some rows, with axes of size 1 for broadcasting."""
     axes = (0, *range(2, examples.ndim))
     if examples.dtype != np.uint8:
         chosen = examples[rows]
         mean = chosen.mean(axis=axes, keepdims=True, dtype=np.float64)
         std = chosen.std(axis=axes, keepdims=True, dtype=np.float64)
-    else:  # exact sums, a part at a time: numpy's own way takes eight times the data's memory
+    else:  # exact sums in parts, because np.std takes eight times the memory of the data
         shape = (1, -1, *(1 for _ in axes[1:]))
         total = squares = np.zeros(examples.shape[1], dtype=np.int64)
         for first in range(0, len(rows), 1024):
@@ -238,19 +237,18 @@ def _moments(examples: Array, rows: Array) -> tuple[Array, Array]:
             squares = squares + (part * part).sum(axis=axes, dtype=np.int64)
         count = len(rows) * int(np.prod(examples.shape[2:]))
         mean = (total / count).reshape(shape)
-        sums = zip(total.tolist(), squares.tolist(), strict=True)  # Python's whole numbers, which do not overflow
+        sums = zip(total.tolist(), squares.tolist(), strict=True)  # Python integers, which do not overflow
         std = np.array([math.sqrt((square * count - one * one) / count**2) for one, square in sums]).reshape(shape)
     return mean.astype(np.float32), std.astype(np.float32) + 1e-6
 
 
 def notes_of(data: Dataset) -> tuple[str, ...]:
-    """What a user should know of how the data was read, a line each."""
-    notes: tuple[str, ...] = getattr(data, "notes", ())
-    return notes
+    """Notes for the user about how the data was read, a line each."""
+    return tuple(getattr(data, "notes", ()))
 
 
 def fingerprint(*arrays: Array) -> str:
-    """12 hex digits of the arrays' bytes."""
+    """12 hex digits from the bytes of the arrays."""
     digest = hashlib.blake2b(digest_size=6)
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
@@ -258,13 +256,10 @@ def fingerprint(*arrays: Array) -> str:
 
 
 def need_extra(module: str, extra: str, kind: str, *, needer: str | None = None) -> Any:
-    """Import a module of an optional extra.
-
-    Args:
-        needer: what the message says needs it, in place of the data kind.
+    """Import a module of an optional extra. The message names `needer`, or the data kind.
 
     Raises:
-        DataError: it is not installed; the message has the pip command.
+        DataError: the module is not installed. The message gives the pip command.
     """
     try:
         return importlib.import_module(module)
@@ -276,10 +271,10 @@ def need_extra(module: str, extra: str, kind: str, *, needer: str | None = None)
 
 
 def require_file(path: str) -> Path:
-    """The path, if it is a readable file.
+    """The path with `~` expanded.
 
     Raises:
-        DataError: it is not.
+        DataError: it is not a file, or cannot be read.
     """
     file = Path(path).expanduser()
     if not file.is_file():

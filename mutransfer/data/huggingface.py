@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -16,27 +17,25 @@ from mutransfer.errors import DataError
 
 
 def load_text(section: HuggingFaceTextSection) -> TokenDataset:
-    """The rows' texts as one sequence; a row is a document."""
+    """The texts of the rows as one sequence. A row is a document."""
     training, validation = origins(section)
     key = cache_key(origin_key(training), section.column, section.limit)
-    held_out: Callable[[], Iterator[str]] | None = None
     if validation is not None:
-        key, other = cache_key(key, origin_key(validation)), validation
-        held_out = lambda: texts(other, section.column)  # noqa: E731
+        key = cache_key(key, origin_key(validation))
     return token_dataset(
         section,
-        lambda: texts(training, section.column, limit=section.limit),
-        held_out,
+        partial(texts, training, section.column, limit=section.limit),
+        None if validation is None else partial(texts, validation, section.column),
         key=key,
         label=training.label,
     )
 
 
 def load_images(section: HuggingFaceImagesSection) -> ClassDataset:
-    """The rows' images (N, channels, size, size) and labels."""
+    """The images (N, channels, size, size) and labels of the rows."""
     training, validation = origins(section)
     images, labels = _images(section, training, section.limit)
-    held_out = 0
+    held_out: int | None = None
     if validation is not None:
         more = _images(section, validation, None)
         held_out = len(more[0])
@@ -47,13 +46,13 @@ def load_images(section: HuggingFaceImagesSection) -> ClassDataset:
         classes=section.classes,
         validation_fraction=section.validation_fraction,
         label=training.label,
-        held_out=held_out or None,
+        held_out=held_out,
     )
 
 
 def origins(section: HuggingFaceDataSection) -> tuple[Origin, Origin | None]:
-    """Where the rows are that are trained on, and those of the validation part if it is apart."""
-    kind = str(section.kind)
+    """Where the training rows are, and the validation rows if they are separate."""
+    kind = str(section.kind)  # type: ignore[attr-defined]  # every kind has one
     training = Origin(section.name, section.config, section.revision, section.split, section.files, kind=kind)
     if section.validation_split is not None:
         return training, Origin(section.name, section.config, section.revision, section.validation_split, kind=kind)
@@ -76,6 +75,5 @@ def texts(origin: Origin, column: str, *, limit: int | None = None) -> Iterator[
 
 def _images(section: HuggingFaceImagesSection, origin: Origin, limit: int | None) -> tuple[Array, Array]:
     columns = (section.image_column, section.label_column)
-
     key = cache_key(origin_key(origin), columns, limit)
     return decoded(section, lambda: rows(origin, columns, limit=limit), key=key, label=origin.label)

@@ -1,4 +1,4 @@
-"""Rows of encoded images and labels to arrays, decoded once and kept in the cache."""
+"""Decodes rows of images and labels to arrays once, and keeps the arrays in the cache."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def decoded(
     """Images (N, channels, size, size) uint8 and labels (N,) int64, memory-mapped from the cache.
 
     Args:
-        rows: gives pairs of an encoded image (bytes, or a mapping with `bytes`) and a label; called only if they
-            are not in the cache.
-        key: what the rows depend on.
-        label: what messages name the data.
+        rows: returns pairs of an encoded image (bytes, or a mapping with `bytes`) and a label; called only if the
+            arrays are not in the cache.
+        key: cache key of the rows.
+        label: what messages call the data.
 
     Raises:
-        DataError: a row is not what the section says, or there are none, or the extra `vision` is missing.
+        DataError: a row does not match the section, there are no rows, or the extra `vision` is missing.
     """
     image_module = need_extra("PIL.Image", "vision", section.kind)
 
@@ -63,10 +63,10 @@ def decoded(
 def _decode(image_module: Any, cell: Any, section: ImageLike, where: str) -> Array:
     encoded = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(encoded, bytes):
-        raise DataError(f"{where}: column {section.image_column!r} holds no encoded image")
+        raise DataError(f"{where}: column {section.image_column!r} must hold an encoded image (bytes)")
     try:
         image = image_module.open(io.BytesIO(encoded)).convert("L" if section.channels == 1 else "RGB")
-    except Exception as error:  # a broken image may raise OSError, SyntaxError, ValueError, TypeError, …
+    except Exception as error:  # Pillow raises many types: OSError, SyntaxError, ValueError, TypeError, …
         raise DataError(f"{where}: cannot be decoded as an image ({type(error).__name__})") from None
     if image.size != (section.size, section.size):
         raise DataError(

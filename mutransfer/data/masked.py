@@ -1,4 +1,4 @@
-"""Token sequences with masked tokens to guess, over any source of token sequences."""
+"""Masked language modelling over any source of token sequences."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from mutransfer.data.dataset import IGNORED, Array, Batch, Dataset, notes_of
 
 _MASKED, _REPLACED = 0.8, 0.1
-# Tells the streams of masks from those of windows and from one another.
+# Seeds that keep the random streams of masks apart from those of windows and from each other.
 _TRAINING, _VALIDATION = 0x6D61736B, 0x6D617368
 
 
 class MaskedDataset:
-    """Devlin et al. 2018 (arXiv 1810.04805), §3.1: a share of each sequence is to be guessed, one token at least.
+    """Predict a share of each sequence, at least one token (Devlin et al. 2018, arXiv 1810.04805, §3.1).
 
-    Batches are inputs (B, S), of which 80 % of the chosen are the mask, 10 % any token, and 10 % as they were; and
-    targets (B, S): the token where it was chosen, `IGNORED` elsewhere. Training masks are a function of (seed, step),
-    those of the validation part of the sequence's place in it.
+    A batch is inputs (B, S) and targets (B, S). Of the chosen tokens 80 % become the mask, 10 % become a random token
+    and 10 % stay. A target is the original token where one was chosen, `IGNORED` elsewhere. Training masks
+    are a function of (seed, step), validation masks of the index of the sequence.
     """
 
     def __init__(self, data: Dataset, *, share: float, mask_id: int) -> None:
@@ -28,7 +28,7 @@ class MaskedDataset:
 
     @property
     def fingerprint(self) -> str:
-        """See `Dataset`; masks are a function of the config."""
+        """See `Dataset`. The masks depend only on the config."""
         return self._data.fingerprint
 
     def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
@@ -49,7 +49,7 @@ class MaskedDataset:
     def _masked(self, tokens: Array, generator: np.random.Generator) -> Batch:
         count = max(1, round(self._share * tokens.shape[1]))
         order = generator.random(tokens.shape).argsort(axis=1)
-        chosen = order < count  # the first so many of a random order, in each sequence
+        chosen = order < count  # `count` random tokens of each sequence
         inputs, fate = tokens.copy(), generator.random(tokens.shape)
         inputs[chosen & (fate < _MASKED)] = self._mask_id
         replaced = chosen & (fate >= _MASKED) & (fate < _MASKED + _REPLACED)

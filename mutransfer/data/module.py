@@ -1,4 +1,4 @@
-"""Data from a factory of the user's own: a `Dataset`, or a pair of arrays that is made one."""
+"""Data from the user's own factory: a `Dataset`, or a pair of arrays."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def load(section: DataModuleSection) -> Dataset:
     """Call the factory.
 
     Raises:
-        ConfigError: there is no such factory, it does not take an argument of the section, or it raised.
-        DataError: it returned something that is not data.
+        ConfigError: the factory does not exist, does not take an argument of the section, or raised an error.
+        DataError: the factory returned something else.
     """
     own = type(section).model_fields
     offers = {"validation_fraction": section.validation_fraction}
@@ -29,7 +29,7 @@ def load(section: DataModuleSection) -> Dataset:
         return OwnDataset(cast(Dataset, found), f"data.factory: {section.factory}")
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise DataError(
-            f"data.factory: {section.factory} returned a {type(found).__name__}; it has to return a pair of arrays "
+            f"data.factory: {section.factory} returned a {type(found).__name__}; it must return a pair of arrays "
             "(inputs, targets), or an object with batch, validation and fingerprint"
         )
     inputs, targets = found
@@ -44,7 +44,7 @@ def load(section: DataModuleSection) -> Dataset:
 
 
 class OwnDataset:
-    """What a factory returned as a data set, so that what its code does wrong is one message, whenever it does it."""
+    """A `Dataset` from a factory. Its errors and wrong values become a `DataError` that names the factory."""
 
     def __init__(self, own: Dataset, label: str) -> None:
         self._own, self._label = own, label
@@ -71,19 +71,21 @@ class OwnDataset:
                 one: Any = next(found, None)
             if one is None:
                 if not number:
-                    raise DataError(f"{self._label}: validation gave no batch; it has to give one at least")
+                    raise DataError(f"{self._label}: validation gave no batch; it must give at least one")
                 return
             yield self._checked(one, "validation")
 
     def _checked(self, found: Any, where: str) -> Batch:
         if not isinstance(found, tuple | list) or len(found) != 2:
-            raise DataError(f"{self._label}: {where} gave a {type(found).__name__}, and not a pair (inputs, targets)")
+            raise DataError(
+                f"{self._label}: {where} gave a {type(found).__name__}; it must give a pair (inputs, targets)"
+            )
         inputs, targets = found
         label = f"{self._label}: {where}"
         several = tuple(_array(one, label) for one in (inputs if isinstance(inputs, tuple) else (inputs,)))
         answers = _array(targets, label)
         if not len(answers):
-            raise DataError(f"{label} gave a batch without examples; each has to have one at least")
+            raise DataError(f"{label} gave a batch without examples; every batch must have at least one")
         return several if isinstance(inputs, tuple) else several[0], answers
 
     @contextmanager
@@ -95,13 +97,13 @@ class OwnDataset:
 
 
 class ArrayDataset(ExampleDataset):
-    """Inputs (N, …) and targets (N, …) as they are: in a new order each epoch, a share of them held out."""
+    """Inputs (N, …) and targets (N, …), not normalised. A random share is held out for validation."""
 
     def __init__(self, inputs: tuple[Array, ...], targets: Array, *, validation_fraction: float, label: str) -> None:
         size = len(targets)
         if any(len(one) != size for one in inputs):
             lengths = ", ".join(str(len(one)) for one in (*inputs, targets))
-            raise DataError(f"{label}: inputs and targets differ in how many examples they have: {lengths}")
+            raise DataError(f"{label}: inputs and targets must have the same number of examples, but have {lengths}")
         held_out = round(size * validation_fraction)
         if held_out < 1 or held_out >= size:
             raise DataError(f"{label}: too small to split: {size} examples")
@@ -117,11 +119,15 @@ class ArrayDataset(ExampleDataset):
 
 
 def _array(value: Any, label: str) -> Array:
-    """An array in the types that models take: float32 and int64."""
+    """An array of the types that models take: float32 or int64."""
     try:
         array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise DataError(f"{label}: arrays of numbers are needed, but one cannot be made an array: {error}") from None
+        raise DataError(
+            f"{label}: must give arrays of numbers, but a value cannot be converted to an array: {error}"
+        ) from None
     if array.ndim == 0 or array.dtype.kind not in "iufb":
-        raise DataError(f"{label}: arrays of numbers are needed, but one is {array.dtype} {array.shape}")
+        raise DataError(
+            f"{label}: must give arrays of numbers, but one has dtype {array.dtype} and shape {array.shape}"
+        )
     return array.astype(np.float32 if array.dtype.kind == "f" else np.int64, copy=False)

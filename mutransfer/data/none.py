@@ -1,4 +1,4 @@
-"""No data: what asks for it anyway is refused."""
+"""`none`: a config without data, for a command that reads its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,5 @@ from mutransfer.errors import DataError
 
 
 def load(section: NoneSection) -> Dataset:
-    """Never gives any.
-
-    Raises:
-        DataError: always.
-    """
-    raise DataError(f"data kind {section.kind}: a command brings its own data, so there is none to look at")
+    """Raise `DataError`: this kind has no data."""
+    raise DataError(f"data kind {section.kind}: the command reads its own data, so mutransfer cannot load any")

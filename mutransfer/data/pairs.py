@@ -1,4 +1,4 @@
-"""Pairs of sequences: a source and its target, padded to one length each."""
+"""Pairs of a source and a target sequence, each side padded to one length."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Ids = Sequence[int] | Array
 
 @dataclass(frozen=True)
 class Held:
-    """Sentences that a metric translates, whole."""
+    """Complete sentences for a metric that translates them."""
 
     sources: list[list[int]]
-    """Ids of each, the end included."""
+    """Ids of each source, with `END`."""
     references: list[str]
-    """The human translation of each, unchanged from the file."""
+    """The reference translation of each source, as in the file."""
 
 
 class PairDataset:
-    """Pairs of ids, each side without beginning or end.
+    """Pairs of id sequences; the pairs given have no `BEGIN` and no `END`.
 
-    Batches are inputs (sources (B, S), what the decoder has read (B, T)) and targets (B, T), int64: sources and targets
-    close with `END`, the decoder starts with `BEGIN`; behind the end sources hold `PAD` and targets `IGNORED`.
-    Training goes through a new permutation each epoch.
+    A batch is inputs (sources (B, S), decoder inputs (B, T)) and targets (B, T), int64. Sources and targets end with
+    `END`, decoder inputs start with `BEGIN`. After the end, sources hold `PAD` and targets hold `IGNORED`.
+    Training uses a new permutation each epoch.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PairDataset:
         return _batch(self._train, self._epochs.rows(step, batch_size=batch_size, seed=seed))
 
     def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`; pairs from all over the part."""
+        """See `Dataset`. The pairs are spread evenly over the validation part."""
         available = len(self._validation[0])
         wanted = min(batches * batch_size, available)
         rows = np.linspace(0, available - 1, wanted).astype(np.int64)
@@ -70,7 +70,7 @@ class PairDataset:
             yield _batch(self._validation, rows[first : first + batch_size])
 
     def _padded(self, pairs: Sequence[tuple[Ids, Ids]]) -> tuple[Array, Array]:
-        """(pairs, S) sources and (pairs, T + 1) targets behind their beginning; longer ones are cut and have no end."""
+        """Sources (pairs, S), and targets (pairs, T + 1) after `BEGIN`. Longer ones are cut and then have no `END`."""
         sources = np.full((len(pairs), self._spec.source_len), PAD, dtype=np.int32)
         targets = np.full((len(pairs), self._spec.target_len + 1), PAD, dtype=np.int32)
         for row, (source, target) in enumerate(pairs):

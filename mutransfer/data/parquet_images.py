@@ -16,7 +16,7 @@ _ROWS = 1024
 
 
 def load(section: ParquetImagesSection) -> ClassDataset:
-    """The images as bytes (N, channels, size, size); decoded at the first load, from the cache afterwards."""
+    """Images (N, channels, size, size) uint8, decoded at the first load and cached."""
     for module in ("pyarrow.parquet", "PIL.Image"):
         need_extra(module, "vision", section.kind)
     path = require_file(section.path)
@@ -36,7 +36,7 @@ def load(section: ParquetImagesSection) -> ClassDataset:
 
 
 def _rows(section: ParquetImagesSection, path: Path) -> Iterator[tuple[Any, Any]]:
-    """Image and label of each row; rows beyond the limit are not read."""
+    """Image and label of each row up to the limit."""
     parquet = need_extra("pyarrow.parquet", "vision", section.kind)
     arrow = need_extra("pyarrow", "vision", section.kind)
     left = section.limit

@@ -1,4 +1,4 @@
-"""Files of a data set, found by paths and globs."""
+"""Finds the files of a data set by paths and globs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mutransfer.errors import DataError
 
 
 def matching_files(patterns: Sequence[str], field: str) -> dict[str, Path]:
-    """Files that match paths or globs, by their path from the folder that they have in common.
+    """Files that match paths or globs. Keys are paths relative to the deepest folder that contains all of them.
 
     Raises:
-        DataError: a pattern matches none, or what it matches cannot be read; the message names `field`.
+        DataError: a pattern matches no file, or a file cannot be read. The message names `field`.
     """
     paths: set[Path] = set()
     for pattern in patterns:
@@ -25,6 +25,6 @@ def matching_files(patterns: Sequence[str], field: str) -> dict[str, Path]:
         if not matches:
             raise DataError(f"{field}: {pattern}: matches no file")
         paths.update(require_file(name).resolve() for name in matches)
-    # The same files are the same data from any working folder, and after their folder has moved.
+    # Relative paths keep cache keys the same from any working folder, and after the files have moved.
     common = Path(os.path.commonpath([path.parent for path in paths]))
     return {path.relative_to(common).as_posix(): path for path in paths}

@@ -1,4 +1,4 @@
-"""A corpus of any size to shards of token ids; stopped at any moment it goes on from the last whole shard."""
+"""Turns a corpus of any size into shards of token ids. After a stop it continues after the last complete shard."""
 
 from __future__ import annotations
 
@@ -33,28 +33,26 @@ SHARD_TOKENS = 1 << 27
 SAMPLE = 1 << 28
 # Characters that a worker encodes at a time.
 _BATCH = 1 << 20
-
-
 Encoded = tuple[list[Piece], Array, list[int]]
 
 
 @dataclass(frozen=True)
 class PrepareNews:
-    """What a caller is told after every batch."""
+    """Progress, reported after every batch."""
 
     phase: str
     """`vocabulary` while the tokenizer is trained, then `tokens`."""
     done: int
     """Bytes read."""
     total: int
-    """Bytes there are, 0 where unknown."""
+    """Bytes of the corpus; 0 if unknown."""
     tokens: int
     shards: int
-    """Whole ones."""
+    """Complete shards."""
 
 
 class _Stopped(Exception):
-    """Leaves the training of a tokenizer."""
+    """Stops the training of a tokenizer."""
 
 
 def prepare(
@@ -68,32 +66,32 @@ def prepare(
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[PrepareNews], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Write `source` as shards into `out`, or go on where an earlier call with the same arguments was stopped.
+    """Write `source` as shards into `out`, or continue an earlier call with the same arguments.
 
-    The files are a function of the source, the tokenizer and `shard_tokens`, whatever the number of workers and
-    however often the work was interrupted.
+    The files depend only on the source, the tokenizer and `shard_tokens`, not on the number of workers or of
+    interruptions.
 
     Args:
-        shard_tokens: tokens in a shard.
-        sample: bytes of text on which a tokenizer is trained, spread over the whole of files, the first ones of a
-            stream of unknown size.
-        workers: processes that encode; 1 works in this one.
+        shard_tokens: tokens per shard.
+        sample: bytes of text on which a tokenizer is trained: spread over all files, or the first ones of a stream of
+            unknown size.
+        workers: processes that encode; 1 uses this process.
 
     Returns:
         The index: `tokens`, `vocab_size`, `dtype`, `shards`, `fingerprint`, …
 
     Raises:
-        UsageError: `out` holds something else, is in use or cannot be written.
+        UsageError: `out` has other content, is in use or cannot be written.
         DataError: the source cannot be read.
-        Interrupted: `should_stop` said so; whole shards stay.
+        Interrupted: `should_stop` returned true. Complete shards are kept.
     """
     plan = {**source.facts(), "tokenizer": _settings(tokenizer), "shard_tokens": shard_tokens, "sample": sample}
     _require_free(out, plan)
     busy = f"{out}: another process is preparing data here"
     with sole_folder(out, out / LOCK, lambda: busy, begun=(VOCABULARY, PROGRESS, _TOKENIZER)):
-        for left in (*out.glob(".*.partial"), *out.glob(".*.json.*")):  # by a call that was killed
+        for left in (*out.glob(".*.partial"), *out.glob(".*.json.*")):  # a killed call left them
             left.unlink()
-        os.environ["RAYON_NUM_THREADS"] = str(workers)  # read once, when the library first trains or encodes
+        os.environ["RAYON_NUM_THREADS"] = str(workers)  # the library reads it once, at its first use
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if workers > 1 else "false"
         job = _Job(source, out, plan, should_stop, on_progress)
         return job.encode(job.vocabulary(tokenizer, sample), shard_tokens, workers)
@@ -112,14 +110,14 @@ class _Job:
         self._should_stop, self._on_progress = should_stop, on_progress
 
     def vocabulary(self, section: TokenizerSection, sample: int) -> Tokenizer:
-        """The tokenizer: the one that an earlier call left, or trained now."""
+        """The tokenizer that an earlier call stored, or a new one."""
         path = self._out / VOCABULARY
         if (self._out / PROGRESS).exists() and path.exists():
             return restore(path.read_text(encoding="utf-8"))
         try:
             made = open_tokenizer(section, lambda: self._sampled(sample))
         except Exception as error:
-            if self._should_stop():  # the library passes on what its texts raise, in clothes of its own
+            if self._should_stop():  # the library wraps the `_Stopped` of its texts
                 raise Interrupted(f"{self._out}: stopped before the first shard") from None
             raise error from None
         write_atomic(path, made.dump())
@@ -128,7 +126,7 @@ class _Job:
         return made
 
     def _sampled(self, sample: int) -> Iterator[str]:
-        """Every k-th piece of the training part, so that about `sample` bytes come from all over it."""
+        """Every k-th piece of the training part, about `sample` bytes in total."""
         units = DataSource(self._source.units)
         stride = max(1, -(-units.size // sample))
         taken = 0
@@ -145,7 +143,7 @@ class _Job:
                 self._on_progress(PrepareNews("vocabulary", taken * stride, units.size, 0, 0))
 
     def encode(self, tokenizer: Tokenizer, shard_tokens: int, workers: int) -> dict[str, Any]:
-        """Write the shards that are not there yet, then the index."""
+        """Write the missing shards, then the index."""
         dtype = np.dtype(smallest_type(tokenizer.vocab_size)).name
         writer = ShardWriter(self._out, dtype=dtype, size=shard_tokens, plan=self._plan)
         writer.begin()
@@ -187,22 +185,22 @@ class _Job:
                 if stopped:
                     break
         except BrokenProcessPool:
-            # A signal to the whole process group ends the workers too.
+            # A signal to the process group also ends the workers.
             stopped = self._should_stop()
             if not stopped:
                 raise UsageError(
-                    "an encoding process died, perhaps because memory ran out; the same command continues from the "
+                    "an encoding process died, perhaps because memory ran out; the same command continues after the "
                     "last complete shard, and --workers 1 needs the least memory"
                 ) from None
         finally:
-            encoded.close()  # and with it the workers
+            encoded.close()  # also ends the workers
         if stopped:
             kept = sum(shard["tokens"] for shard in writer.shards)
             raise Interrupted(f"{self._out}: stopped; {len(writer.shards)} shards of {kept:,} tokens are kept")
 
 
 def _require_free(out: Path, plan: dict[str, Any]) -> None:
-    """Nothing is overwritten, and shards of one corpus are not continued with another."""
+    """Refuse to overwrite files, and to continue shards with other data or settings."""
     finished = read_record(out / INDEX)
     if finished is not None:
         raise UsageError(f"{out}: is prepared already ({finished['tokens']:,} tokens); name another folder with --out")
@@ -217,7 +215,7 @@ def _require_free(out: Path, plan: dict[str, Any]) -> None:
     changed = [name for name in plan if plan[name] != begun["plan"].get(name)]
     if changed:
         raise UsageError(
-            f"{out}: holds shards begun with other settings or data (what differs: {', '.join(changed)}); name "
+            f"{out}: has unfinished shards of other settings or data (different: {', '.join(changed)}); name "
             "another folder with --out, or remove this one"
         )
 
@@ -231,7 +229,7 @@ def _settings(tokenizer: TokenizerSection) -> dict[str, Any]:
 
 
 def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Generator[Encoded, None, None]:
-    """The pieces in batches, in order, with their ids and how many each has."""
+    """Batches of pieces in order, with all ids of a batch and the number of ids of each piece."""
     batches = _batches(pieces)
     if workers == 1:
         for batch in batches:
@@ -254,7 +252,7 @@ def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Gen
 
 
 def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
-    """Pieces of one unit, about a million characters of them."""
+    """Batches of pieces of one unit, about a million characters each."""
     batch: list[Piece] = []
     size = 0
     for piece in pieces:
@@ -282,8 +280,8 @@ _tokenizer: Tokenizer | None = None
 
 
 def _begin_worker(dumped: str) -> None:
-    """Once per worker: it leaves stopping to its parent, and leaves with it."""
-    global _tokenizer  # noqa: PLW0603 - how a pool gives its workers something to keep
+    """Set up a worker. It ignores Ctrl-C, because its parent stops it, and ends when its parent ends."""
+    global _tokenizer  # noqa: PLW0603 - a pool initializer can only set globals
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Token ids in files of bounded size with an index: written whole or not at all, read as one sequence."""
+"""Shards: token ids in files of bounded size with an index, read as one sequence. A shard is complete or absent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VERSION = 1
 
 
 class ShardedTokens:
-    """Shards as one sequence; slices cross from one to the next, so their size makes no difference to batches."""
+    """Shards as one sequence. A slice may span shards, so that their size does not change batches."""
 
     def __init__(self, shards: Sequence[Array], fingerprint: str, begin: int = 0, end: int | None = None) -> None:
         self._shards, self.fingerprint = list(shards), fingerprint
@@ -49,17 +49,17 @@ class ShardedTokens:
 
 
 def open_shards(folder: Path) -> tuple[ShardedTokens, dict[str, Any]]:
-    """The shards of a prepared folder, memory-mapped, and their index; the ids are not read.
+    """The memory-mapped shards of a prepared folder, and its index. The ids are not read.
 
     Raises:
-        DataError: the folder was not prepared, or not to the end, or a shard is missing or has another size.
+        DataError: the folder is not prepared completely, or a shard is missing or has the wrong size.
     """
     index = read_record(folder / INDEX)
     if index is None:
         unfinished = (folder / PROGRESS).exists()
         how = "the same `mutransfer prepare` continues it" if unfinished else "`mutransfer prepare` makes one"
         raise DataError(
-            f"{folder}: {'is not completely prepared' if unfinished else 'is not a folder of shards'}; {how}"
+            f"{folder}: {'is not prepared completely' if unfinished else 'is not a folder of shards'}; {how}"
         )
     shards = []
     dtype = np.dtype(index["dtype"]).newbyteorder("<")
@@ -77,20 +77,20 @@ def open_shards(folder: Path) -> tuple[ShardedTokens, dict[str, Any]]:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """An index or a record of progress; none where there is no such file.
+    """An index or a record of progress; None if the file does not exist.
 
     Raises:
-        DataError: it is damaged, or of another version.
+        DataError: the file is damaged, or has another version.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != _FORMAT or record["version"] != _VERSION:
-            raise DataError(f"{path}: is of format {record['format']} {record['version']}, not {_FORMAT} {_VERSION}")
+            raise DataError(
+                f"{path}: has format {record['format']} {record['version']}, but must have {_FORMAT} {_VERSION}"
+            )
         record["shards"], record["dtype"]
         return dict(record)
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
@@ -99,29 +99,29 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 class ShardWriter:
-    """Shards one after another; after each the record of progress says where the next begins.
+    """Writes shards in order. After each one the record of progress says where the next one starts.
 
-    A shard has its final name only when it is whole and on disk, and counts only when the record lists it.
+    A shard gets its final name when it is complete and on disk. It counts when the record lists it.
     """
 
     def __init__(self, folder: Path, *, dtype: str, size: int, plan: dict[str, Any]) -> None:
-        """Go on after the shards that the folder's record lists, if there are any.
+        """Continue after the shards that the folder's record lists, if it has one.
 
         Args:
-            size: tokens in a shard; the last has what is left.
-            plan: what the shards are made of, kept in the record.
+            size: tokens per shard; the last shard has the rest.
+            plan: settings and source of the shards, stored in the record.
 
         Raises:
-            DataError: a shard that counts is damaged.
+            DataError: a listed shard is damaged.
         """
         self._folder, self._size, self._plan = folder, size, plan
         self._dtype = np.dtype(dtype).newbyteorder("<")
         record = read_record(folder / PROGRESS) or {"shards": [], "position": [0, 0, 0, 0], "held_out_from": None}
         self.shards: list[dict[str, Any]] = record["shards"]
         self.position: tuple[int, ...] = tuple(record["position"])
-        """Where the next shard begins: unit, document, piece, token."""
+        """Where the next shard starts: unit, document, piece, token."""
         self.held_out_from: int | None = record["held_out_from"]
-        """Tokens before the validation part, once that is reached."""
+        """Number of tokens before the validation part; None until that is reached."""
         self._waiting: list[Array] = []
         self._held = 0
         for shard in self.shards:
@@ -132,17 +132,18 @@ class ShardWriter:
 
     @property
     def tokens(self) -> int:
-        """Tokens given so far."""
+        """Number of tokens added so far."""
         return sum(int(shard["tokens"]) for shard in self.shards) + self._held
 
     def add(self, ids: Array, ends: Sequence[tuple[int, tuple[int, int, int]]], *, skipped: int = 0) -> None:
-        """The ids of some pieces, and for each where it ends in `ids` and what piece (unit, document, piece) it is.
+        """Add the ids of some pieces.
 
         Args:
-            skipped: so many ids of the first piece are in earlier shards and not in `ids`.
+            ends: for each piece its end in `ids` and its place (unit, document, piece).
+            skipped: number of ids of the first piece that are in earlier shards and not in `ids`.
 
         Raises:
-            UsageError: the disk refuses.
+            UsageError: a file cannot be written.
         """
         start = 0
         while start < len(ids):
@@ -154,10 +155,10 @@ class ShardWriter:
                 self._flush(_place(ends, start, skipped))
 
     def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Write what is left and the index; the record of progress goes.
+        """Write the last shard and the index, and remove the record of progress.
 
         Raises:
-            UsageError: the disk refuses.
+            UsageError: a file cannot be written.
         """
         if self._held:
             self._flush(self.position)
@@ -167,9 +168,7 @@ class ShardWriter:
         for part in (str(self._dtype.name), total, held_out, *(shard["checksum"] for shard in self.shards)):
             digest.update(f"{part}\n".encode())
         index = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "dtype": self._dtype.name,
+            **self._header(),
             "tokens": total,
             "held_out": held_out,
             "fingerprint": digest.hexdigest(),
@@ -182,17 +181,18 @@ class ShardWriter:
         return index
 
     def begin(self) -> None:
-        """Write the record of progress, so that the folder says what it is being made of."""
+        """Write the record of progress."""
         record = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "dtype": self._dtype.name,
+            **self._header(),
             "plan": self._plan,
             "position": list(self.position),
             "held_out_from": self.held_out_from,
             "shards": self.shards,
         }
         write_json(self._folder / PROGRESS, record)
+
+    def _header(self) -> dict[str, Any]:
+        return {"format": _FORMAT, "version": _VERSION, "dtype": self._dtype.name}
 
     def _flush(self, position: tuple[int, ...]) -> None:
         name = f"shard-{len(self.shards):05d}.bin"
@@ -211,7 +211,7 @@ class ShardWriter:
 
 
 def _place(ends: Sequence[tuple[int, tuple[int, int, int]]], at: int, skipped: int) -> tuple[int, ...]:
-    """The piece in which token `at` of a batch lies, or ends, and how many of its tokens come before."""
+    """The piece that contains token `at` of a batch or ends there, and the number of its tokens before `at`."""
     begin = -skipped
     for end, piece in ends:
         if at <= end:

@@ -1,4 +1,4 @@
-"""A corpus that need not fit in memory, as numbered pieces of text that can be read from any place on."""
+"""A corpus of any size, as numbered pieces of text. Reading can start at any piece."""
 
 from __future__ import annotations
 
@@ -39,33 +39,29 @@ class Piece:
     number: int
     text: str
     last: bool
-    """Whether the document ends with it."""
+    """Whether it is the last piece of the document."""
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """Where it is in the corpus."""
+        """Its position in the corpus: (unit, document, number)."""
         return self.unit, self.document, self.number
 
 
 class Unit:
-    """One file, or one data set on the hub."""
+    """One file, or one data set of the hub."""
 
     label: str
     size: int = 0
-    """Bytes, as far as they are known beforehand."""
+    """Bytes; 0 if unknown."""
     documents: int | None = None
-    """How many there are, as far as that is known beforehand; for progress."""
+    """Number of documents for the display of progress; None if unknown."""
 
     def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:
-        """The pieces from a place on; `number` is the unit's own.
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        """The pieces from a position on, in the unit with this number; raises `DataError` if it cannot be read."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """What must not change between two calls that make the same shards."""
+        """What identifies the content. Shards are continued only if it has not changed."""
         raise NotImplementedError
 
 
@@ -91,7 +87,7 @@ class TextFile(Unit):
         return {"file": self.path.name, "bytes": self.size, "changed": self.path.stat().st_mtime_ns}
 
     def _chunks(self) -> Iterator[str]:
-        """Of any content where bytes are the tokens, of UTF-8 otherwise."""
+        """The text in chunks. Any bytes are accepted if bytes are the tokens, otherwise UTF-8 only."""
         try:
             with self.path.open(
                 encoding="utf-8",
@@ -101,13 +97,13 @@ class TextFile(Unit):
                 while chunk := file.read(_CHUNK):
                     yield chunk
         except UnicodeDecodeError:
-            raise DataError(f"{self.path}: is not UTF-8 text; only the tokenizer bytes takes any file") from None
+            raise DataError(f"{self.path}: is not UTF-8 text; only the tokenizer bytes reads any file") from None
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 class Rows(Unit):
-    """A file of rows or a data set on the hub; the text of a row is a document."""
+    """A file of rows or a data set of the hub. The text of a row is a document."""
 
     def __init__(self, origin: Origin, column: str, limit: int | None, path: Path | None = None) -> None:
         self.label, self._origin, self._column, self._limit, self._path = origin.label, origin, column, limit, path
@@ -144,26 +140,26 @@ class Rows(Unit):
 
 @dataclass(frozen=True)
 class DataSource:
-    """The units of a corpus: those of the training part, then those of the validation part if it is apart."""
+    """The units of a corpus: the training part, then the validation part if it is separate."""
 
     units: tuple[Unit, ...]
     held_out: tuple[Unit, ...] = ()
 
     @property
     def size(self) -> int:
-        """Bytes of all units, 0 if one does not know its own."""
+        """Bytes of all units; 0 if a size is unknown."""
         sizes = [unit.size for unit in (*self.units, *self.held_out)]
         return sum(sizes) if all(sizes) else 0
 
     def pieces(self, position: Sequence[int] = (0, 0, 0)) -> Iterator[Piece]:
-        """All pieces from a place on."""
+        """All pieces from a position on."""
         unit, document, piece = position[:3]
         for number, one in enumerate((*self.units, *self.held_out)):
             if number >= unit:
                 yield from one.pieces(number, *((document, piece) if number == unit else (0, 0)))
 
     def facts(self) -> dict[str, Any]:
-        """What the corpus is made of."""
+        """What identifies the corpus."""
         return {
             "source": [unit.facts() for unit in self.units],
             "held_out": [unit.facts() for unit in self.held_out],
@@ -174,12 +170,12 @@ def source_of(section: AnyDataSection) -> DataSource:
     """The corpus of a data section.
 
     Raises:
-        UsageError: it has no text.
+        UsageError: the section has no text.
         DataError: files are missing.
     """
     if section.corpus is None:
         raise UsageError(
-            f"{section.label} has no text to prepare; use a data kind that has some, such as text or huggingface-text"
+            f"{section.label} has no text to prepare; use a data kind with text, for example text or huggingface-text"
         )
     return cast(DataSource, pkgutil.resolve_name(section.corpus)(section))
 
@@ -204,11 +200,7 @@ def corpus_of_rows(section: HuggingFaceTextSection) -> DataSource:
 
 
 def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> DataSource:
-    """The corpus in files of any kind: parquet and JSON lines by their column, others as text.
-
-    Raises:
-        DataError: files are missing.
-    """
+    """The corpus in files: a column of parquet and JSON lines, and text; raises `DataError` if files are missing."""
     units: list[Unit] = []
     for path in matching_files(patterns, "--input").values():
         if any(ending in path.suffixes for ending in (".parquet", *JSON_ENDINGS)):
@@ -220,7 +212,7 @@ def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> DataS
 
 
 def _about_lines(path: Path) -> int:
-    """How many lines a file has if they go on as they begin."""
+    """Estimate of the number of lines, from the first chunk."""
     try:
         with path.open("rb") as file:
             begin = file.read(_CHUNK)
@@ -230,16 +222,16 @@ def _about_lines(path: Path) -> int:
 
 
 def tokenizer_of(name: str | None, vocab_size: int | None, eos: str | None) -> TokenizerSection:
-    """The tokenizer that options name: a kind, or a file.
+    """The tokenizer from the options of `prepare`; `name` is a kind or a file.
 
     Raises:
-        UsageError: they name no possible one.
+        UsageError: an option is wrong.
     """
     kinds = ("bytes", "words", "bpe")
     if name is not None and name not in kinds and not Path(name).expanduser().exists():
         near = difflib.get_close_matches(name, kinds, n=1)
         raise UsageError(
-            f"--tokenizer {name}: no such file and no kind of tokenizer{f'; did you mean {near[0]}?' if near else ';'} "
+            f"--tokenizer {name}: no such file or kind of tokenizer{f'; did you mean {near[0]}?' if near else ';'} "
             f"give {', '.join(kinds)}, or the path of a tokenizer.json of the tokenizers library"
         )
     given: dict[str, Any] = {"kind": name or "bytes"} if name in (None, *kinds) else {"file": name}

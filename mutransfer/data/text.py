@@ -1,4 +1,4 @@
-"""`text`: files through a tokenizer, the standard library's own sources as the default that needs no download."""
+"""`text`: text files and a tokenizer. The default text is the source of Python's standard library: no download."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ _STDLIB_SKIPS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "
 
 
 def load(section: TextSection) -> TokenDataset:
-    """Read all files into one sequence; its tail is the validation part, unless that has files of its own.
+    """Read all files into one sequence. Its tail is the validation part, unless `validation_paths` are given.
 
-    Files are ordered by a hash of their path, so that the tail is a fair sample
-    and not the end of the alphabet.
+    Files are sorted by a hash of their path, so that the tail is a fair sample and not the end of the alphabet.
     """
     files, held_out = text_files(section)
     label = section.source if section.source == "python-stdlib" else ", ".join(section.paths)
-    if section.tokenizer.kind == "bytes":  # as they are, whatever their encoding
+    if section.tokenizer.kind == "bytes":  # read as they are, in any encoding
         content, other = _joined(files), _joined(held_out)
         return TokenDataset(
             np.frombuffer(content + other, dtype=np.uint8),
@@ -48,10 +47,10 @@ def load(section: TextSection) -> TokenDataset:
 
 
 def text_files(section: TextSection) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The files of the training part (and of all, where a part of them is held out) and of the validation part.
+    """The files of the training part, and of the validation part if it has its own.
 
     Raises:
-        DataError: there are none, or a file cannot be read.
+        DataError: no file matches, or a file cannot be read.
     """
     stdlib = section.source == "python-stdlib"
     files = _stdlib_files() if stdlib else matching_files(section.paths, "data.paths")
@@ -60,11 +59,7 @@ def text_files(section: TextSection) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def documents(files: dict[str, Path]) -> Iterator[str]:
-    """The text of each file that is not empty.
-
-    Raises:
-        DataError: one cannot be read, or is not UTF-8.
-    """
+    """The text of each file that is not empty; see `read_text` for errors."""
     return (text for text in map(read_text, files.values()) if text)
 
 
@@ -76,9 +71,7 @@ def _joined(files: dict[str, Path]) -> bytes:
 
 
 def _shuffled(files: dict[str, Path]) -> dict[str, Path]:
-    return dict(
-        sorted(files.items(), key=lambda item: hashlib.blake2b(item[0].encode(), digest_size=8).digest()),
-    )
+    return dict(sorted(files.items(), key=lambda item: hashlib.blake2b(item[0].encode(), digest_size=8).digest()))
 
 
 def _stdlib_files() -> dict[str, Path]:

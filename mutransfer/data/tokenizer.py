@@ -19,10 +19,10 @@ from mutransfer.errors import DataError
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 PAIR_SPECIALS = (PAD, BOS, EOS, UNK)
-"""Special tokens of translation: padding is id 0 of words and bpe."""
-# Of language modelling; a file has what it has.
+"""Special tokens of translation; padding is id 0 of words and bpe."""
+# Special tokens of language modelling. A file brings its own.
 _TEXT_SPECIALS = {"bytes": (), "words": (UNK, EOS), "bpe": (EOS,), "file": ()}
-# What files call them.
+# Names of the special tokens in files.
 _OTHER_NAMES = {
     PAD: ("[PAD]", "<|pad|>", "<|endoftext|>"),
     BOS: ("<s>", "[BOS]", "[CLS]", "<|startoftext|>", "<|begin_of_text|>", "<|endoftext|>"),
@@ -32,18 +32,18 @@ _OTHER_NAMES = {
 
 
 class Tokenizer(ABC):
-    """Text to ids (N,) of an unsigned type and back."""
+    """Converts text to ids (N,) of an unsigned type, and back."""
 
     vocab_size: int
-    """Every id is below it."""
+    """All ids are smaller."""
     specials: dict[str, int]
-    """Ids of the special tokens asked for, by their names here (`PAD`, `BOS`, `EOS`, `UNK`)."""
+    """Ids of the special tokens, by name (`PAD`, `BOS`, `EOS`, `UNK`)."""
     end: Array
-    """Ids that close a document."""
+    """Ids that end a document."""
 
     @property
     def fingerprint(self) -> str:
-        """12 hex digits that change with any id that a text may get."""
+        """12 hex digits that change if a text can get different ids."""
         return hashlib.blake2b(self.dump().encode(), digest_size=6).hexdigest()
 
     def encode(self, text: str) -> Array:
@@ -51,20 +51,20 @@ class Tokenizer(ABC):
         return self.encode_texts([text])[0]
 
     def encode_texts(self, texts: Sequence[str]) -> list[Array]:
-        """`encode` of each, faster than one by one."""
+        """`encode` for many texts at once, which is faster."""
         return self.encode_lines(texts)
 
     @abstractmethod
     def encode_lines(self, lines: Sequence[str]) -> list[Array]:
-        """Ids of each line by itself; no special tokens are added."""
+        """Ids of each line, without special tokens."""
 
     @abstractmethod
     def decode(self, ids: Array) -> str:
-        """Text of ids; special tokens that are no part of it are left out."""
+        """The text of ids, without special tokens."""
 
     @abstractmethod
     def dump(self) -> str:
-        """JSON from which `restore` makes it again."""
+        """JSON from which `restore` makes the same tokenizer."""
 
 
 def open_tokenizer(
@@ -74,15 +74,15 @@ def open_tokenizer(
     specials: Sequence[str] | None = None,
     key: str | None = None,
 ) -> Tokenizer:
-    """The tokenizer of a section, trained on `texts` where its kind is trained.
+    """The tokenizer of a section, trained on `texts` if its kind is trained.
 
     Args:
-        texts: gives the training text, in pieces; called only if it is needed.
-        specials: special tokens that have to have ids; those of language modelling when left out.
-        key: what `texts` depends on (`cache_key`, `files_key`): a trained tokenizer is then kept in the cache.
+        texts: returns the training text in pieces; called only if it is needed.
+        specials: special tokens that must have ids; by default those of language modelling.
+        key: cache key of `texts`. With it a trained tokenizer is kept in the cache.
 
     Raises:
-        DataError: the file cannot be used, or lacks a special token, or an extra is missing.
+        DataError: the file cannot be used or lacks a special token, or an extra is missing.
     """
     specials = _TEXT_SPECIALS[section.kind] if specials is None else specials
     if section.kind == "bytes":
@@ -102,11 +102,7 @@ def open_tokenizer(
 
 
 def restore(dumped: str) -> Tokenizer:
-    """The tokenizer that `Tokenizer.dump` described.
-
-    Raises:
-        DataError: the extra `hf` is missing.
-    """
+    """The tokenizer that `Tokenizer.dump` wrote; raises `DataError` if it needs the extra `hf` and that is missing."""
     data = json.loads(dumped)
     if data["kind"] == "bytes":
         return Bytes(data["specials"])
@@ -116,7 +112,7 @@ def restore(dumped: str) -> Tokenizer:
 
 
 class Bytes(Tokenizer):
-    """UTF-8: ids below 256 are byte values, special tokens come after them."""
+    """UTF-8 bytes: ids below 256 are byte values, special tokens have the ids from 256 on."""
 
     def __init__(self, specials: Sequence[str]) -> None:
         self.specials = {name: 256 + index for index, name in enumerate(specials)}
@@ -135,7 +131,7 @@ class Bytes(Tokenizer):
 
 
 class Words(Tokenizer):
-    """Words between white space, as WikiText-2 has them: `<eos>` after each line, `<unk>` for what is not known."""
+    """Words between white space, as in WikiText-2: `<eos>` after each line, `<unk>` for unknown words."""
 
     def __init__(self, vocab_size: int, words: Sequence[str], specials: Sequence[str]) -> None:
         self.vocab_size = vocab_size
@@ -143,23 +139,21 @@ class Words(Tokenizer):
         self._ids = {word: index for index, word in enumerate(words)}
         self.specials = {name: self._ids[name] for name in specials}
         self._dtype = smallest_type(vocab_size)
-        self.end = np.empty(0, dtype=self._dtype)  # every line has one already
+        self.end = np.empty(0, dtype=self._dtype)  # every line ends with EOS already
 
     def encode_texts(self, texts: Sequence[str]) -> list[Array]:  # noqa: D102
-        return [self._encode_text(text) for text in texts]
-
-    def _encode_text(self, text: str) -> Array:
-        lines = text.split("\n")
-        if len(lines) > 1 and not lines[-1]:
-            lines.pop()  # a newline ends a line and begins none
-        return self._look_up([word for line in lines for word in (*line.split(), EOS)])
+        found = []
+        for text in texts:
+            lines = text.removesuffix("\n").split("\n")  # the last newline ends a line and starts no new one
+            found.append(self._look_up([word for line in lines for word in (*line.split(), EOS)]))
+        return found
 
     def encode_lines(self, lines: Sequence[str]) -> list[Array]:  # noqa: D102
         return [self._look_up(line.split()) for line in lines]
 
     def decode(self, ids: Array) -> str:  # noqa: D102
         left_out = {self.specials.get(PAD), self.specials.get(BOS)}
-        # A model may give ids of the vocabulary that no word has come to fill.
+        # A model can produce ids that are below vocab_size but have no word.
         known = [index for index in ids if index not in left_out and index < len(self._words)]
         words = ["\n" if self._words[index] == EOS else self._words[index] for index in known]
         return " ".join(words).replace(" \n ", "\n").replace(" \n", "\n")
@@ -176,7 +170,7 @@ class Words(Tokenizer):
 
 
 class Library(Tokenizer):
-    """A tokenizer of the `tokenizers` library; what its file says of padding and truncation is left aside."""
+    """A tokenizer of the `tokenizers` library. Padding and truncation in its file are ignored."""
 
     def __init__(
         self, content: str, vocab_size: int, specials: dict[str, int], end: Sequence[int], *, literal: bool
@@ -186,7 +180,7 @@ class Library(Tokenizer):
         self._made = need_library().Tokenizer.from_str(content)
         self._made.no_padding()
         self._made.no_truncation()
-        # The names of our own special tokens are plain text where users write them.
+        # In a text, the names of our own special tokens are plain text.
         self._made.encode_special_tokens = literal
         self._dtype = smallest_type(vocab_size)
         self.end = np.array(end, dtype=self._dtype)
@@ -207,22 +201,18 @@ class Library(Tokenizer):
 
 
 def smallest_type(vocab_size: int) -> type[np.unsignedinteger[Any]]:
-    """The type of one id: two bytes where they do, else four."""
+    """The smallest type that holds all ids: uint16 or uint32."""
     return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 def need_library() -> Any:
-    """The `tokenizers` library.
-
-    Raises:
-        DataError: it is not installed.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns wherever a process was forked
+    """The `tokenizers` library; raises `DataError` if it is not installed."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # otherwise it warns in forked processes
     return need_extra("tokenizers", "hf", "", needer="this tokenizer")
 
 
 def _train_words(section: TokenizerSection, texts: Iterable[str], specials: Sequence[str]) -> str:
-    """The most frequent words; among equally frequent ones the alphabet decides."""
+    """The most frequent words. Equally frequent ones are in alphabetical order."""
     names = [*specials, *([] if UNK in specials else [UNK])]
     counts: Counter[str] = Counter()
     for text in texts:
@@ -231,12 +221,11 @@ def _train_words(section: TokenizerSection, texts: Iterable[str], specials: Sequ
         counts.pop(name, None)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     size = section.ids()
-    words = [*names, *ranked[: size - len(names)]]
-    return Words(size, words, specials).dump()
+    return Words(size, [*names, *ranked[: size - len(names)]], specials).dump()
 
 
 def _train_bpe(section: TokenizerSection, texts: Iterable[str], specials: Sequence[str]) -> str:
-    """Byte pairs as GPT-2 has them: every byte a token, words split by its pattern, no unknown text."""
+    """Byte pairs as in GPT-2: every byte is a token, its pattern splits words, and no text is unknown."""
     library = need_library()
     made = library.Tokenizer(library.models.BPE())
     made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)

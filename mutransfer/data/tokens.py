@@ -1,4 +1,4 @@
-"""`tokens`: binary files of token ids, memory-mapped, of any size: one flat file, or a folder of prepared shards."""
+"""`tokens`: memory-mapped token ids of any size, in one binary file or in a folder of prepared shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mutransfer.errors import DataError
 
 
 def load(section: TokensSection) -> TokenDataset:
-    """Map the file or the shards; ids are checked against `vocab_size` batch by batch."""
+    """Map the file or the shards. Each batch checks its ids against `vocab_size`."""
     folder = Path(section.path).expanduser()
     held_out: int | None = None
     tokens: Array | Shards
@@ -42,6 +42,6 @@ def _flat(section: TokensSection) -> Array:
     size = path.stat().st_size
     if size == 0 or size % dtype.itemsize:
         raise DataError(
-            f"{path}: {size} bytes are no whole number of {section.dtype} token ids ({dtype.itemsize} bytes each)"
+            f"{path}: {size} bytes are not a whole number of {section.dtype} token ids of {dtype.itemsize} bytes"
         )
     return np.memmap(path, dtype=dtype, mode="r")

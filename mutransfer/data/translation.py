@@ -21,7 +21,7 @@ Texts = list[tuple[str, str]]
 
 
 def load(section: TranslationSection) -> PairDataset:
-    """Read all pairs, train a tokenizer for each side of the training part where its kind is trained, and encode."""
+    """Read and encode all pairs. A tokenizer that is trained is trained on each side of the training part."""
     train = _read(section.path, section)
     if section.validation is None:
         order = np.random.default_rng(0).permutation(len(train))
@@ -62,7 +62,7 @@ def load(section: TranslationSection) -> PairDataset:
 
 
 class _Side:
-    """One language: its tokenizer, behind what is done to its text. Ids begin behind the special ones of pairs."""
+    """One language: its text preparation and tokenizer. Its ids start after the special ids of pairs."""
 
     def __init__(self, section: TranslationSection, index: int, texts: Sequence[str]) -> None:
         self.index = index
@@ -77,18 +77,18 @@ class _Side:
         )
 
     def encode(self, texts: Sequence[str]) -> list[Array]:
-        """Ids of each text, without beginning and end."""
+        """Ids of each text, without `BEGIN` and `END`."""
         lines = self._tokenizer.encode_lines([self._prepared(text) for text in texts])
         return [line.astype(np.int64) + PAIR_SPECIALS for line in lines]
 
     def decode(self, ids: Ids) -> str:
-        """Text of ids; those of the special tokens say nothing."""
+        """The text of ids, without special tokens."""
         own = np.array([token - PAIR_SPECIALS for token in ids if token >= PAIR_SPECIALS], dtype=np.int64)
         text = self._tokenizer.decode(own)
         return unspaced(text) if self._words else text
 
     def note(self, lines: Sequence[Array]) -> str | None:
-        """How much of the training text is outside the vocabulary."""
+        """A note on how much of the training text is outside the vocabulary, or None."""
         if not self._words:
             return None
         unknown = self._tokenizer.specials[UNK] + PAIR_SPECIALS

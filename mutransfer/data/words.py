@@ -1,10 +1,10 @@
-"""Running text with spaces between words and punctuation, which a tokenizer of words needs, and back."""
+"""Puts spaces between words and punctuation for the tokenizer `words`, and removes them again."""
 
 from __future__ import annotations
 
 import re
 
-# A word keeps its apostrophes and hyphens (as sacreBLEU's own tokenisation does); any other sign is one by itself.
+# A word keeps its apostrophes and hyphens, as in sacreBLEU's tokenisation. Every other sign is a token.
 _WORDS = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
 _SPACE_BEFORE = re.compile(r" (?=[.,!?;:)])")
 
@@ -15,5 +15,5 @@ def spaced(text: str) -> str:
 
 
 def unspaced(text: str) -> str:
-    """No space before a full stop or its like."""
+    """Remove the space before closing punctuation."""
     return _SPACE_BEFORE.sub("", text)

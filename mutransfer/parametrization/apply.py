@@ -17,8 +17,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mutransfer.config.hparams import Hparams
-from mutransfer.config.messages import message_of
+from mutransfer.config.load import first_problem
 from mutransfer.errors import PlanError
+from mutransfer.optimizers import OPTIMIZERS
+from mutransfer.parametrization.facts import nearest
 from mutransfer.parametrization.layers import is_layer
 from mutransfer.parametrization.meaning import ATTENTION_SCALE, RELATIVE_SCALE, RESIDUAL_SCALE
 from mutransfer.parametrization.plan import Plan, Scaling
@@ -77,7 +79,8 @@ def parameter_groups(model: nn.Module, plan: Plan, *, lr: float, **values: Any) 
 
     Args:
         lr: η at base width. Schedulers that multiply each group's own lr keep the ratios.
-        values: further hparams by name, as `weight_decay=0.1`. The groups have momentum and betas only if these are
+        values: further hparams by name, as `weight_decay=0.1`, or `optimizer={"factory": …, "family": …}` for a plan
+            of a class of your own. The groups have momentum and betas only if these are
             given; otherwise the optimizer's own defaults apply.
 
     Each group also has its `names`, for inspection, and its `family`: `adam`, `sgd`, or `muon`.
@@ -86,7 +89,7 @@ def parameter_groups(model: nn.Module, plan: Plan, *, lr: float, **values: Any) 
         PlanError: the plan is of another model or width; an hparam is unknown, out of range, or has no effect with the
             plan's optimizer.
     """
-    groups = optimizer_groups(model, plan, _hparams(plan, {"lr": lr, **values}))
+    groups = optimizer_groups(model, plan, _hparams({"optimizer": plan.optimizer, "lr": lr, **values}))
     for group in groups:
         if not {"beta1", "beta2"} & values.keys():
             group.pop("betas", None)
@@ -110,16 +113,20 @@ def optimizer_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dic
 
 def _settings(model: nn.Module, plan: Plan, hparams: Hparams | None, values: Mapping[str, Any]) -> Settings:
     _require_fit(model, plan)
-    return settings(plan, hparams if hparams is not None and not values else _hparams(plan, values, hparams))
+    if hparams is None:
+        # Initial weights and multipliers do not depend on the optimizer, which may be a class of the user's own.
+        registered = {"optimizer": plan.optimizer} if plan.optimizer in OPTIMIZERS else {}
+        hparams = _hparams({**registered, **values})
+    return settings(plan, hparams)
 
 
-def _hparams(plan: Plan, values: Mapping[str, Any], hparams: Hparams | None = None) -> Hparams:
-    given = {} if hparams is None else hparams.model_dump(exclude_unset=True)
+def _hparams(values: Mapping[str, Any]) -> Hparams:
+    for name in values.keys() - Hparams.model_fields.keys():
+        raise PlanError(f"there is no hparam {name}; {nearest(name, Hparams.model_fields)}")
     try:
-        return Hparams.model_validate({"optimizer": plan.optimizer, **given, **values})
+        return Hparams.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise PlanError(f"{'.'.join(map(str, first['loc']))}: {message_of(first)}") from None
+        raise PlanError(first_problem(error)) from None
 
 
 def _install(model: nn.Module, plan: Plan, numbers: Settings) -> None:

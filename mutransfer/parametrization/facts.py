@@ -57,7 +57,7 @@ class ModelFacts(BaseModel):
     def __init__(self, **fields: Any) -> None:
         unknown = sorted(fields.keys() - type(self).model_fields.keys())
         if unknown:
-            raise PlanError(f"ModelFacts has no field {unknown[0]}; {_nearest(unknown[0], type(self).model_fields)}")
+            raise PlanError(f"ModelFacts has no field {unknown[0]}; {nearest(unknown[0], type(self).model_fields)}")
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -117,12 +117,13 @@ def matching(patterns: Iterable[str], names: Collection[str], field: str) -> lis
     for pattern in patterns:
         own = fnmatch.filter(names, pattern)
         if not own:
-            raise PlanError(f"{field}: {pattern!r} matches nothing in the model; {_nearest(pattern, names)}")
+            raise PlanError(f"{field}: {pattern!r} matches nothing in the model; {nearest(pattern, names)}")
         found.update(own)
     return [name for name in names if name in found]
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The hint after a mistyped name: the nearest one, or the first names there are."""
     known = [one for one in names if one]
     near = difflib.get_close_matches(name, known, n=1)
     if near:

@@ -22,7 +22,7 @@ from mutransfer.sweep.record import TrialRecord, completed
 from mutransfer.sweep.results import write_results
 from mutransfer.sweep.selection import Selection, select
 from mutransfer.sweep.stages import entrants, finalists, standing
-from mutransfer.sweep.trial import make_executor
+from mutransfer.sweep.trial import make_executor, require_able
 from mutransfer.training.trainers import trainer_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 # May differ when a sweep is continued: none of them changes what trial k is.
 CHANGEABLE = (
     "search.trials", "search.retries", "search.hang_after", "search.confirm.top", "search.confirm.seeds", "provenance",
-    "executor",
 )  # fmt: skip
 _UNCHECKED = "skipped"
 
@@ -122,6 +121,7 @@ def _run(
     """Train what is missing and write the results; the selection is None where there is nothing to select."""
     load_data.cache_clear()  # the data may have changed since this process read it
     watching, data = observer or Observer(), ""
+    require_able(config)
     trainer_of(config).require_trials(config, folder.root)
     with ExitStack() as stack:
         make_crew = executor or (lambda: make_executor(config))
@@ -141,6 +141,7 @@ def _run(
         study.set_attribute("check", checked or study.attributes.get("check", _UNCHECKED))
         crew = crew or stack.enter_context(closing(make_crew()))
         try:
+            arrange = arrange and not config.executor.fixed_workers
             packing = choose_shape(config, study, crew, watching, pack=pack, arrange=arrange, should_stop=should_stop)
             Dispatcher(config, folder, study, crew, watching, should_stop, packing).run()
         except BaseException:

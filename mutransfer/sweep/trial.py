@@ -78,15 +78,25 @@ def make_executor(config: RunConfig, *, workers: int | None = None, threads: int
     Raises:
         UsageError: the executor lacks something that the sweep needs, or cannot have that many workers.
     """
+    require_able(config)
+    job = Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
+    build: Callable[..., Executor] = pkgutil.resolve_name(config.executor.implementation)
+    threads = threads or config.require_search().threads or 1
+    return build(config.executor, threads=threads, workers=workers, warm_up=job)
+
+
+def require_able(config: RunConfig) -> None:
+    """Check that the executor of a config has what the sweep needs.
+
+    Raises:
+        UsageError: it lacks something.
+    """
     section, search = config.executor, config.require_search()
     usual = type(search).model_fields["hang_after"].default
     for able, needs, what in (
         (section.shares_disk, True, "workers that see the run folder, into which trials write their losses"),
         (section.answers_questions, search.pruner is not None, "answers to a worker's questions, for search.pruner"),
-        (section.can_end_jobs, search.hang_after != usual, "a way to end a job, for search.hang_after"),
+        (section.can_end_jobs, search.hang_after not in (0, usual), "a way to end a job, for search.hang_after"),
     ):
         if needs and not able:
             raise UsageError(f"executor {section.kind}: this sweep needs {what}, and it has none; choose another")
-    job = Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
-    build: Callable[..., Executor] = pkgutil.resolve_name(section.implementation)
-    return build(section, threads=threads or search.threads or 1, workers=workers, warm_up=job)

@@ -241,7 +241,7 @@ def test_training_where_a_run_stands(refused: Refused) -> None:
 
 @pytest.mark.parametrize("arguments", [("sweep", "gpt.yaml"), ("train", "gpt.yaml"), ("coord-check", "gpt.yaml")])
 def test_a_runs_folder_that_is_a_file(refused: Refused, arguments: tuple[str, ...]) -> None:
-    assert refused(*arguments, "--runs", "corpus.txt") == "corpus.txt: is a file, but has to be a folder"
+    assert refused(*arguments, "--runs", "corpus.txt") == "corpus.txt: is a file, but must be a folder"
 
 
 @pytest.mark.parametrize(

@@ -65,12 +65,12 @@ def test_a_config_to_shards_as_json(home: Path) -> None:
         ("--input corpus.txt --tokenizer words --out out", "--vocab-size: tokenizer kind words needs it"),
         (
             "--input corpus.txt --tokenizer wrods --vocab-size 400 --out out",
-            "--tokenizer wrods: no such file and no kind of tokenizer; did you mean words? give bytes, words, bpe",
+            "--tokenizer wrods: no such file or kind of tokenizer; did you mean words? give bytes, words, bpe",
         ),
         ("--input empty.txt --out out/deeper", "out/deeper: the source has no text, so there is nothing to write"),
         ("--input corpus.txt --eos x --out out", "--eos: has no effect with tokenizer kind bytes"),
         ("--input corpus.txt --out .", ".: is not empty ("),
-        ("--input corpus.txt --out corpus.txt", "corpus.txt: is a file, but has to be a folder"),
+        ("--input corpus.txt --out corpus.txt", "corpus.txt: is a file, but must be a folder"),
         ("gpt.yaml --set data={kind:digits} --out out", "--set data"),
     ],
 )
@@ -92,7 +92,7 @@ def test_data_without_text_is_refused(home: Path) -> None:
     )
     code, _, stderr = invoke("prepare", "mlp.yaml", "--out", "out")
     assert code == 2
-    assert stderr.startswith("error: data kind digits has no text to prepare; use a data kind that has some, such as")
+    assert stderr.startswith("error: data kind digits has no text to prepare; use a data kind with text, for example")
 
 
 def test_ctrl_c_keeps_whole_shards_and_the_command_it_names_goes_on(home: Path) -> None:

@@ -25,7 +25,7 @@ SURFACE = {
         "CONFIG", "--out", "--set", "--input", "--column", "--tokenizer", "--vocab-size", "--eos", "--sample",
         "--shard-tokens", "--workers", "--json",
     },
-    "sweep": {"CONFIG", "--set", "--workers", "--pack", "--no-check", "--runs", "--json"},
+    "sweep": {"CONFIG", "--set", "--executor", "--workers", "--pack", "--no-check", "--runs", "--json"},
     "transfer": {
         "--width", "--depth", "--batch-size", "--seq-len", "--steps", "--force",
         "--run", "--trial", "--launch", "--runs", "--json",
@@ -41,7 +41,7 @@ SURFACE = {
     "status": {"[RUN]", "--runs", "--json"},
     "transfer-check": {
         "CONFIG", "--axis", "--sizes", "--hparam", "--values", "--grid", "--seeds", "--tolerance", "--control",
-        "--no-control", "--workers", "--threads", "--runs", "--out", "--set", "--json",
+        "--no-control", "--executor", "--workers", "--threads", "--runs", "--out", "--set", "--json",
     },
 }  # fmt: skip
 EXIT_CODES = {

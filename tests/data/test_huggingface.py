@@ -71,7 +71,7 @@ class TestJsonLines(TokenSourceContract):
 
     def test_the_ids_come_from_the_cache_the_second_time(self, section: Any, monkeypatch: Any) -> None:
         before = fresh(section).fingerprint
-        monkeypatch.setattr("mutransfer.data.huggingface.texts", None)
+        monkeypatch.setattr("mutransfer.data.huggingface.rows", None)
         assert fresh(section).fingerprint == before
 
     def test_a_limit_takes_the_first_rows_only(self, section: Any, path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_hub_that_cannot_be_reached_is_told_with_what_would_do() -> None:
         "(HF_HUB_OFFLINE is set: "
     )
     assert message.endswith(
-        "with a connection try again, or give local copies (parquet, JSON lines, text) as data.files"
+        "try again with a connection, or give local copies (parquet, JSON lines, text) as data.files"
     )
 
 

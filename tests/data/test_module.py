@@ -97,9 +97,9 @@ def test_what_its_code_does_wrong_while_it_trains_is_one_message(section: Callab
     data.batch(2, batch_size=4, seed=0)
     with pytest.raises(DataError, match=r"^data\.factory: own_arrays:Own: batch raised KeyError: 'corpus' \(.*:16\)$"):
         data.batch(3, batch_size=4, seed=0)
-    with pytest.raises(DataError, match="validation gave no batch; it has to give one at least"):
+    with pytest.raises(DataError, match="validation gave no batch; it must give at least one"):
         list(fresh(section(factory="own_arrays:Own", fails=3, parts=0)).validation(batch_size=4, batches=1))
     with pytest.raises(DataError, match=r"^data\.factory: own_arrays:Own: batch gave a batch without examples"):
         fresh(section(factory="own_arrays:Own", fails=3)).batch(0, batch_size=0, seed=0)
-    with pytest.raises(DataError, match=r"^data\.factory: own_arrays:ragged: arrays of numbers are needed"):
+    with pytest.raises(DataError, match=r"^data\.factory: own_arrays:ragged: must give arrays of numbers"):
         fresh(section(factory="own_arrays:ragged"))

@@ -187,7 +187,7 @@ def test_nothing_is_overwritten(home: Path) -> None:
         prepare(everything(home), WORDS, home / "out", shard_tokens=300)
     with pytest.raises(UsageError, match=r"in: is not empty \(.* is there\)"):
         prepare(everything(home), WORDS, home / "in", shard_tokens=300)
-    with pytest.raises(UsageError, match="is a file, but has to be a folder"):
+    with pytest.raises(UsageError, match="is a file, but must be a folder"):
         prepare(everything(home), WORDS, home / "in" / "a.txt")
     assert files(home / "out") == before
 
@@ -205,9 +205,9 @@ def test_shards_are_not_continued_with_another_corpus_or_other_settings(
 ) -> None:
     begin(home)
     options = change(home)
-    with pytest.raises(UsageError, match=rf"begun with other settings or data \(what differs: {what}\)"):
+    with pytest.raises(UsageError, match=rf"unfinished shards of other settings or data \(different: {what}\)"):
         prepare(everything(home), WORDS, home / "out", **{"shard_tokens": 300, **options})
-    with pytest.raises(UsageError, match=r"what differs: .*tokenizer") as caught:
+    with pytest.raises(UsageError, match=r"different: .*tokenizer") as caught:
         prepare(everything(home), TokenizerSection(kind="words", vocab_size=499), home / "out", shard_tokens=300)
     assert caught.value.exit_code == 2
 
@@ -236,7 +236,7 @@ def test_a_source_without_text_or_with_a_bad_row_is_refused(home: Path) -> None:
     with pytest.raises(DataError, match=r"bad\.jsonl: row 1: column 'text' must be text, but got None"):
         prepare(source_of_files([str(home / "bad.jsonl")], column="text", raw=False), WORDS, home / "bad")
     (home / "latin.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.txt: is not UTF-8 text; only the tokenizer bytes takes any file"):
+    with pytest.raises(DataError, match=r"latin\.txt: is not UTF-8 text; only the tokenizer bytes reads any file"):
         prepare(source_of_files([str(home / "latin.txt")], column="text", raw=False), WORDS, home / "latin")
 
 
@@ -316,7 +316,7 @@ def test_folders_that_hold_no_whole_shards_are_refused(home: Path) -> None:
     out = home / "out"
     section = TokensSection(kind="tokens", path=str(out), vocab_size=500, seq_len=16)
     begin(home)
-    assert refused(section) == f"{out}: is not completely prepared; the same `mutransfer prepare` continues it"
+    assert refused(section) == f"{out}: is not prepared completely; the same `mutransfer prepare` continues it"
     prepare(everything(home), WORDS, out, shard_tokens=300)
     fewer = section.model_copy(update={"vocab_size": 499})
     assert refused(fewer) == f"{out}: has token ids below 500, but data.vocab_size is 499"

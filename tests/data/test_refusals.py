@@ -68,7 +68,7 @@ def test_a_token_file_that_is_no_whole_number_of_ids(tmp_path: Path, dtype: str,
     path = tmp_path / "odd.bin"
     path.write_bytes(bytes(length))
     assert refused(tokens(path, dtype=dtype)) == (
-        f"{path}: {length} bytes are no whole number of {dtype} token ids ({size} bytes each)"
+        f"{path}: {length} bytes are not a whole number of {dtype} token ids of {size} bytes"
     )
 
 
@@ -158,7 +158,7 @@ def broken_chunk() -> bytes:
         (b"no picture", "row 3: cannot be decoded as an image"),
         (pictures(1)[0][:45], "row 3: cannot be decoded as an image"),
         (broken_chunk(), "row 3: cannot be decoded as an image"),
-        (None, "row 3: column 'img' holds no encoded image"),
+        (None, "row 3: column 'img' must hold an encoded image"),
         (pictures(1, size=5)[0], "row 3: image is 5×5, but data.size is 4; all images must have that size"),
     ],
     ids=["garbage", "truncated", "broken-chunk", "null", "other-size"],

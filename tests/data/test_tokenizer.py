@@ -206,7 +206,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no token for <pad>: none of <pad>, \[PAD\]"):
         open_tokenizer(section({"file": str(path)}), list, specials=PAIR_SPECIALS)
     path.write_text("{}")
-    with pytest.raises(DataError, match=r"tokenizer\.json: is no tokenizer\.json of the tokenizers library"):
+    with pytest.raises(DataError, match=r"tokenizer\.json: is not a tokenizer\.json of the tokenizers library"):
         open_tokenizer(section({"file": str(path), "vocab_size": 319}), list)
     with pytest.raises(DataError, match="no such file"):
         open_tokenizer(section({"file": str(tmp_path / "gone"), "vocab_size": 319}), list)
@@ -239,7 +239,7 @@ def test_sections_that_make_no_tokenizer_are_refused(given: Any, field: str, pro
 def test_a_file_whose_size_cannot_be_read_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
-    with pytest.raises(ValidationError, match=r"is no tokenizer\.json"):
+    with pytest.raises(ValidationError, match=r"is not a tokenizer\.json"):
         section({"file": str(path)})
 
 

@@ -340,7 +340,7 @@ def sparse(**fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"parts": 0}, r"^data\.factory: .*: validation gave no batch; it has to give one at least$"),
+        ({"parts": 0}, r"^data\.factory: .*: validation gave no batch; it must give at least one$"),
         ({"validations": [0, 1]}, r"^data\.factory: .*: the validation part has no target that counts: all are -100"),
         ({"steps": [0]}, r"^data\.factory: .*: the training batch of step 0 \(seed 0\) has no target that counts"),
     ],

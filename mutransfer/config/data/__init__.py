@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mutransfer.config.base import section_of
 from mutransfer.config.data.base import (
     AnyDataSection,
     AnySpec,
@@ -50,6 +51,7 @@ __all__ = [
 DATA_SOURCES: Registry[type[BaseDataSection]] = Registry(
     "data kind",
     group="mutransfer.data_sources",
+    require=section_of(AnyDataSection),
     built_in={
         "text": "mutransfer.config.data.text:TextSection",
         "tokens": "mutransfer.config.data.tokens:TokensSection",

@@ -8,7 +8,12 @@ from mutransfer.config.base import Section
 
 
 class BaseExecutorSection(Section):
-    """Where trials run. It changes no result, so a sweep may be continued with another executor."""
+    """Where trials run. It changes no result, so a sweep may be continued with another executor.
+
+    The abilities below are what a sweep asks for before it starts. An executor on a cluster (Slurm, Ray) whose nodes
+    mount the run folder sets `answers_questions` and `can_end_jobs` as far as its connection to the nodes goes. A `Job`
+    is plain data and the name of a function, so any queue can carry it.
+    """
 
     implementation: ClassVar[str]
     """`package.module:function`, called as `function(section, threads=…, workers=…, warm_up=…)`; gives an
@@ -22,3 +27,8 @@ class BaseExecutorSection(Section):
 
     if TYPE_CHECKING:
         kind: str
+
+    @property
+    def fixed_workers(self) -> bool:
+        """Whether the section gives the number of workers, so that a sweep does not measure a better one."""
+        return getattr(self, "workers", None) is not None

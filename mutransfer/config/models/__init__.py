@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mutransfer.config.base import section_of
 from mutransfer.config.models.base import BaseModelSection, Loss
 from mutransfer.config.models.bert import BERTSection
 from mutransfer.config.models.command import CommandSection
@@ -30,6 +31,7 @@ __all__ = [
 MODELS: Registry[type[BaseModelSection]] = Registry(
     "model kind",
     group="mutransfer.models",
+    require=section_of(BaseModelSection),
     built_in={
         "bert": "mutransfer.config.models.bert:BERTSection",
         "gpt": "mutransfer.config.models.gpt:GPTSection",
