@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached."""
+"""Whether the Hugging Face hub can be reached, for names in a config that may be the hub's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _HTTP, _HTTPS = 80, 443
 
 
 def why_unreachable(endpoint: str) -> str | None:
-    """Why the hub at this address cannot be reached, or None. Each address is tried once per process.
+    """What keeps this machine from the hub at that address, found out once per process; None where it can be reached.
 
-    This check is quick; without a network the hub's own client retries for half a minute. Behind a proxy, and if
-    `HF_HUB_OFFLINE` is set, it returns None and leaves the answer to that client.
+    Without a network the hub's own client tries again for half a minute. Through a proxy only that client can tell, and
+    where it is told to stay offline it answers at once: None of both.
     """
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         return None

@@ -1,6 +1,6 @@
-"""Names of exchangeable parts: a built-in table, and the entry points of other packages. Imports no torch.
+"""What can be plugged in, by name: a built-in table, and the entry points of other packages. Imports no torch.
 
-Another package adds a name with an entry point in its pyproject.toml, for example
+A package adds to a registry with an entry point in its pyproject.toml, for instance
 
     [project.entry-points."mutransfer.optimizers"]
     lamb = "my_package.lamb:LAMB"
@@ -14,7 +14,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from mutransfer.errors import UsageError
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Maps names to objects. An object is imported when it is loaded, not before."""
+    """Names and what they stand for; nothing is imported before it is asked for."""
 
     def __init__(
         self,
@@ -35,9 +35,10 @@ class Registry(Generic[T]):
         """Make a registry.
 
         Args:
-            kind: what messages call a name, for example `optimizer`.
-            group: entry point group, for example `mutransfer.optimizers`.
-            built_in: `{name: "package.module:object"}`; an entry point cannot replace these names.
+            kind: what the names are, in messages: `optimizer`.
+            group: name of the entry point group, such as `mutransfer.optimizers`.
+            built_in: `{name: "package.module:object"}`; these names cannot be taken by an entry point.
+            require: called with the name and the object of an entry point; raises where the object does not fit.
         """
         self.kind, self.group, self.built_in, self._require = kind, group, dict(built_in), require
 
@@ -47,8 +48,8 @@ class Registry(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, the built-in ones first."""
-        return (*self._built_in, *sorted(self._plugged_in))
+        """Every name, built-in ones first."""
+        return (*self.built_in, *sorted(self._plugged_in))
 
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self._plugged_in
@@ -57,10 +58,10 @@ class Registry(Generic[T]):
         return iter(self.names)
 
     def load(self, name: str) -> T:
-        """The object with this name.
+        """The object of that name.
 
         Raises:
-            UsageError: no object has this name, or its package cannot be imported.
+            UsageError: there is no such name, or what a package offers under it cannot be imported or does not fit.
         """
         if name in self.built_in:
             return cast(T, pkgutil.resolve_name(self.built_in[name]))
@@ -68,11 +69,13 @@ class Registry(Generic[T]):
         if point is None:
             raise UsageError(self.unknown(name))
         try:
-            return cast(T, point.load())
-        except (ImportError, AttributeError) as error:
+            found = point.load()
+            self._require(name, found)
+            return cast(T, found)
+        except Exception as error:  # the package's own code runs here
             package = point.dist.name if point.dist is not None else "unknown"
             raise UsageError(
-                f"{self.kind} {name}: the entry point {point.value} of package {package} cannot be imported: {error}"
+                f"{self.kind} {name}: the entry point {point.value} of package {package} cannot be used: {error}"
             ) from error
 
     @functools.cached_property
@@ -85,7 +88,12 @@ class Registry(Generic[T]):
         return found
 
     def unknown(self, name: str) -> str:
-        """The error message for a name that is not in the registry."""
+        """The message for a name that cannot be loaded: it is not in the registry, or its package is broken."""
+        if name in self.built_in or name in self._plugged_in:
+            try:
+                self.load(name)
+            except UsageError as error:
+                return str(error)
         near = difflib.get_close_matches(name, self.names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(self.names)}"
         return f"{self.kind} {name}: there is no such {self.kind}; {hint}"

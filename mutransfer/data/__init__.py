@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @functools.lru_cache(maxsize=1)
-def load_data(section: DataSection) -> Dataset:
+def load_data(section: AnyDataSection) -> Dataset:
     """Open the data of a `data:` section. The last one stays open, so that a worker loads it once.
 
     Raises:

@@ -52,7 +52,7 @@ def load_images(section: HuggingFaceImagesSection) -> ClassDataset:
 
 def origins(section: HuggingFaceDataSection) -> tuple[Origin, Origin | None]:
     """Where the training rows are, and the validation rows if they are separate."""
-    kind = str(section.kind)  # type: ignore[attr-defined]  # every kind has one
+    kind = str(section.kind)
     training = Origin(section.name, section.config, section.revision, section.split, section.files, kind=kind)
     if section.validation_split is not None:
         return training, Origin(section.name, section.config, section.revision, section.validation_split, kind=kind)

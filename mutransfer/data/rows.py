@@ -24,7 +24,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where rows come from: a data set of the hub, or local files."""
+    """Where rows are: a name on the hub, or local files."""
 
     name: str | None = None
     config: str | None = None
@@ -33,13 +33,13 @@ class Origin:
     files: tuple[str, ...] = ()
     """Paths and globs."""
     field: str = "data.files"
-    """Name of the field in messages."""
+    """What messages call the files."""
     kind: str = "huggingface-text"
-    """Data kind, for messages."""
+    """Data kind that wants them, for messages."""
 
     @property
     def label(self) -> str:
-        """What messages call the rows."""
+        """What messages name the rows."""
         if self.name is None:
             return ", ".join(self.files)
         return " ".join(part for part in (self.name, self.config, f"({self.split})") if part)
@@ -48,17 +48,17 @@ class Origin:
 def rows(
     origin: Origin, columns: Sequence[str], *, limit: int | None = None, skip: int = 0, streaming: bool = False
 ) -> Iterator[tuple[Any, ...]]:
-    """The values of some columns, row by row. Local files are streamed.
+    """The values of some columns in every row, in order; local files are read as they are consumed.
 
     Args:
-        columns: names; a dot separates a nested column from its parent.
-        limit: number of rows to read, from the first one; `skip` is counted within it.
-        skip: number of rows to leave out at the start.
-        streaming: stream the hub's data instead of downloading all of it first.
+        columns: their names; dots lead into nested columns.
+        limit: give the first so many rows only.
+        skip: leave out so many of them at the start.
+        streaming: read the hub's data as it is consumed, instead of downloading all of it first.
 
     Raises:
-        DataError: the hub cannot be reached or does not have the data, a file cannot be read, a column does not exist,
-            or the extra `hf` is missing.
+        DataError: the hub cannot be reached, or has no such data; a file cannot be read; there is no such column; the
+            extra `hf` is missing.
     """
     opened = _open(origin, streaming=streaming)
     known = opened.column_names
@@ -103,7 +103,7 @@ def origin_key(origin: Origin) -> str:
 
 
 def _open(origin: Origin, *, streaming: bool = False) -> Any:
-    """The data set of the library. Local files are streamed, so that they are not copied into its cache."""
+    """The library's data set; of local files one that streams, so that nothing is copied to another place."""
     datasets = need_extra("datasets", "hf", origin.kind)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -112,34 +112,20 @@ def _open(origin: Origin, *, streaming: bool = False) -> Any:
         builder, data_files = _builder(list(paths.values()), origin), [str(paths[name]) for name in sorted(paths)]
         try:
             return datasets.load_dataset(builder, data_files=data_files, split="train", streaming=True)
-        except Exception as error:  # readers raise many types
+        except Exception as error:  # files may be anything
             raise DataError(f"{origin.label}: cannot be read as {builder}: {_first_line(error)}") from None
     unreachable = why_unreachable(_endpoint())
-    with _offline() if unreachable else nullcontext():  # offline, the library uses its cache without waiting
+    with hub_offline() if unreachable else nullcontext():  # what it has in its cache it gives then too, and at once
         try:
             return datasets.load_dataset(
                 origin.name, origin.config, revision=origin.revision, split=origin.split, streaming=streaming
             )
-        except Exception as error:  # the library passes on errors of its dependencies
+        except Exception as error:  # the library raises whatever its own dependencies do
             raise DataError(_why(origin, error, unreachable)) from None
 
 
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Stop the library from retrying a hub that cannot be reached."""
-    settings = [importlib.import_module(name) for name in ("huggingface_hub.constants", "datasets.config")]
-    before = [module.HF_HUB_OFFLINE for module in settings]
-    try:
-        for module in settings:
-            module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
-        yield
-    finally:
-        for module, value in zip(settings, before, strict=True):
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
 
 
 def _builder(paths: Sequence[Path], origin: Origin) -> str:
@@ -154,7 +140,7 @@ def _builder(paths: Sequence[Path], origin: Origin) -> str:
 
 
 def _why(origin: Origin, error: Exception, unreachable: str | None) -> str:
-    """The message for a data set of the hub that cannot be loaded."""
+    """What is the matter with a name on the hub, and what would do."""
     first = unreachable or _first_line(error)
     if unreachable or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)):
         endpoint = _endpoint()
@@ -163,21 +149,21 @@ def _why(origin: Origin, error: Exception, unreachable: str | None) -> str:
         tried = "HF_HUB_OFFLINE is set" if offline else f"tried {endpoint}"
         return (
             f"{origin.label}: the Hugging Face hub cannot be reached and the data is not on this machine ({tried}: "
-            f"{first}); try again with a connection, or give local copies (parquet, JSON lines, text) as data.files"
+            f"{first}); with a connection try again, or give local copies (parquet, JSON lines, text) as data.files"
         )
     return f"{origin.label}: cannot be loaded from the Hugging Face hub: {first}"
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of a library's error."""
-    if isinstance(error, StopIteration):  # raised for JSON lines without rows
+    """What an error of a library says, without its essay."""
+    if isinstance(error, StopIteration):  # how the library says so of JSON lines
         return "it has no rows"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _guarded(opened: Any, origin: Origin) -> Iterator[dict[str, Any]]:
-    """Rows as they are stored. Any error while reading becomes a `DataError`."""
-    # Arrow tables are ten times faster than single rows, and images stay encoded.
+    """Rows as they are stored, whatever is raised on the way to one as a `DataError`."""
+    # Arrow tables: ten times faster than row by row, and images are not decoded.
     given = iter(opened.with_format("arrow").iter(batch_size=_ROWS))
     number = 0
     while True:
@@ -185,7 +171,7 @@ def _guarded(opened: Any, origin: Origin) -> Iterator[dict[str, Any]]:
             table = next(given).to_pylist()
         except StopIteration:
             return
-        except Exception as error:  # readers raise many types
+        except Exception as error:  # files may be anything
             raise DataError(
                 f"{origin.label}: cannot be read after row {number}: {_first_line(error.__cause__ or error)}"
             ) from None
@@ -194,7 +180,7 @@ def _guarded(opened: Any, origin: Origin) -> Iterator[dict[str, Any]]:
 
 
 def _stored(column: str, known: Sequence[str]) -> str:
-    """The top-level column that contains a column."""
+    """The column in which a nested one is."""
     return column if column in known else column.split(".", maxsplit=1)[0]
 
 

@@ -153,7 +153,7 @@ class Words(Tokenizer):
 
     def decode(self, ids: Array) -> str:  # noqa: D102
         left_out = {self.specials.get(PAD), self.specials.get(BOS)}
-        # A model can produce ids that are below vocab_size but have no word.
+        # A model can produce ids that are below vocab_size but stand for no known token.
         known = [index for index in ids if index not in left_out and index < len(self._words)]
         words = ["\n" if self._words[index] == EOS else self._words[index] for index in known]
         return " ".join(words).replace(" \n ", "\n").replace(" \n", "\n")
