@@ -123,7 +123,7 @@ def test_everything_names_the_winner_of_the_last_stage(staged, tmp_path):
     assert target.trial == winner
     assert target.tuning_flops == (8 * 3 + 4 * 6 + 2 * 12 + 2 * 12) * target.cost.flops_per_step
     left = next(one.number for one in found.records if not one.longer)
-    with pytest.raises(UsageError, match=f"--trial {left}: is no completed trial"):
+    with pytest.raises(UsageError, match=f"--trial {left}: is not a completed trial"):
         make_target(found.folder, Overrides(width=16), trial=left)
 
 
