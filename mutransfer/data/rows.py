@@ -149,7 +149,7 @@ def _why(origin: Origin, error: Exception, unreachable: str | None) -> str:
         tried = "HF_HUB_OFFLINE is set" if offline else f"tried {endpoint}"
         return (
             f"{origin.label}: the Hugging Face hub cannot be reached and the data is not on this machine ({tried}: "
-            f"{first}); with a connection try again, or give local copies (parquet, JSON lines, text) as data.files"
+            f"{first}); try again with a connection, or give local copies (parquet, JSON lines, text) as data.files"
         )
     return f"{origin.label}: cannot be loaded from the Hugging Face hub: {first}"
 

@@ -273,7 +273,7 @@ def test_a_line_number_is_no_picture(workspace: Path, refused: Refused) -> None:
 @pytest.mark.parametrize("verb", ["sweep", "train", "coord-check", "transfer-check"])
 def test_a_runs_folder_without_write_permission(refused: Refused, verb: str) -> None:
     Path("locked").mkdir(mode=0o500)
-    assert refused(verb, "gpt.yaml", "--runs", "locked") == "locked: folder cannot be written to"
+    assert refused(verb, "gpt.yaml", "--runs", "locked") == "locked: this folder cannot be written to; name another folder or change its permissions"
 
 
 @pytest.mark.parametrize("verb", ["train", "coord-check", "transfer-check"])
@@ -289,7 +289,7 @@ def test_a_runs_folder_that_the_system_keeps_from_being_written(
 
     monkeypatch.setattr("os.access", access)
     monkeypatch.setattr("mutransfer.training.learner.Learner.train_step", None)  # refused before any work
-    assert refused(verb, "gpt.yaml", "--runs", "locked") == "locked: folder cannot be written to"
+    assert refused(verb, "gpt.yaml", "--runs", "locked") == "locked: this folder cannot be written to; name another folder or change its permissions"
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_an_interrupted_check_says_how_to_go_on(workspace: Path) -> None:
             "--hparam relative_scale: has no effect: the model has no relative positions; choose among ",
         ),
         (("--axis", "depth", "--sizes", "1,99999999"), "--sizes 99999999: model.depth: must be <= 10000"),
-        (("--tolerance", "inf"), "--tolerance inf: must be a number of octaves >= 0"),
+        (("--tolerance", "inf"), "--tolerance inf: must be a finite number of octaves >= 0"),
         (
             ("--hparam", "schedule", "--values", "cosine,linera"),
             "--values linera: schedule: must be ",

@@ -129,7 +129,7 @@ def test_without_a_place_to_write_the_work_is_done_anew_with_one_warning(
     assert make.calls == 2
     (warning,) = caplog.messages
     assert "this cache folder cannot be used" in warning
-    assert "MUTRANSFER_CACHE names another" in warning
+    assert "set MUTRANSFER_CACHE to another" in warning
     if blocked == "a full disk":
         assert not list((cache_folder() / "ids").glob(".*")), "the part written is taken away"
 

@@ -221,7 +221,7 @@ def test_a_name_that_is_not_local_and_a_hub_that_cannot_be_reached(hf, monkeypat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("socket.create_connection", unreachable)
     monkeypatch.setattr(hub, "_why_no_connection", hub._why_no_connection.__wrapped__)
-    with pytest.raises(ConfigError, match=r"some/model: is no local file.*no route to.*config.json"):
+    with pytest.raises(ConfigError, match=r"some/model: is not a local file.*no route to.*config.json"):
         plan_of(hf("llama", config="some/model"))
 
 

@@ -174,14 +174,14 @@ def test_a_read_only_folder(configs, tmp_path, undisturbed):
     runs = tmp_path / "runs"
     runs.mkdir(mode=0o555)
     errors = Sweep(configs["packed"], runs, obeys_permissions=True).end(2)
-    assert f"{runs}: folder cannot be written to" in errors
+    assert f"{runs}: this folder cannot be written to" in errors
     assert list(runs.iterdir()) == []
     runs.chmod(0o755)
     sweep = Sweep(configs["packed"], runs, obeys_permissions=True)
     sweep.until("[1/6]")
     for folder in (runs / "faulty", runs / "faulty" / "trials"):
         folder.chmod(0o555)
-    assert "folder cannot be written to" in sweep.end(2)
+    assert "this folder cannot be written to" in sweep.end(2)
     for folder in (runs / "faulty", runs / "faulty" / "trials"):
         folder.chmod(0o755)
     finish(configs["packed"], runs)
