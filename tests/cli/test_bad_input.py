@@ -24,6 +24,8 @@ TRAIN = Path("runs/tiny/train")
 STUDY = Path("runs/tiny/study.db")
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 
+LOCKED = "locked: this folder cannot be written to; name another folder or change its permissions"
+
 
 @pytest.mark.parametrize("verb", ["sweep", "train", "audit", "coord-check"])
 def test_a_missing_config(refused: Refused, verb: str) -> None:
@@ -273,7 +275,7 @@ def test_a_line_number_is_no_picture(workspace: Path, refused: Refused) -> None:
 @pytest.mark.parametrize("verb", ["sweep", "train", "coord-check", "transfer-check"])
 def test_a_runs_folder_without_write_permission(refused: Refused, verb: str) -> None:
     Path("locked").mkdir(mode=0o500)
-    assert refused(verb, "gpt.yaml", "--runs", "locked") == "locked: this folder cannot be written to; name another folder or change its permissions"
+    assert refused(verb, "gpt.yaml", "--runs", "locked") == LOCKED
 
 
 @pytest.mark.parametrize("verb", ["train", "coord-check", "transfer-check"])
@@ -289,7 +291,7 @@ def test_a_runs_folder_that_the_system_keeps_from_being_written(
 
     monkeypatch.setattr("os.access", access)
     monkeypatch.setattr("mutransfer.training.learner.Learner.train_step", None)  # refused before any work
-    assert refused(verb, "gpt.yaml", "--runs", "locked") == "locked: this folder cannot be written to; name another folder or change its permissions"
+    assert refused(verb, "gpt.yaml", "--runs", "locked") == LOCKED
 
 
 @pytest.mark.parametrize(
