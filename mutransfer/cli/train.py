@@ -41,6 +41,8 @@ def run(
         parsed = load_config(config, sets or ())
         for rule in options_of(parsed).notes:
             ui.note(rule)
+        if parsed.trainer.inspectable:  # torch comes before the handlers: until then a signal ends the command at once
+            import mutransfer.training.fitting  # noqa: F401
         orphaned = launcher_gone()
         folder = TrainFolder(out if out is not None else _home(config, parsed, runs))
         with stop_on_signals() as stopping, TrainProgress() as progress:
