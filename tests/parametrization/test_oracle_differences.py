@@ -254,7 +254,7 @@ def test_three_growing_dimensions_are_refused_by_both():
     theirs = based(two_layers(lambda width: nn.Bilinear(width, width, width), mup.MuReadout))
     with pytest.raises(NotImplementedError, match="more than 2 inf dimensions"):
         mup.MuAdam(theirs.parameters(), lr=1.0)
-    with pytest.raises(PlanError, match="its role cannot be told from its shape"):
+    with pytest.raises(PlanError, match="its shape does not tell its role"):
         planned(two_layers(lambda width: nn.Bilinear(width, width, width)))
 
 
