@@ -12,13 +12,23 @@ import difflib
 import functools
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
 from mutransfer.errors import UsageError
 
 T = TypeVar("T")
+
+
+def subclass_of(base: type) -> Callable[[str, Any], None]:
+    """Requires that an entry point names a subclass of `base`."""
+
+    def require(name: str, found: Any) -> None:
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise TypeError(f"it must be a subclass of {base.__module__}.{base.__name__}")
+
+    return require
 
 
 class Registry(Generic[T]):
@@ -68,14 +78,32 @@ class Registry(Generic[T]):
         point = self._plugged_in.get(name)
         if point is None:
             raise UsageError(self.unknown(name))
-        try:
+        with self._naming_its_package(point):
             found = point.load()
             self._require(name, found)
             return cast(T, found)
-        except Exception as error:  # the package's own code runs here
+
+    def implementation(self, section: Any) -> Any:
+        """The code that a section of this registry names in its `implementation`.
+
+        Raises:
+            UsageError: the section is a package's, and its code cannot be imported.
+        """
+        point = self._plugged_in.get(section.kind)
+        if point is None:
+            return pkgutil.resolve_name(section.implementation)
+        with self._naming_its_package(point):
+            return pkgutil.resolve_name(section.implementation)
+
+    @contextmanager
+    def _naming_its_package(self, point: EntryPoint) -> Iterator[None]:
+        """Where a package's own code runs, every error becomes one message."""
+        try:
+            yield
+        except Exception as error:
             package = point.dist.name if point.dist is not None else "unknown"
             raise UsageError(
-                f"{self.kind} {name}: the entry point {point.value} of package {package} cannot be used: {error}"
+                f"{self.kind} {point.name}: the entry point {point.value} of package {package} cannot be used: {error}"
             ) from error
 
     @functools.cached_property

@@ -77,7 +77,10 @@ def test_a_plugged_in_export_writes(tmp_path):
         (("--executor", "broken"), "executor broken: the entry point no_such_module:Section of package broken-plugin"),
         (("--executor", "nokind"), 'of package broken-plugin cannot be used: its field kind must be Literal["nokind"]'),
         (("--set", "model.kind=function"), "it must be a subclass of mutransfer.config.models.base.BaseModelSection"),
-        (("--executor", "inlien"), "'inlien' is not one of local, inline; did you mean inline?"),
+        (("--executor", "hollow"), "executor hollow: the entry point broken_sections:HollowExecutor of package "
+                                   "broken-plugin cannot be used"),
+        (("--set", "hparams.optimizer=function"), "it must be an instance of mutransfer.optimizers.base.Optimizer"),
+        (("--executor", "inlien"), "'inlien' is not one of local, inline, hollow; did you mean inline?"),
         (("--executor", "inline", "--set", "search={trials: 2, space: {lr: {uniform: [1, 2]}}}", "--workers", "2"),
          "--workers 2: executor inline runs one job at a time"),
         (("--executor", "inline", "--set", "search.hang_after=60"), "executor inline: this sweep needs a way to end"),
@@ -90,3 +93,21 @@ def test_a_broken_or_unfit_plug_in_is_one_message(arguments, message, tmp_path):
     assert message in done.stderr.replace("\n", " ").replace("  ", " ")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("train", ("--set", "model={kind: hollow, width: 16, base_width: 16}"),
+         "model kind hollow: the entry point broken_sections:HollowModel of package broken-plugin cannot be used"),
+        ("train", ("--set", "data={kind: hollow}"), "data kind hollow: the entry point broken_sections:HollowData of "
+                                                    "package broken-plugin cannot be used: No module named"),
+        ("export", ("--format", "number"), "of package broken-plugin cannot be used: it must be a function"),
+    ],
+)  # fmt: skip
+def test_a_command_that_uses_broken_code_names_its_package(command, arguments, message, tmp_path):
+    (tmp_path / "mlp.yaml").write_text((REPOSITORY / "configs" / "mlp-digits.yaml").read_text(encoding="utf-8"))
+    done = cli(command, "mlp.yaml", *arguments, packages=("broken_plugin",), folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr.replace("\n", " ").replace("  ", " ")
+    assert "Traceback" not in done.stderr

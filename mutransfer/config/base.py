@@ -7,6 +7,8 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mutransfer.registry import subclass_of
+
 SEEDS = 2**31
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 
@@ -34,8 +36,7 @@ def section_of(base: type[Section]) -> Callable[[str, Any], None]:
     """What the entry points of a registry of sections have to fit: a subclass of `base` whose `kind` is the name."""
 
     def require(name: str, found: Any) -> None:
-        if not (isinstance(found, type) and issubclass(found, base)):
-            raise TypeError(f"it must be a subclass of {base.__module__}.{base.__name__}")
+        subclass_of(base)(name, found)
         kind = found.model_fields.get("kind")
         if kind is None or get_args(kind.annotation) != (name,):
             raise TypeError(f'its field kind must be Literal["{name}"], the name of the entry point')

@@ -6,6 +6,7 @@ import functools
 import pkgutil
 from typing import TYPE_CHECKING, cast
 
+from mutransfer.config.data import DATA_SOURCES
 from mutransfer.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def load_data(section: AnyDataSection) -> Dataset:
     Raises:
         DataError: the data is missing, unreadable, too small, or does not match the section.
     """
-    data = cast(Dataset, pkgutil.resolve_name(section.implementation)(section))
+    data = cast(Dataset, DATA_SOURCES.implementation(section)(section))
     share = section.masked_share
     if share is None:
         return data

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pkgutil
 from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
 from mutransfer.config.data import DataSpec
+from mutransfer.config.models import MODELS
 from mutransfer.errors import PlanError
 from mutransfer.parametrization.options import options_of
 from mutransfer.parametrization.roles import plan_for
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def build_model(section: BaseModelSection, spec: DataSpec) -> nn.Module:
     """The plain module of a `model:` section for data of shape `spec`, on torch's current default device."""
-    return cast(nn.Module, pkgutil.resolve_name(section.implementation)(section, spec))
+    return cast(nn.Module, MODELS.implementation(section)(section, spec))
 
 
 def plan_of(config: RunConfig) -> Plan:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mutransfer.optimizers.base import Optimizer
 from mutransfer.registry import Registry
+
+
+def _require(name: str, found: Any) -> None:
+    if not isinstance(found, Optimizer):
+        raise TypeError("it must be an instance of mutransfer.optimizers.base.Optimizer")
+
 
 BUILT_IN = {
     "adamw": "mutransfer.optimizers.adamw:ADAMW",
@@ -12,4 +20,6 @@ BUILT_IN = {
     "muon": "mutransfer.optimizers.muon:MUON",
     "lion": "mutransfer.optimizers.lion:LION",
 }
-OPTIMIZERS: Registry[Optimizer] = Registry("optimizer", group="mutransfer.optimizers", built_in=BUILT_IN)
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    "optimizer", group="mutransfer.optimizers", require=_require, built_in=BUILT_IN
+)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pkgutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mutransfer.config.executors import EXECUTORS
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.executors.base import Executor, Job, JobFailed
@@ -80,7 +80,7 @@ def make_executor(config: RunConfig, *, workers: int | None = None, threads: int
     """
     require_able(config)
     job = Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
-    build: Callable[..., Executor] = pkgutil.resolve_name(config.executor.implementation)
+    build: Callable[..., Executor] = EXECUTORS.implementation(config.executor)
     threads = threads or config.require_search().threads or 1
     return build(config.executor, threads=threads, workers=workers, warm_up=job)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.registry import Registry
+from mutransfer.registry import Registry, subclass_of
 from mutransfer.training.trainers.base import Trainer
 
 TRAINERS: Registry[type[Trainer]] = Registry(
     "trainer",
     group="mutransfer.trainers",
+    require=subclass_of(Trainer),
     built_in={
         "in-process": "mutransfer.training.trainers.in_process:InProcessTrainer",
         "command": "mutransfer.training.trainers.command:CommandTrainer",

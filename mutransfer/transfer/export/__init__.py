@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.registry import Registry
 from mutransfer.transfer.export.base import Export
 
+
+def _require(name: str, found: Any) -> None:
+    if not callable(found):
+        raise TypeError("it must be a function export(config, *, force)")
+
+
 EXPORTS: Registry[Callable[..., Export]] = Registry(
     "export format",
     group="mutransfer.exports",
+    require=_require,
     built_in={
         "json": "mutransfer.transfer.export.plain:export",
         "megatron": "mutransfer.transfer.export.megatron:export",
