@@ -42,8 +42,8 @@ class GPT(nn.Module):
             # A table by its shape, but not one through which data enters: a bias for every head.
             role: Role = "vector" if section.heads is None else "scalar"
             facts = facts.extended(
-                roles={f"{name}.weight": role for name in relative},
-                init_std={f"{name}.weight": 0.0 for name in relative},
+                roles={"*.relative.weight": role},
+                init_std={"*.relative.weight": 0.0},
                 finite=relative if section.heads is not None else (),
                 relative=relative,
             )

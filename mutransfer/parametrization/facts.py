@@ -107,19 +107,20 @@ def carry(model: object, facts: ModelFacts) -> None:
     setattr(model, name, facts)
 
 
-def matching(patterns: Iterable[str], names: Collection[str], field: str) -> list[str]:
-    """The `names` that any pattern matches, in their own order.
+def matched(patterns: Iterable[str], names: Collection[str], field: str) -> dict[str, str]:
+    """`{name: the first pattern that matches it}`, in the order of `names`. A name is a pattern for itself.
 
     Raises:
         PlanError: a pattern matches nothing; the message names `field` and the nearest name.
     """
-    found: set[str] = set()
+    known, found = set(names), dict[str, str]()
     for pattern in patterns:
-        own = fnmatch.filter(names, pattern)
+        own = [pattern] if pattern in known else fnmatch.filter(names, pattern)  # there may be thousands of both
         if not own:
             raise PlanError(f"{field}: {pattern!r} matches nothing in the model; {nearest(pattern, names)}")
-        found.update(own)
-    return [name for name in names if name in found]
+        for name in own:
+            found.setdefault(name, pattern)
+    return {name: found[name] for name in names if name in found}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -4,13 +4,13 @@ silent."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from mutransfer.errors import PlanError
-from mutransfer.parametrization.facts import ModelFacts, matching
+from mutransfer.parametrization.facts import ModelFacts, matched
 from mutransfer.parametrization.growth import following
 from mutransfer.parametrization.plan import ModuleNames, ParameterShape, entrances
 
@@ -27,17 +27,13 @@ def modules_of(model: nn.Module, facts: ModelFacts, base: nn.Module, base_facts:
     """
     names = [name for name, _ in model.named_modules()]
     measured = [*names, *(f"{name}.{_OF_LOGITS}" for name in names)]
-    matching([name.partition("#")[0] for name in facts.finite], measured, "ModelFacts.finite")
+    matched([name.partition("#")[0] for name in facts.finite], measured, "ModelFacts.finite")
     head_sizes, base_head_sizes = _head_sizes(model, facts), _head_sizes(base, base_facts)
     if head_sizes.keys() != base_head_sizes.keys():
         raise PlanError("ModelFacts.attention names other modules at the base width: width must change sizes only")
     return ModuleNames(
-        positions=matching(facts.positions, names, "ModelFacts.positions"),
-        gains={
-            name: gain
-            for pattern, gain in facts.gains.items()
-            for name in matching([pattern], names, "ModelFacts.gains")
-        },
+        positions=tuple(matched(facts.positions, names, "ModelFacts.positions")),
+        gains={name: facts.gains[pattern] for name, pattern in matched(facts.gains, names, "ModelFacts.gains").items()},
         head_dims={name: (size, base_head_sizes[name]) for name, size in head_sizes.items()},
         blocks=_with_buffer(model, facts.blocks, RESIDUAL_SCALE, "blocks"),
         relative=_with_buffer(model, facts.relative, RELATIVE_SCALE, "relative"),
@@ -59,7 +55,7 @@ def readouts_of(facts: ModelFacts, shapes: Sequence[ParameterShape]) -> tuple[st
         last = [shape.module for place, shape in enumerate(shapes)
                 if shape.role == "output" and not following(shapes[place:])]  # fmt: skip
         return tuple(dict.fromkeys(last)) or tuple(outputs)
-    named = matching(facts.readouts, owners, "ModelFacts.readouts")
+    named = matched(facts.readouts, owners, "ModelFacts.readouts")
     for name in named:
         if name not in outputs:
             raise PlanError(
@@ -81,18 +77,14 @@ def require_entrances(modules: ModuleNames, shapes: Mapping[str, ParameterShape]
 
 
 def _head_sizes(model: nn.Module, facts: ModelFacts) -> dict[str, int]:
-    found: dict[str, int] = {}
-    names = [name for name, _ in model.named_modules()]
-    for pattern, size in facts.attention.items():
-        for name in matching([pattern], names, "ModelFacts.attention"):
-            found.setdefault(name, size)
-    return {name: found[name] for name in _with_buffer(model, list(found), ATTENTION_SCALE, "attention")}
+    named = _with_buffer(model, facts.attention, ATTENTION_SCALE, "attention")
+    return {name: facts.attention[pattern] for name, pattern in named.items()}
 
 
-def _with_buffer(model: nn.Module, patterns: Collection[str], buffer: str, field: str) -> list[str]:
-    """The modules that `patterns` name; each has the buffer, and no other module has it."""
+def _with_buffer(model: nn.Module, patterns: Iterable[str], buffer: str, field: str) -> dict[str, str]:
+    """The modules that `patterns` name, each with its pattern; each has the buffer, and no other module has it."""
     modules = dict(model.named_modules())
-    named = matching(patterns, list(modules), f"ModelFacts.{field}")
+    named = matched(patterns, list(modules), f"ModelFacts.{field}")
     for name, module in modules.items():
         has = isinstance(getattr(module, buffer, None), torch.Tensor)
         if has and name not in named:

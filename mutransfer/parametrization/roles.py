@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
 from mutransfer.optimizers.base import Optimizer
-from mutransfer.parametrization.facts import ModelFacts, facts_of, first, matching
+from mutransfer.parametrization.facts import ModelFacts, facts_of, first, matched
 from mutransfer.parametrization.growth import check_growth, suspect_bottlenecks
 from mutransfer.parametrization.layers import LOOKUPS, TRANSPOSED, is_layer, layout_of
 from mutransfer.parametrization.meaning import modules_of, readouts_of, require_entrances
@@ -83,8 +83,8 @@ def plan_for(
     )
     base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
     _require_same_names(base_uses, wider_uses, uses)
-    matching([*said.roles, *(roles or {})], uses, "roles")
-    matching([*said.init_std, *(init_std or {})], uses, "init_std")
+    matched([*said.roles, *(roles or {})], uses, "roles")
+    matched([*said.init_std, *(init_std or {})], uses, "init_std")
     _require_plannable(base, wider)
     given = first(roles or {}, said.roles)
 

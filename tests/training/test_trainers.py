@@ -108,7 +108,7 @@ class Recording(InProcessTrainer):
 
 
 def test_a_run_keeps_to_what_the_trainer_says_it_can(tmp_path, monkeypatch):
-    monkeypatch.setitem(TRAINERS._built_in, "recording", f"{__name__}:Recording")
+    monkeypatch.setitem(TRAINERS.built_in, "recording", f"{__name__}:Recording")
     monkeypatch.setattr(MLPSection, "trainer", Recording.facts)
     config = build({"name": "x", "model": {"kind": "mlp", "width": 8, "base_width": 8}, "data": {"kind": "digits"}})
     assert isinstance(trainer_of(config), Recording)
