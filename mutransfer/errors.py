@@ -1,6 +1,18 @@
-"""Every error that a user can cause or must act on. Each class has its exit code (README.md lists them)."""
+"""Every error that a user can cause or must act on. Each class has its exit code (docs/exit-codes.md lists them)."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, names: Iterable[str], what: str = "the names are") -> str:
+    """The hint after a mistyped name: `did you mean lr?`, or the first names there are after the words `what`."""
+    known = [one for one in names if one]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"{what} {', '.join(known[:30]) or 'none'}{' …' if len(known) > 30 else ''}"
 
 
 class MutransferError(Exception):

@@ -8,7 +8,6 @@ A package adds to a registry with an entry point in its pyproject.toml, for inst
 
 from __future__ import annotations
 
-import difflib
 import functools
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, cast
 
-from mutransfer.errors import UsageError
+from mutransfer.errors import UsageError, nearest
 
 T = TypeVar("T")
 
@@ -122,6 +121,4 @@ class Registry(Generic[T]):
                 self.load(name)
             except UsageError as error:
                 return str(error)
-        near = difflib.get_close_matches(name, self.names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the names are {', '.join(self.names)}"
-        return f"{self.kind} {name}: there is no such {self.kind}; {hint}"
+        return f"{self.kind} {name}: there is no such {self.kind}; {nearest(name, self.names)}"

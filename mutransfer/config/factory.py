@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from mutransfer.config.base import FieldProblem
-from mutransfer.errors import ConfigError
+from mutransfer.errors import ConfigError, nearest
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -85,8 +85,7 @@ def call_factory(
     section = field.partition(".")[0]
     for key in given:
         if key not in takes and not takes_all:
-            near = difflib.get_close_matches(key, [*takes, *own], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(takes) or 'nothing'}"
+            hint = nearest(key, [*takes, *own], "the names are")
             raise ConfigError(f"{section}.{key}: is not a field of this section or a parameter of {name}; {hint}")
     missing = [one.name for one in parameters
                if one.name in takes and one.default is one.empty and one.name not in given]  # fmt: skip

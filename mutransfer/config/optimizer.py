@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import json
@@ -13,7 +12,7 @@ from pydantic import Field, model_validator
 
 from mutransfer.config.base import FieldProblem, Section
 from mutransfer.config.factory import FactoryName, find_factory, require_plain, said
-from mutransfer.errors import ConfigError
+from mutransfer.errors import ConfigError, nearest
 from mutransfer.optimizers.base import Groups, Optimizer, OptimizerFamily, WeightDecay
 
 if TYPE_CHECKING:
@@ -133,8 +132,7 @@ def _check_arguments(section: OptimizerSection, takes: Mapping[str, inspect.Para
         if name in _HPARAMS:
             raise FieldProblem(path, f"is set by an hparam: write it as hparams {_HPARAMS[name]}")
         if name not in named and not takes_all:
-            near = difflib.get_close_matches(name, named, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(named) or 'no arguments'}"
+            hint = nearest(name, named, "its parameters are")
             raise FieldProblem(path, f"{section.factory} has no parameter of that name; {hint}")
     for name in named:
         if takes[name].default is inspect.Parameter.empty and name not in (*section.arguments, "lr"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -20,7 +19,7 @@ from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
 from mutransfer.config.trainer import TrainerFacts
 from mutransfer.config.union import class_of, union_of
-from mutransfer.errors import ConfigError
+from mutransfer.errors import ConfigError, nearest
 
 _LONGEST_SWEPT_NAME = 100
 
@@ -195,9 +194,7 @@ class RunConfig(Section):
     def _check_swept(self, search: SearchSection, name: str, extremes: tuple[Any, ...]) -> None:
         path = ("search", "space", name)
         if name not in Hparams.model_fields:
-            near = difflib.get_close_matches(name, Hparams.model_fields, n=1)
-            known = f"did you mean {near[0]}?" if near else f"the hparams are {', '.join(Hparams.model_fields)}"
-            raise FieldProblem(path, f"is not an hparam; {known}")
+            raise FieldProblem(path, f"is not an hparam; {nearest(name, Hparams.model_fields, 'the hparams are')}")
         if name in UNSWEEPABLE:
             raise FieldProblem(path, f"cannot be swept: {UNSWEEPABLE[name]}")
         swept = search.space.get("schedule")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import re
@@ -22,6 +21,7 @@ from pydantic import (
 
 from mutransfer.config.base import FieldProblem, Section, Seed
 from mutransfer.config.pruner import GIVEN, PrunerSection, named_pruner
+from mutransfer.errors import nearest
 
 SpaceValue = float | str | None
 Setting = int | float | str
@@ -246,9 +246,8 @@ class SearchSection(Section):
             return self
         for name in self.across:
             if name not in ACROSS:
-                near = difflib.get_close_matches(name, ACROSS, n=1)
-                known = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(ACROSS)}"
-                raise FieldProblem(("across", name), f"cannot be crossed with the grid; {known}")
+                hint = nearest(name, ACROSS, "the settings are")
+                raise FieldProblem(("across", name), f"cannot be crossed with the grid; {hint}")
         if self.sampler != "grid":
             raise FieldProblem(("across",), f"needs sampler grid, but this is {self.sampler}")
         if self.trials is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import importlib
 import json
@@ -19,7 +18,7 @@ from mutransfer.config.data import TokenSpec
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.config.models.base import MOST_DEPTH
 from mutransfer.config.models.huggingface import config_file
-from mutransfer.errors import ConfigError, UsageError
+from mutransfer.errors import ConfigError, UsageError, nearest
 from mutransfer.hub import why_unreachable
 
 # Fields of transformers configs that follow width, by what they count. Each family has some of them.
@@ -76,9 +75,8 @@ def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
     for field, given in (("overrides", section.overrides), ("width_fields", section.width_fields)):
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ConfigError(f"model.{field}.{name}: is not a field of {kind.__name__}{hint}")
+                hint = nearest(name, sorted(known), "its fields are")
+                raise ConfigError(f"model.{field}.{name}: is not a field of {kind.__name__}; {hint}")
     plain.update({own(name): value for name, value in section.overrides.items()})
     if section.depth is not None:
         plain[own("num_hidden_layers")] = section.depth

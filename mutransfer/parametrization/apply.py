@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from mutransfer.config.hparams import Hparams
 from mutransfer.config.load import first_problem
-from mutransfer.errors import PlanError
+from mutransfer.errors import PlanError, nearest
 from mutransfer.optimizers import OPTIMIZERS
-from mutransfer.parametrization.facts import nearest
 from mutransfer.parametrization.layers import is_layer
 from mutransfer.parametrization.meaning import ATTENTION_SCALE, RELATIVE_SCALE, RESIDUAL_SCALE
 from mutransfer.parametrization.plan import Plan, Scaling

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from mutransfer.errors import PlanError
+from mutransfer.errors import PlanError, nearest
 from mutransfer.parametrization.rules import Role
 
 T = TypeVar("T")
@@ -121,12 +120,3 @@ def matched(patterns: Iterable[str], names: Collection[str], field: str) -> dict
         for name in own:
             found.setdefault(name, pattern)
     return {name: found[name] for name in names if name in found}
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The hint after a mistyped name: the nearest one, or the first names there are."""
-    known = [one for one in names if one]
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"the names are {', '.join(known[:20])}{' …' if len(known) > 20 else ''}"
