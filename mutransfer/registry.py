@@ -30,6 +30,10 @@ def subclass_of(base: type) -> Callable[[str, Any], None]:
     return require
 
 
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown"
+
+
 class Registry(Generic[T]):
     """Names and what they stand for; nothing is imported before it is asked for."""
 
@@ -77,6 +81,11 @@ class Registry(Generic[T]):
         point = self._plugged_in.get(name)
         if point is None:
             raise UsageError(self.unknown(name))
+        packages = {_package(one) for one in entry_points(group=self.group, name=name)}
+        if len(packages) > 1:
+            raise UsageError(
+                f"{self.kind} {name}: the packages {' and '.join(sorted(packages))} both offer it; uninstall one of them"
+            )
         with self._naming_its_package(point):
             found = point.load()
             self._require(name, found)
@@ -100,9 +109,9 @@ class Registry(Generic[T]):
         try:
             yield
         except Exception as error:
-            package = point.dist.name if point.dist is not None else "unknown"
             raise UsageError(
-                f"{self.kind} {point.name}: the entry point {point.value} of package {package} cannot be used: {error}"
+                f"{self.kind} {point.name}: the entry point {point.value} of package {_package(point)} cannot be used: "
+                f"{error}"
             ) from error
 
     @functools.cached_property

@@ -111,3 +111,14 @@ def test_a_command_that_uses_broken_code_names_its_package(command, arguments, m
     assert done.returncode == 2, done.stderr
     assert message in done.stderr.replace("\n", " ").replace("  ", " ")
     assert "Traceback" not in done.stderr
+
+
+def test_two_packages_with_one_name_are_both_named(tmp_path):
+    twin = tmp_path / "twin-1.0.dist-info"
+    twin.mkdir()
+    (twin / "METADATA").write_text("Metadata-Version: 2.1\nName: twin\nVersion: 1.0\n", encoding="utf-8")
+    (twin / "entry_points.txt").write_text("[mutransfer.optimizers]\nsignsgd = twin:ITS_OWN\n", encoding="utf-8")
+    (tmp_path / "toy.yaml").write_text(CONFIG + "hparams: {optimizer: signsgd}\n", encoding="utf-8")
+    done = cli("audit", "toy.yaml", packages=("toy_plugin", "toy_optimizer", str(tmp_path)), folder=tmp_path)
+    assert done.returncode == 2
+    assert "signsgd: the packages toy-optimizer and twin both offer it; uninstall one of them" in done.stderr

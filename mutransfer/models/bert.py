@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mutransfer.config.data import MaskedSpec
 from mutransfer.config.models import BERTSection
-from mutransfer.models.layers import transformer_facts
-from mutransfer.models.transformer import Attention, TransformerBlock, norm
+from mutransfer.models.layers import norm_of
+from mutransfer.models.transformer import Block, transformer_facts
 
 
 class BERT(nn.Module):
@@ -25,12 +25,12 @@ class BERT(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(spec.vocab_size, section.width)
         self.position = nn.Embedding(spec.seq_len, section.width)
-        self.blocks = nn.ModuleList(TransformerBlock(section) for _ in range(section.depth))
-        self.norm = norm(section)
+        self.blocks = nn.ModuleList(Block(section) for _ in range(section.depth))
+        self.norm = norm_of(section, section.width)
         self.readout = nn.Linear(section.width, spec.vocab_size, bias=section.bias)
         if section.tied_embeddings:
             self.readout.weight = self.embedding.weight
-        self.facts = transformer_facts(self, section, table="embedding", attention=Attention, block=TransformerBlock)
+        self.facts = transformer_facts(self, section, table="embedding")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of every token, masked ones among them."""

@@ -17,8 +17,8 @@ from mutransfer.config.data import DataSpec
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.errors import ConfigError, PlanError
 from mutransfer.models.huggingface_config import config_at, dropouts, transformers
-from mutransfer.models.layers import named
 from mutransfer.models.module import hand_on_logits
+from mutransfer.models.transformer import named
 from mutransfer.parametrization.facts import ModelFacts, carry
 
 ATTENTION = "mutransfer"

@@ -7,45 +7,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mutransfer.config.models import GPTSection
 from mutransfer.config.models.heads import TransformerSection
-from mutransfer.parametrization.facts import ModelFacts
 
 _EPS = 1e-5
 """Of norms; torch's default for LayerNorm. nn.RMSNorm's own is that of the number format, 1e-7 for fp32."""
 
 
-def norm_of(section: GPTSection, size: int) -> nn.Module:
+def norm_of(section: TransformerSection, size: int) -> nn.Module:
     """The section's norm over a last dimension of `size`."""
-    if section.norm == "rmsnorm":
+    if getattr(section, "norm", "layernorm") == "rmsnorm":
         return nn.RMSNorm(size, eps=_EPS, elementwise_affine=section.norm_gain)
-    return nn.LayerNorm(size, eps=_EPS, elementwise_affine=section.norm_gain, bias=False)
-
-
-def named(model: nn.Module, kind: type[nn.Module]) -> tuple[str, ...]:
-    """Names of the modules of one class."""
-    return tuple(name for name, module in model.named_modules() if isinstance(module, kind))
-
-
-def transformer_facts(
-    model: nn.Module, section: TransformerSection, *, table: str, attention: type[nn.Module], block: type[nn.Module]
-) -> ModelFacts:
-    """What the Transformers here have in common.
-
-    Args:
-        table: the embedding that `tied_embeddings` ties to the readout. The shared weight starts at 1/√base_width for
-            the logits' sake, and its gain gives embeddings std 1 again.
-        attention: class of the attention modules.
-        block: class of the residual blocks.
-    """
-    return ModelFacts(
-        readouts=("readout",),
-        positions=tuple(name for name in named(model, nn.Embedding) if name.rpartition(".")[2] == "position"),
-        gains={table: math.sqrt(section.base_width)} if section.tied_embeddings else {},
-        init_std={"*.query.weight": 0.0} if section.zero_query else {},
-        attention=dict.fromkeys(named(model, attention), section.head_dim_at(section.width)),
-        blocks=named(model, block),
-    )
+    bias = section.has_biases and section.norm_gain
+    return nn.LayerNorm(size, eps=_EPS, elementwise_affine=section.norm_gain, bias=bias)
 
 
 class RelativeBias(nn.Embedding):
@@ -57,7 +30,7 @@ class RelativeBias(nn.Embedding):
 
     relative_scale: Tensor
 
-    def __init__(self, buckets: int, heads: int, distance: int) -> None:
+    def __init__(self, heads: int, buckets: int, distance: int) -> None:
         super().__init__(buckets, heads)
         self.distance = distance
         self.register_buffer("relative_scale", torch.tensor(1.0), persistent=False)
@@ -69,6 +42,12 @@ class RelativeBias(nn.Embedding):
         apart = (position[:, None] - position).clamp(min=0)
         bias = super().forward(bucket[apart]).permute(2, 0, 1)
         return bias * self.relative_scale.to(bias.dtype)
+
+    def causal(self, length: int, dtype: torch.dtype) -> Tensor:
+        """The bias (H, S, S) with later positions masked out."""
+        later = torch.ones(length, length, dtype=torch.bool, device=self.weight.device).triu(1)
+        bias: Tensor = self(length)
+        return bias.to(dtype).masked_fill(later, -math.inf)
 
 
 def bucket_of(distances: Tensor, buckets: int, furthest: int) -> Tensor:
@@ -94,3 +73,12 @@ def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = tables
     # One pass over all of K, whose gradient is one too: halves by themselves need zeros around theirs.
     return x * cos + torch.roll(x, x.shape[-1] // 2, dims=-1) * sin
+
+
+def sinusoids(positions: int, width: int, like: Tensor) -> Tensor:
+    """Fixed positions (positions, width) with the device and dtype of `like`: sines in the first half, cosines in the
+    second (Vaswani et al. 2017, §3.5)."""
+    half = (width + 1) // 2
+    frequencies = 10000.0 ** (-torch.arange(half, device=like.device, dtype=torch.float32) / half)
+    angles = torch.arange(positions, device=like.device, dtype=torch.float32)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), -1)[:, :width].to(like.dtype)

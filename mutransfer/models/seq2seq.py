@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mutransfer.config.data.base import PAD, PairSpec
 from mutransfer.config.models import Seq2SeqSection
-from mutransfer.models.layers import transformer_facts
-from mutransfer.models.transformer import Attention, KeysValues, TransformerBlock, norm, sinusoids
+from mutransfer.models.layers import norm_of, sinusoids
+from mutransfer.models.transformer import Block, KeysValues, transformer_facts
 
 
 class Seq2Seq(nn.Module):
@@ -29,9 +29,7 @@ class Seq2Seq(nn.Module):
         self.readout = nn.Linear(section.width, spec.target_vocab, bias=section.bias)
         if section.tied_embeddings:
             self.readout.weight = self.decoder.embedding.weight
-        self.facts = transformer_facts(
-            self, section, table="decoder.embedding", attention=Attention, block=TransformerBlock
-        )
+        self.facts = transformer_facts(self, section, table="decoder.embedding")
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Logits of the next word at every target position."""
@@ -61,8 +59,8 @@ class Stack(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, section.width)
         self.position = nn.Embedding(length, section.width) if section.positions == "learned" else None
-        self.blocks = nn.ModuleList(TransformerBlock(section, crosses=crosses) for _ in range(section.depth))
-        self.norm = norm(section)
+        self.blocks = nn.ModuleList(Block(section, crosses=crosses) for _ in range(section.depth))
+        self.norm = norm_of(section, section.width)
 
     def enter(self, tokens: Tensor, start: int = 0) -> Tensor:
         """Ids (B, S), the first of them at position `start`, into the residual stream (B, S, D)."""
@@ -80,9 +78,7 @@ class Decoding:
     def __init__(self, model: Seq2Seq, source: Tensor) -> None:
         memory, self._mask = model.encode(source)
         self._model, self._read = model, 0
-        self._blocks: list[TransformerBlock] = [
-            block for block in model.decoder.blocks if isinstance(block, TransformerBlock)
-        ]
+        self._blocks: list[Block] = [block for block in model.decoder.blocks if isinstance(block, Block)]
         self._memories = [block.cross.remember(memory) for block in self._blocks if block.cross is not None]
         self._past: list[KeysValues | None] = [None] * len(self._blocks)
 

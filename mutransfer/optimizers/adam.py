@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from mutransfer.optimizers.adamw import ADAMW
-from mutransfer.optimizers.base import Groups, fused
-
-if TYPE_CHECKING:
-    import torch
-
-
-def _build(groups: Groups) -> torch.optim.Optimizer:
-    import torch
-
-    return torch.optim.Adam(groups, fused=fused(groups))
-
+from mutransfer.optimizers.base import of_torch
 
 ADAM = replace(
     ADAMW,  # without weight decay the two are one
     name="adam",
-    build=_build,
+    build=of_torch("Adam"),
     weight_decay="refused",
     refusal="adam's coupled L2 has no width-independent rule; use optimizer adamw",
 )

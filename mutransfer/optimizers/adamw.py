@@ -6,19 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mutransfer.optimizers.base import Groups, Optimizer, fused
+from mutransfer.optimizers.base import Optimizer, of_torch
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from mutransfer.optimizers.stacked import PerMember, Stacked
-
-
-def _build(groups: Groups) -> torch.optim.Optimizer:
-    import torch
-
-    return torch.optim.AdamW(groups, fused=fused(groups))
 
 
 def update(pack: Stacked, grads: Mapping[str, Tensor]) -> None:
@@ -55,7 +48,7 @@ def _correction(beta: PerMember, steps: int, *, root: bool) -> PerMember:
 ADAMW = Optimizer(
     name="adamw",
     family="adam",
-    build=_build,
+    build=of_torch("AdamW"),
     own_hparams={"beta1": 0.9, "beta2": 0.95, "eps": 1e-8},
     copies=4,
     most_lr=1e-3,

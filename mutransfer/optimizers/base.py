@@ -58,6 +58,16 @@ class Optimizer:
         return self if self.rest is None or family == self.family else self.rest
 
 
-def fused(groups: Groups) -> bool:
-    """Whether torch has the update of these parameters as one kernel: a third of the time of its loop on a CPU."""
-    return all(parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group["params"])
+def of_torch(name: str, *, has_fused: bool = True) -> Callable[[Groups], torch.optim.Optimizer]:
+    """The `build` of an optimizer of `torch.optim`, fused into one kernel where torch has it: a third of the time of
+    its loop on a CPU."""
+
+    def build(groups: Groups) -> torch.optim.Optimizer:
+        import torch
+
+        devices = {parameter.device.type for group in groups for parameter in group["params"]}
+        options = {"fused": devices <= {"cpu", "cuda"}} if has_fused else {}
+        made: torch.optim.Optimizer = getattr(torch.optim, name)(groups, **options)
+        return made
+
+    return build

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mutransfer.optimizers.base import Groups, Optimizer, fused
+from mutransfer.optimizers.base import Optimizer, of_torch
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from mutransfer.optimizers.stacked import Stacked
-
-
-def _build(groups: Groups) -> torch.optim.Optimizer:
-    import torch
-
-    return torch.optim.SGD(groups, fused=fused(groups))
 
 
 def _update(pack: Stacked, grads: Mapping[str, Tensor]) -> None:
@@ -38,7 +31,7 @@ def _update(pack: Stacked, grads: Mapping[str, Tensor]) -> None:
 SGD = Optimizer(
     name="sgd",
     family="sgd",
-    build=_build,
+    build=of_torch("SGD"),
     own_hparams={"momentum": 0.9},
     copies=3,
     most_lr=0.1,

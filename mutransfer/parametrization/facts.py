@@ -63,23 +63,14 @@ class ModelFacts(BaseModel):
             first = error.errors()[0]
             raise PlanError(f"ModelFacts.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
-    def extended(
-        self,
-        *,
-        readouts: Collection[str] = (),
-        roles: Mapping[str, Role] | None = None,
-        init_std: Mapping[str, float] | None = None,
-        finite: Collection[str] = (),
-        relative: Collection[str] = (),
-    ) -> Self:
-        """These facts and further ones; where both name a parameter, the further ones count."""
-        changed = {
-            "readouts": tuple(readouts) or self.readouts,
-            "roles": first(roles or {}, self.roles),
-            "init_std": first(init_std or {}, self.init_std),
-            "finite": (*self.finite, *finite),
-            "relative": (*self.relative, *relative),
-        }
+    def extended(self, **further: Any) -> Self:
+        """These facts and further ones, given by field; where both name a parameter, the further fact counts."""
+        added = type(self)(**{field: value for field, value in further.items() if value})
+        changed = {field: getattr(added, field) for field in added.model_fields_set}
+        for field, new in changed.items():
+            old = getattr(self, field)
+            if field != "readouts":
+                changed[field] = first(new, old) if isinstance(new, Mapping) else (*old, *new)
         return self.model_copy(update=changed)
 
 

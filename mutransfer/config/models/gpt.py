@@ -90,7 +90,7 @@ class GPTSection(TransformerSection):
         for name in ("relative_buckets", "relative_distance"):
             if self.positions != "relative" and getattr(self, name) is not None:
                 raise FieldProblem((name,), f"has no effect: model.positions is {self.positions}")
-        if self.positions == "relative":
+        if self.relative is not None:
             buckets, distance = self.relative
             if distance <= buckets // 2:
                 raise FieldProblem(
@@ -105,8 +105,9 @@ class GPTSection(TransformerSection):
         return self.kv_heads or self.heads_at(width) // (self.kv_group or 1)
 
     @property
-    def relative(self) -> tuple[int, int]:
-        """Buckets and largest distance of `positions: relative`."""
+    def relative(self) -> tuple[int, int] | None:  # noqa: D102
+        if self.positions != "relative":
+            return None
         return self.relative_buckets or RELATIVE_BUCKETS, self.relative_distance or RELATIVE_DISTANCE
 
     def dead_hparams(self) -> dict[str, str]:  # noqa: D102

@@ -52,6 +52,11 @@ class TransformerSection(BaseModelSection):
             raise FieldProblem(("zero_readout",), "is impossible with tied_embeddings: the embedding is the readout")
         return self
 
+    @property
+    def relative(self) -> tuple[int, int] | None:
+        """Buckets and largest distance of relative positions; None without them."""
+        return None
+
     def head_dim_at(self, width: int) -> int:
         """Size of one head at `width`."""
         return self.head_dim if self.heads is None else width // self.heads  # type: ignore[return-value]  # _heads_fit
@@ -60,9 +65,13 @@ class TransformerSection(BaseModelSection):
         """Number of heads at `width`."""
         return width // self.head_dim_at(width)
 
+    def kv_heads_at(self, width: int) -> int:
+        """Number of heads of keys and values at `width`; fewer than heads where a kind groups queries."""
+        return self.heads_at(width)
+
 
 class HeadsSection(TransformerSection):
-    """Fields of the Transformers of `models.transformer`, whose layers may have biases."""
+    """Fields of the Transformers whose layers may have biases."""
 
     bias: bool = False
     """Whether layers, the readout and norms that have a gain have biases; they start at zero."""
