@@ -83,9 +83,8 @@ class Registry(Generic[T]):
             raise UsageError(self.unknown(name))
         packages = {_package(one) for one in entry_points(group=self.group, name=name)}
         if len(packages) > 1:
-            raise UsageError(
-                f"{self.kind} {name}: the packages {' and '.join(sorted(packages))} both offer it; uninstall one of them"
-            )
+            both = " and ".join(sorted(packages))
+            raise UsageError(f"{self.kind} {name}: the packages {both} both offer it; uninstall one of them")
         with self._naming_its_package(point):
             found = point.load()
             self._require(name, found)

@@ -17,8 +17,8 @@ from mutransfer.config.models import Seq2SeqSection
 from mutransfer.data import load_data
 from mutransfer.models import build_model
 from mutransfer.models.decoding import translate
-from mutransfer.models.seq2seq import Decoding, Seq2Seq
 from mutransfer.models.layers import sinusoids
+from mutransfer.models.seq2seq import Decoding, Seq2Seq
 from mutransfer.training.kernels import PackedKernels
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import losses_of

@@ -48,7 +48,7 @@ def test_a_class_of_ones_own_reads_what_its_signature_says():
         (OWN | {"factory": "no_such_module:X"}, {}, "there is no module no_such_module"),
         (OWN | {"factory": "toy_optimizer:SignSGB"}, {}, "did you mean SignSGD"),
         (OWN | {"factory": "torch.nn:Linear"}, {}, "is not a class that inherits from torch.optim.Optimizer"),
-        (OWN | {"arguments": {"nesterov": True}}, {}, "has no parameter of that name; it takes"),
+        (OWN | {"arguments": {"nesterov": True}}, {}, "has no parameter of that name; its parameters are"),
         (OWN | {"arguments": {"momentum": 0.1}}, {}, "is set by an hparam"),
         ("lyon", {}, "did you mean lion"),
     ],
