@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mutransfer.parametrization.settings import Settings
 
 
+_OF_PLAN = ("parametrization", "optimizer", "width", "base_width", "fingerprint", "parameter_count")
+
+
 def run(
     config: ConfigFile,
     width: Annotated[int | None, typer.Option(help="Width; the config's when left out.", min=1)] = None,
@@ -38,12 +41,7 @@ def run(
             ui.print_json(
                 {
                     "name": parsed.name,
-                    "parametrization": plan.parametrization,
-                    "optimizer": plan.optimizer,
-                    "width": plan.width,
-                    "base_width": plan.base_width,
-                    "fingerprint": plan.fingerprint,
-                    "parameter_count": plan.parameter_count,
+                    **{name: getattr(plan, name) for name in _OF_PLAN},
                     "parameters": rows,
                     "attention_scale": attention,
                     "rules": list(plan.options.notes),
@@ -67,11 +65,7 @@ def audit_rows(plan: Plan, before: Settings, after: Settings) -> list[dict[str, 
             {
                 "parameter": name,
                 "shape": list(scaling.shape),
-                "role": scaling.role,
-                "tied_to": scaling.tied_to,
-                "fan_in": scaling.fan_in,
-                "m_in": scaling.m_in,
-                "m_out": scaling.m_out,
+                **{field: getattr(scaling, field) for field in ("role", "tied_to", "fan_in", "m_in", "m_out")},
                 "init_std": pair(before.init_std[name], after.init_std[name]),
                 "lr": [base.lr, own.lr],
                 "weight_decay": [base.weight_decay, own.weight_decay],
@@ -85,7 +79,7 @@ def audit_rows(plan: Plan, before: Settings, after: Settings) -> list[dict[str, 
 
 
 def _show(config: RunConfig, plan: Plan, rows: list[dict[str, Any]], attention: dict[str, list[float]]) -> None:
-    def pair(values: list[float] | None, absent: str) -> str:
+    def pair(values: list[float] | None, absent: str = "–") -> str:
         if values is None:
             return absent
         before, after = values
@@ -103,17 +97,14 @@ def _show(config: RunConfig, plan: Plan, rows: list[dict[str, Any]], attention: 
                 str(row["fan_in"]),
                 f"{row['m_in']:g}",
                 pair(row["init_std"], "as made"),
-                pair(row["lr"], "–"),
-                pair(row["weight_decay"], "–"),
-                pair(row["eps"], "–"),
-                pair(row["forward"], "–"),
+                *(pair(row[name]) for name in ("lr", "weight_decay", "eps", "forward")),
                 ui.number(row["output"]),
             ]
             for row in rows
         ],
     )
     for scales in sorted({tuple(both) for both in attention.values()}):
-        ui.say(f"attention scale: {pair(list(scales), '–')} × q·k (attention_temperature included)")
+        ui.say(f"attention scale: {pair(list(scales))} × q·k (attention_temperature included)")
     for note in plan.options.notes:
         ui.say(note)
     ui.say(f"logits are divided by temperature {config.hparams.temperature:g}; a → b: at base width → at this width")

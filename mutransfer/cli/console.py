@@ -95,11 +95,8 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "   ".join(padded).rstrip()
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        return "   ".join([cells[0].ljust(widths[0]), *padded[1:]]).rstrip()
 
     out = console()
     out.print(title, style="italic", markup=False)
@@ -121,12 +118,10 @@ def loss(value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """`45 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def quantity(value: float, unit: str, *, base: float = 1000.0) -> str:

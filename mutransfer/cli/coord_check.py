@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mutransfer.cli import console as ui
-from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets
+from mutransfer.cli.options import RUNS, AsJson, ConfigFile, Runs, Sets, whole_numbers
 
 if TYPE_CHECKING:
     from mutransfer.verification.coord_check import CoordinateCheck
     from mutransfer.verification.slopes import Slope
-    from mutransfer.verification.verdict import ModuleVerdict
 
 
 def run(
@@ -61,34 +61,24 @@ def run(
         from mutransfer.signals import stop_on_signals
         from mutransfer.verification.coord_check import check_config
 
-        parsed, wanted = load_config(config, sets or ()), _parse(sizes)
+        parsed, wanted = load_config(config, sets or ()), whole_numbers(sizes)
         folder = out if out is not None else coord_check_folder(runs, parsed.name, axis)
         require_place(folder)
-        bar = Bar("models")
-
-        def progress(done: int, total: int, news: str) -> None:
-            bar.update(done, total, news)
-            if not bar.shown:
-                bar.line(f"[{done}/{total}] {news}")
-
-        try:
-            with stop_on_signals() as stopping:
-                check = check_config(
-                    parsed,
-                    sizes=wanted,
-                    axis=axis,
-                    seeds=seeds,
-                    steps=steps,
-                    threshold=threshold,
-                    control=control,
-                    finite=finite or (),
-                    device=single_device().torch_name,
-                    lr=lr,
-                    on_progress=progress,
-                    should_stop=stopping,
-                )
-        finally:
-            bar.close()
+        with closing(Bar("models")) as bar, stop_on_signals() as stopping:
+            check = check_config(
+                parsed,
+                sizes=wanted,
+                axis=axis,
+                seeds=seeds,
+                steps=steps,
+                threshold=threshold,
+                control=control,
+                finite=finite or (),
+                device=single_device().torch_name,
+                lr=lr,
+                on_progress=lambda done, total, news: bar.update(done, total, news, news),
+                should_stop=stopping,
+            )
         written = write_coordinate_check(check, folder, config=parsed)
         if as_json:
             ui.print_json({**check.as_dict(), "files": [str(path) for path in written]})
@@ -99,26 +89,14 @@ def run(
         raise typer.Exit(3)
 
 
-def _parse(sizes: str | None) -> list[int] | None:
-    from mutransfer.errors import UsageError
-
-    if sizes is None:
-        return None
-    try:
-        return [int(part) for part in sizes.split(",")]
-    except ValueError:
-        raise UsageError(f"--sizes {sizes}: must be whole numbers with commas between, as 64,128,256") from None
-
-
 def _show(check: CoordinateCheck) -> None:
     sp = {one.module: one for one in check.control or ()}
-    columns = ["module", "size at init", "change", "own update", "verdict", *(["sp's change"] if sp else [])]
     ui.show_table(
         f"{check.parametrization} over {check.axis} {', '.join(map(str, check.sizes))}: slopes of log size, with 95 % "
         f"intervals; {check.steps} steps at lr {check.lr:g}, {check.seeds} seeds, |slope| ≤ {check.threshold:g}",
-        columns,
+        ["module", "size at init", "change", "own update", "verdict", *(["sp's change"] if sp else [])],
         [
-            [one.module, _slope(one.size), _slope(one.change), _slope(one.update), _word(one)]
+            [one.module, *map(_slope, (one.size, one.change, one.update)), _word(one.outcome)]
             + ([_slope(sp[one.module].change) if one.module in sp else "–"] if sp else [])
             for one in check.modules
         ],
@@ -135,5 +113,5 @@ def _slope(slope: Slope | None) -> str:
     return "–" if slope is None else f"{slope.value:+.2f} [{slope.low:+.2f}, {slope.high:+.2f}]"
 
 
-def _word(verdict: ModuleVerdict) -> str:
-    return verdict.outcome if verdict.outcome == "pass" else verdict.outcome.upper()
+def _word(outcome: str) -> str:
+    return outcome if outcome == "pass" else outcome.upper()

@@ -11,18 +11,8 @@ import typer
 from mutransfer.cli.console import errors_reported, print_json, say
 from mutransfer.cli.options import AsJson
 
-
-class Model(StrEnum):
-    """Models there is a template for."""
-
-    bert = "bert"
-    gpt = "gpt"
-    mlp = "mlp"
-    command = "command"
-    huggingface = "huggingface"
-    module = "module"
-    resnet = "resnet"
-    seq2seq = "seq2seq"
+# Models there is a template for.
+Model = StrEnum("Model", ["bert", "gpt", "mlp", "command", "huggingface", "module", "resnet", "seq2seq"])
 
 
 def run(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mutransfer.errors import UsageError
+
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Run config, a YAML file.")]
 Sets = Annotated[
     list[str] | None,
@@ -16,6 +18,19 @@ Runs = Annotated[Path, typer.Option("--runs", envvar="MUTRANSFER_RUNS", help="Fo
 ExecutorName = Annotated[
     str | None, typer.Option("--executor", metavar="NAME", help="Where trials run, instead of the config's executor.")
 ]
+Workers = Annotated[
+    int | None, typer.Option(help="Worker processes; one per GPU, or per group of CPU cores, when left out.", min=1)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there.")]
 
 RUNS = Path("runs")
+
+
+def whole_numbers(sizes: str | None) -> tuple[int, ...] | None:
+    """The numbers of `--sizes`; None where it is left out."""
+    try:
+        return None if sizes is None else tuple(map(int, sizes.split(",")))
+    except ValueError:
+        raise UsageError(
+            f"--sizes {sizes}: write whole numbers with commas between them, for example 64,128,256"
+        ) from None

@@ -30,18 +30,15 @@ class Bar:
         """Whether there is a terminal to draw on."""
         return self._console.is_terminal
 
-    def update(self, done: int, total: int, news: str) -> None:
-        """Draw the bar at `done` of `total`, the news behind it."""
+    def update(self, done: int, total: int, news: str, line: str | None = None) -> None:
+        """Draw the bar at `done` of `total`, the news behind it; `line`, if any, stands for it elsewhere."""
         if not self.shown:
+            if line is not None:
+                self.line(f"[{done}/{total}] {line}")
             return
         if self._progress is None:
-            self._progress = RichProgress(
-                TextColumn(self._what),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[news]}"),
-                console=self._console,
-            )
+            columns = TextColumn(self._what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[news]}")
+            self._progress = RichProgress(*columns, console=self._console)
             self._task = self._progress.add_task(self._what, total=total, news=news)
             self._progress.start()
         self._progress.update(self._task, completed=done, total=total, news=news)
@@ -57,13 +54,12 @@ class Bar:
             self._progress = None
 
 
-class SweepProgress(Observer):
-    """Trials done, best so far, time left."""
+class _Progress:
+    """Closes its bar at the end of a `with` block."""
 
-    def __init__(self) -> None:
-        self._bar = Bar("trials")
+    def __init__(self, what: str) -> None:
+        self._bar = Bar(what)
         self._began, self._done_before = time.monotonic(), 0
-        self._noted: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -71,15 +67,26 @@ class SweepProgress(Observer):
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
+
+class SweepProgress(_Progress, Observer):
+    """Trials done, best so far, time left."""
+
+    def __init__(self) -> None:
+        super().__init__("trials")
+        self._noted: set[str] = set()
+
     def noted(self, text: str) -> None:  # noqa: D102
         if text not in self._noted:
             self._bar.line(text)
         self._noted.add(text)
 
     def started(self, folder: SweepFolder, done: int, total: int, workers: int) -> None:  # noqa: D102
+        self._begin(f"Sweeping {total} trials", done, total, f" in {folder.root} with {workers} worker(s)")
+
+    def _begin(self, what: str, done: int, total: int, where: str = "") -> None:
         self._began, self._done_before = time.monotonic(), done
         already = f", {done} of them done already" if done else ""
-        self._bar.line(f"Sweeping {total} trials{already} in {folder.root} with {workers} worker(s)")
+        self._bar.line(f"{what}{already}{where}")
         self._bar.update(done, total, "starting")
 
     def shaped(self, pack: int, why: str) -> None:  # noqa: D102
@@ -90,19 +97,16 @@ class SweepProgress(Observer):
         self._bar.line(f"{workers}: {why}")
 
     def staged(self, stage: int, stages: int, steps: int, done: int, total: int) -> None:  # noqa: D102
-        self._began, self._done_before = time.monotonic(), done
-        already = f", {done} of them done already" if done else ""
-        self._bar.line(f"Stage {stage} of {stages}: {total} trials of {steps} steps{already}")
-        self._bar.update(done, total, "starting")
+        self._begin(f"Stage {stage} of {stages}: {total} trials of {steps} steps", done, total)
 
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
-        rate = (time.monotonic() - self._began) / (done - self._done_before)
-        left = f"{ui.duration(rate * (total - done))} left" if done < total else "all trials done"
         leader = "none usable yet" if best is None else f"best {ui.loss(best.value)} (trial {best.number})"
-        self._bar.update(done, total, f"{leader}, {left}")
-        if not self._bar.shown:
-            outcome = ui.loss(record.value) if record.value is not None else str(record.outcome)
-            self._bar.line(f"[{done}/{total}] trial {record.number}: {outcome}   {leader}, {left}")
+        news = f"{leader}, {self._left(done, total, 'trials')}"
+        self._bar.update(done, total, news, f"trial {record.number}: {_outcome(record)}   {news}")
+
+    def _left(self, done: int, total: int, what: str) -> str:
+        rate = (time.monotonic() - self._began) / (done - self._done_before)
+        return f"{ui.duration(rate * (total - done))} left" if done < total else f"all {what} done"
 
     def repeated(self, number: int, seed: int, value: float | None, outcome: str) -> None:  # noqa: D102
         self._bar.line(f"trial {number} again with seed {seed}: {ui.loss(value) if value is not None else outcome}")
@@ -139,62 +143,49 @@ class CheckProgress(SweepProgress):
     def ended(self, record: TrialRecord, done: int, total: int, best: TrialRecord | None) -> None:  # noqa: D102
         del best
         what = ", ".join(f"{name.rpartition('.')[2]} {ui.number(value)}" for name, value in record.params.items())
-        outcome = ui.loss(record.value) if record.value is not None else str(record.outcome)
-        rate = (time.monotonic() - self._began) / (done - self._done_before)
         # Small sizes come last and are faster than this says.
-        left = f"at most {ui.duration(rate * (total - done))} left" if done < total else "all points done"
-        self._bar.update(done, total, f"{what}: {outcome}, {left}")
-        if not self._bar.shown:
-            self._bar.line(f"[{done}/{total}] {what}: {outcome}   {left}")
+        left = ("at most " if done < total else "") + self._left(done, total, "points")
+        result = f"{what}: {_outcome(record)}"
+        self._bar.update(done, total, f"{result}, {left}", f"{result}   {left}")
 
 
-class TrainProgress:
+def _outcome(record: TrialRecord) -> str:
+    return ui.loss(record.value) if record.value is not None else str(record.outcome)
+
+
+class TrainProgress(_Progress):
     """Steps done, loss, time left; off a terminal a line every tenth of the run."""
 
     def __init__(self) -> None:
-        self._bar = Bar("steps")
-        self._began: tuple[float, int] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
+        super().__init__("steps")
+        self._begun = False
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
         """Show that `step` of `steps` are done, the last with this loss."""
-        if self._began is None:
-            self._began = (time.monotonic(), step - 1)
-        rate = (time.monotonic() - self._began[0]) / (step - self._began[1])
+        if not self._begun:
+            self._begun, self._began, self._done_before = True, time.monotonic(), step - 1
+        rate = (time.monotonic() - self._began) / (step - self._done_before)
         news = f"loss {loss:.4f}, {ui.duration(rate * (steps - step))} left"
         self._bar.update(step, steps, news)
         if not self._bar.shown and (step * 10 // steps > (step - 1) * 10 // steps):
             self._bar.line(f"step {step}/{steps}: {news}")
 
 
-class PrepareProgress:
+class PrepareProgress(_Progress):
     """Megabytes read, tokens, speed; off a terminal a line every tenth of the corpus or shard."""
 
     def __init__(self) -> None:
-        self._bar, self._phase = Bar("MB read"), ""
-        self._began, self._read_before = time.monotonic(), 0
-        self._said = (0, 0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
+        super().__init__("MB read")
+        self._phase, self._said = "", (0, 0)
 
     def __call__(self, news: PrepareNews) -> None:
         """Show how far it is."""
         if news.phase != self._phase:
             self._bar.close()
             self._bar.line({"vocabulary": "Training the tokenizer", "tokens": "Writing shards"}[news.phase])
-            self._phase, self._began, self._read_before = news.phase, time.monotonic(), news.done
+            self._phase, self._began, self._done_before = news.phase, time.monotonic(), news.done
             self._said = (0, 0)
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        speed = (news.done - self._read_before) / seconds
+        speed = (news.done - self._done_before) / max(time.monotonic() - self._began, 1e-9)
         parts = [f"{ui.quantity(news.tokens, '')} tokens in {news.shards} whole shards"] if news.tokens else []
         parts += [f"{ui.quantity(speed, 'B')}/s"] if speed > 0 else ["starting"]
         parts += [f"{ui.duration((news.total - news.done) / speed)} left"] if speed > 0 and news.total else []

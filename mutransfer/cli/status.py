@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,10 +50,7 @@ def _summary(one: SweepStatus) -> dict[str, Any]:
         "run": one.folder.root.name,
         "path": str(one.folder.root),
         "state": one.state,
-        "stage": one.standing.stage,
-        "stages": one.standing.stages,
-        "done": one.standing.done,
-        "total": one.standing.total,
+        **asdict(one.standing),
         "objective": one.config.require_search().objective,
         "best": None if best is None else {"trial": best.number, "value": best.value, **best.params},
     }
@@ -97,7 +93,7 @@ def _show(one: SweepStatus, targets: list[dict[str, Any]]) -> None:
     ]
     ui.show_table(
         f"{one.folder.root.name}: {one.state}, {stands.done} of {stands.total} trials{stands.where}",
-        ["trial", "outcome", one.config.require_search().objective, *names, "steps", "time"],
+        ["trial", "outcome", search.objective, *names, "steps", "time"],
         rows,
     )
     if targets:
@@ -117,12 +113,6 @@ def _targets(folder: SweepFolder) -> list[dict[str, Any]]:
         except ValueError:
             result = {"outcome": "damaged"}
         state = result.get("outcome", "started" if target.started else "planned")
-        found.append(
-            {
-                "target": target.root.name,
-                "state": state,
-                "validation_loss": result.get("validation_loss"),
-                "config": str(Path(config)),
-            }
-        )
+        loss = result.get("validation_loss")
+        found.append({"target": target.root.name, "state": state, "validation_loss": loss, "config": str(config)})
     return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mutransfer.cli import console as ui
-from mutransfer.cli.options import RUNS, AsJson, ConfigFile, ExecutorName, Runs, Sets
+from mutransfer.cli.options import RUNS, AsJson, ConfigFile, ExecutorName, Runs, Sets, Workers
 
 if TYPE_CHECKING:
     from mutransfer.config.schema import RunConfig
@@ -21,10 +22,7 @@ _SHOWN = 5
 def run(
     config: ConfigFile,
     sets: Sets = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Worker processes; one per GPU, or per group of CPU cores, when left out.", min=1),
-    ] = None,
+    workers: Workers = None,
     pack: Annotated[
         int | None,
         typer.Option(
@@ -82,13 +80,10 @@ def run(
 def _as_data(config: RunConfig, result: SweepResult) -> dict[str, Any]:
     from mutransfer.sweep.results import best
 
-    outcomes: dict[str, int] = {}
-    for record in (one.furthest for one in result.records):
-        outcomes[str(record.outcome)] = outcomes.get(str(record.outcome), 0) + 1
     return {
         "run": str(result.folder.root),
         "trials": len(result.records),
-        "outcomes": outcomes,
+        "outcomes": Counter(str(record.furthest.outcome) for record in result.records),
         "best": best(config, result.selection),
     }
 
@@ -96,12 +91,12 @@ def _as_data(config: RunConfig, result: SweepResult) -> dict[str, Any]:
 def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
     search = config.require_search()
     selection = result.selection
-    names = list(search.space)
+    names, several = list(search.space), len(selection.means) > 1
     rows = [
         [
             f"{record.number}{' =' if record.number in selection.ties else ''}",
             ui.loss(record.value),
-            *([ui.loss(selection.means.get(record.number))] if len(selection.means) > 1 else []),
+            *([ui.loss(selection.means.get(record.number))] if several else []),
             *(ui.number(record.params[name]) for name in names),
             ui.duration(record.seconds or 0),
         ]
@@ -109,13 +104,7 @@ def _show(config: RunConfig, result: SweepResult, runs: Path) -> None:
     ]
     ui.show_table(
         f"Best of {len(result.records)} trials of {config.name}",
-        [
-            "trial",
-            search.objective,
-            *([f"mean of {selection.runs}"] if len(selection.means) > 1 else []),
-            *names,
-            "time",
-        ],
+        ["trial", search.objective, *([f"mean of {selection.runs}"] if several else []), *names, "time"],
         rows,
     )
     if selection.seed_noise is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,11 +36,13 @@ def run(
     """Write the config of the wide target with the winner's hparams, and say what may not hold."""
     with ui.errors_reported(as_json):
         from mutransfer.config.load import load_config
+        from mutransfer.sweep.folder import resolve_sweep
+        from mutransfer.sweep.status import newest_finished
         from mutransfer.transfer.launch import launch
         from mutransfer.transfer.target import Overrides, make_target
         from mutransfer.verification.gate import require_no_failure
 
-        sweep = _sweep(run_name, runs)
+        sweep = newest_finished(runs) if run_name is None else resolve_sweep(run_name, runs)
         overrides = Overrides(width, depth, batch_size, seq_len, steps)
         proxy = load_config(sweep.config)
         check = require_no_failure(proxy, sweep.root, force=force)
@@ -80,25 +81,9 @@ def _which(trial: str) -> WhichTrial:
     return int(trial)
 
 
-def _sweep(name: str | None, runs: Path) -> SweepFolder:
-    from mutransfer.sweep.folder import resolve_sweep
-    from mutransfer.sweep.status import newest_finished
-
-    return resolve_sweep(name, runs) if name is not None else newest_finished(runs)
-
-
 def _as_data(sweep: SweepFolder, target: Target) -> dict[str, Any]:
-    cost: dict[str, Any] = dict.fromkeys(
-        ("parameters", "training_flops", "state_bytes", "tuning_flops", "tuning_share")
-    )
-    if target.cost is not None and target.tuning_flops is not None:
-        cost = {
-            "parameters": target.cost.parameters,
-            "training_flops": target.cost.training_flops,
-            "state_bytes": target.cost.state_bytes,
-            "tuning_flops": target.tuning_flops,
-            "tuning_share": target.tuning_flops / target.cost.training_flops,
-        }
+    names = ("parameters", "training_flops", "state_bytes")
+    cost: dict[str, Any] = {name: getattr(target.cost, name, None) for name in names}
     return {
         "run": str(sweep.root),
         "trial": target.trial.number,
@@ -107,31 +92,32 @@ def _as_data(sweep: SweepFolder, target: Target) -> dict[str, Any]:
         "hparams": target.config.hparams.model_dump(mode="json", exclude_none=True),
         "rules": list(target.rules),
         **cost,
+        "tuning_flops": target.tuning_flops,
+        "tuning_share": _tuning_share(target),
         "warnings": list(target.warnings),
     }
 
 
 def _show(sweep: SweepFolder, target: Target) -> None:
-    proxy_loss = (
-        f"{target.config.provenance.objective} {ui.loss(target.trial.value)}" if target.config.provenance else ""
-    )
+    origin = target.config.provenance
+    proxy_loss = f"{origin.objective} {ui.loss(target.trial.value)}" if origin else ""
     ui.say(f"Target {target.config.name}, from trial {target.trial.number} of {sweep.root} ({proxy_loss})")
     for change in target.changed:
         ui.say(f"  changed    {change}")
     swept = target.trial.params
     hidden = {*swept, *target.config.model.dead_hparams()}
-    ui.say(f"  identical  {', '.join(f'{name} {ui.number(value)}' for name, value in swept.items())}")
     fixed = {k: v for k, v in target.config.hparams.model_dump(exclude_none=True).items() if k not in hidden}
-    if fixed:
-        ui.say(f"             {', '.join(f'{name} {ui.number(value)}' for name, value in fixed.items())}")
+    for heading, hparams in (("identical", swept), (" " * 9, fixed)):
+        if hparams is swept or fixed:
+            ui.say(f"  {heading}  {', '.join(f'{name} {ui.number(value)}' for name, value in hparams.items())}")
     for rule in target.rules:
         ui.say(f"  rule       {rule.removeprefix('rules.')}")
-    cost = target.cost
-    if cost is not None and target.tuning_flops is not None:
+    cost, share = target.cost, _tuning_share(target)
+    if cost is not None and share is not None:
         ui.say(f"  parameters {cost.parameters:,}")
         ui.say(
             f"  training   {ui.quantity(cost.training_flops, 'FLOP')} in {cost.steps} steps; all tuning took "
-            f"{_share(target.tuning_flops / cost.training_flops)} of that"
+            f"{f'{share:.2g} ×' if share >= 1 else f'{100 * share:.2g} %'} of that"
         )
         ui.say(
             f"  memory     {ui.quantity(cost.state_bytes, 'iB', base=1024)} for weights, gradients and optimizer "
@@ -141,5 +127,7 @@ def _show(sweep: SweepFolder, target: Target) -> None:
     ui.warn(target.warnings)
 
 
-def _share(value: float) -> str:
-    return f"{value:.2g} ×" if value >= 1 else f"{100 * value:.2g} %"
+def _tuning_share(target: Target) -> float | None:
+    if target.cost is None or target.tuning_flops is None:
+        return None
+    return target.tuning_flops / target.cost.training_flops

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mutransfer.cli import console as ui
-from mutransfer.cli.options import RUNS, AsJson, ConfigFile, ExecutorName, Runs, Sets
+from mutransfer.cli.options import RUNS, AsJson, ConfigFile, ExecutorName, Runs, Sets, Workers, whole_numbers
 
 if TYPE_CHECKING:
     from mutransfer.verification.transfer_grid import GridValue, TransferGrid
@@ -46,10 +46,7 @@ def run(
     control: Annotated[
         bool, typer.Option("--control/--no-control", help="Run sp beside it, which should fail.")
     ] = True,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Worker processes; one per GPU, or per group of CPU cores, when left out.", min=1),
-    ] = None,
+    workers: Workers = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads per worker.", min=1)] = None,
     executor: ExecutorName = None,
     runs: Runs = RUNS,
@@ -73,7 +70,7 @@ def run(
         planned = make_grid(
             parsed,
             axis=axis.value,
-            sizes=None if sizes is None else _whole_numbers("--sizes", sizes),
+            sizes=whole_numbers(sizes),
             hparam=hparam,
             values=_values(values, grid),
             seeds=seeds,
@@ -95,10 +92,8 @@ def run(
         code = 0 if check.passed else 3
         if as_json:
             where = {"verdict": folder.verdict, "points": folder.points, "png": pictures[0], "svg": pictures[1]}
-            files = {name: str(path) for name, path in where.items()}
-            ui.print_json(
-                {**transfer_json.as_dict(check), "folder": str(folder.root), "files": files, "exit_code": code}
-            )
+            files = {"folder": str(folder.root), "files": {name: str(path) for name, path in where.items()}}
+            ui.print_json({**transfer_json.as_dict(check), **files, "exit_code": code})
         else:
             _show(check)
             ui.say(f"Picture: {pictures[0]}   Points: {folder.points}   Verdict: {folder.verdict}")
@@ -124,11 +119,10 @@ def _values(values: str | None, grid: str | None) -> tuple[GridValue, ...] | Non
     found = [text.strip() for text in values.split(",")]
     if not all(found):
         raise UsageError(f"--values {values}: write values with commas between them, for example 0.001,0.002,0.004")
-    numbers = [_number(text) for text in found]
     for text in found:
         if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
             raise UsageError(f"--values {values}: {text} is not a value; give finite numbers, or names")
-    known = [number for number in numbers if number is not None]
+    known = [number for text in found if (number := _number(text)) is not None]
     if known and len(known) < len(found):
         raise UsageError(f"--values {values}: has both numbers and names")
     return tuple(known) or tuple(found)
@@ -140,17 +134,6 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    from mutransfer.errors import UsageError
-
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"{option} {text}: write whole numbers with commas between them, for example 64,128,256"
-        ) from None
 
 
 def _announce(grid: TransferGrid, flops: dict[int, int]) -> None:

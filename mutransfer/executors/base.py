@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from mutransfer.errors import MutransferError
 from mutransfer.executors.devices import Device
+
+Stop = Callable[[], bool]
+"""Asked several times a second; when true the work ends with `Interrupted`."""
 
 START_FACTOR = 3.0
 START_SECONDS = 60.0
@@ -16,10 +21,7 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Job:
-    """A function by name, and plain data for it; nothing else is sent to a worker.
-
-    While it runs, the function may report progress and ask questions: `executors.line`.
-    """
+    """A function by name, and plain data for it; it may report progress and ask questions (`executors.line`)."""
 
     target: str
     """`package.module:function`, called as `function(device, **arguments)`."""
@@ -30,11 +32,8 @@ class Job:
     """Answers the job's questions. It is called in the coordinator's process, in any thread, and must not wait."""
 
     def start_limit(self, *, fresh: bool) -> float:
-        """Seconds until the first beat, 0 without a limit: reading data and compiling come before the first step.
-
-        Args:
-            fresh: the worker has ended no job yet, and has to import everything.
-        """
+        """Seconds until the first beat, 0 without a limit: reading data and compiling come before the first step, and
+        the imports of a `fresh` worker, which has ended no job yet."""
         limit = START_FACTOR * self.hang_after
         return max(limit, START_SECONDS) if self.hang_after and fresh else limit
 
@@ -53,6 +52,13 @@ class JobFailed(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+def caught(error: Exception) -> MutransferError | JobFailed:
+    """What a job's future ends with for an exception that the job raised; call it while that is handled."""
+    if isinstance(error, MutransferError | JobFailed):
+        return error
+    return JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 class WorkerDied(Exception):

@@ -28,18 +28,11 @@ class Device:
 
 def cores() -> int:
     """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_devices(*, workers: int | None = None, threads: int = 1) -> list[Device]:
-    """One device per worker.
-
-    Args:
-        workers: how many; by default one per GPU, or one per `threads` cores where there is none. More than GPUs
-            share them.
-        threads: CPU threads per worker.
+    """One device per worker: by default one per GPU, or one per `threads` CPU cores. More workers than GPUs share them.
 
     Raises:
         UsageError: fewer than one.
@@ -50,8 +43,7 @@ def worker_devices(*, workers: int | None = None, threads: int = 1) -> list[Devi
     if gpus:
         wanted = workers or len(gpus)
         return list(shared(gpus, math.ceil(wanted / len(gpus)))[:wanted])
-    count = workers or max(1, cores() // threads)
-    return [_cpu(threads) for _ in range(count)]
+    return [_cpu(threads)] * (workers or max(1, cores() // threads))
 
 
 def shared(devices: Sequence[Device], each: int) -> tuple[Device, ...]:
@@ -61,7 +53,8 @@ def shared(devices: Sequence[Device], each: int) -> tuple[Device, ...]:
 
 def with_threads(device: Device, threads: int) -> Device:
     """The same worker with another number of CPU threads."""
-    return replace(device, threads=threads, environment={**device.environment, **_threads(threads)})
+    own = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return replace(device, threads=threads, environment={**device.environment, **own})
 
 
 def single_device() -> Device:
@@ -71,11 +64,7 @@ def single_device() -> Device:
 
 
 def _cpu(threads: int) -> Device:
-    return Device("cpu", "cpu", threads, _threads(threads))
-
-
-def _threads(count: int) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)}
+    return with_threads(Device("cpu", "cpu", threads), threads)
 
 
 def _gpus(threads: int) -> list[Device]:

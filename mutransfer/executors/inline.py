@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from concurrent.futures import Future
 from typing import Any
 
 from mutransfer.config.executors import InlineSection
-from mutransfer.errors import MutransferError, UsageError
-from mutransfer.executors.base import Job, JobFailed
+from mutransfer.errors import UsageError
+from mutransfer.executors.base import Job, caught
 from mutransfer.executors.devices import Device, single_device, with_threads
 from mutransfer.executors.line import InlineLine, connected
 
@@ -36,16 +35,13 @@ class InlineExecutor:
         """One."""
         return 1
 
-    def submit(self, job: Job) -> Future[Any]:
-        """See `base.Executor`."""
+    def submit(self, job: Job) -> Future[Any]:  # noqa: D102
         future: Future[Any] = Future()
         try:
             with connected(InlineLine(job.answer)):
                 future.set_result(job.run(self._device))
-        except (MutransferError, JobFailed) as error:
-            future.set_exception(error)
         except Exception as error:
-            future.set_exception(JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc()))
+            future.set_exception(caught(error))
         return future
 
     def close(self) -> None:

@@ -32,8 +32,7 @@ class InlineLine(Line):
     def __init__(self, answer: Callable[[Any], Any] | None) -> None:
         self._answer = answer
 
-    def ask(self, question: Any) -> Any:
-        """See `Line`."""
+    def ask(self, question: Any) -> Any:  # noqa: D102
         return None if self._answer is None else self._answer(question)
 
 
@@ -45,16 +44,14 @@ class PipeLine(Line):
         self._pause = min(_BEAT_SECONDS, hang_after / _BEATS_PER_LIMIT)
         self._due = 0.0 if hang_after else float("inf")
 
-    def beat(self) -> None:
-        """See `Line`."""
+    def beat(self) -> None:  # noqa: D102
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._pause
             with _quiet_end():
                 self._connection.send(("beat", None))
 
-    def ask(self, question: Any) -> Any:
-        """See `Line`."""
+    def ask(self, question: Any) -> Any:  # noqa: D102
         with _quiet_end():
             self._connection.send(("question", question))
             return self._connection.recv()

@@ -32,19 +32,14 @@ class LocalExecutor:
     """See `base.Executor`."""
 
     def __init__(self, devices: Sequence[Device], *, warm_up: Job | None = None) -> None:
-        """One worker per device.
-
-        Args:
-            warm_up: a job that every worker runs first, at once and not at the first submit. Its result, or exception,
-                is ignored.
-        """
+        """One worker per device; each runs `warm_up` at once, whose result or exception is ignored."""
         self._warm_up = warm_up
         self._workers, self._spare = [_Worker(device, warm_up) for device in devices], list[_Worker]()
         self._make_idle()
         self._closing = threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         for worker in self._workers if warm_up is not None else ():
-            worker.start()
+            worker.alive()
 
     @property
     def capacity(self) -> int:
@@ -52,8 +47,7 @@ class LocalExecutor:
         return len(self._workers)
 
     @property
-    def devices(self) -> tuple[Device, ...]:
-        """See `base.Arranging`."""
+    def devices(self) -> tuple[Device, ...]:  # noqa: D102
         return tuple(worker.device for worker in self._workers)
 
     def arrange(self, devices: Sequence[Device], *, spare: bool = False) -> None:
@@ -76,12 +70,10 @@ class LocalExecutor:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(max_workers=len(self._workers), thread_name_prefix="worker")
 
-    def submit(self, job: Job) -> Future[Any]:
-        """See `base.Executor`."""
+    def submit(self, job: Job) -> Future[Any]:  # noqa: D102 - see `base.Executor`
         return self._threads.submit(self._run, job)
 
-    def close(self) -> None:
-        """See `base.Executor`."""
+    def close(self) -> None:  # noqa: D102
         self._closing.set()
         for worker in self._workers + self._spare:
             worker.close()
@@ -108,12 +100,11 @@ class LocalExecutor:
 
 @dataclass
 class _Silence:
-    """How long a job has been silent."""
+    """How long a job has been silent, and whether its worker was ended because that was too long."""
 
     limit: float
     seconds: float = 0.0
     ended: bool = False
-    """Whether the worker was ended because that was too long."""
 
 
 class _Worker:
@@ -128,10 +119,6 @@ class _Worker:
         self._silence: _Silence | None = None
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Start the process."""
-        self._alive()
-
     def move(self, device: Device) -> None:
         """Work on another device, in the same process if only the number of CPU threads differs."""
         old, self.device = self.device, device
@@ -142,7 +129,7 @@ class _Worker:
 
     def run(self, job: Job) -> Any:
         """Send one job and wait for its answer."""
-        process, connection = self._alive()
+        process, connection = self.alive()
         silence = _Silence(job.start_limit(fresh=self._fresh))
         self._listen(silence)
         try:
@@ -202,7 +189,7 @@ class _Worker:
             self._process.kill()
             self._process.join()
 
-    def _alive(self) -> tuple[SpawnProcess, Connection[Any, Any]]:
+    def alive(self) -> tuple[SpawnProcess, Connection[Any, Any]]:
         with self._lock:
             if self._closed:
                 raise WorkerDied("the executor is closed")

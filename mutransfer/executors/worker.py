@@ -9,14 +9,13 @@ import signal
 import sys
 import tempfile
 import threading
-import traceback
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from mutransfer.errors import MutransferError, UsageError
-from mutransfer.executors.base import Job, JobFailed
+from mutransfer.executors.base import Job, caught
 from mutransfer.executors.devices import Device
 from mutransfer.executors.line import PARENT_LOST, PipeLine, connected
 
@@ -60,23 +59,16 @@ def _answer(job: Job, device: Device) -> tuple[str, Any]:
         return "value", job.run(device)
     except MutransferError as error:
         return "error", type(error)(str(error))
-    except JobFailed as error:  # with a traceback of its own
-        return "error", error
     except Exception as error:
-        if not _has_temporary_folder():  # which importing torch needs: no fault of the job
-            return "error", UsageError(
-                "temporary files cannot be written in any of the usual folders (TMPDIR, /tmp, …): is the disk full?"
-            )
-        return "error", JobFailed(f"{type(error).__name__}: {error}", traceback.format_exc())
-
-
-def _has_temporary_folder() -> bool:
-    """Whether Python finds a folder for temporary files; once found it is not looked for again."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        return False
-    return True
+        failure = caught(error)
+        if failure is not error:
+            try:
+                tempfile.gettempdir()  # importing torch needs this folder; without it the job is not at fault
+            except FileNotFoundError:
+                return "error", UsageError(
+                    "temporary files cannot be written in any of the usual folders (TMPDIR, /tmp, …): is the disk full?"
+                )
+        return "error", failure
 
 
 def _die_with_parent() -> None:

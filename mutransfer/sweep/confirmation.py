@@ -12,8 +12,8 @@ from mutransfer.config.base import SEEDS
 from mutransfer.config.schema import RunConfig
 from mutransfer.sweep.record import TrialRecord
 
-Repeat = float | Mapping[str, Any] | None
-"""The objective of a trial trained again; what `Failure` says of one that gave none (studies of before: None)."""
+Repeat = float | Mapping[str, Any]
+"""The objective of a trial trained again; outcome and error of one that gave none, as `Failure` has them."""
 Repeats = Mapping[str, Mapping[str, Repeat]]
 """`{trial number: {seed: …}}`."""
 
@@ -52,11 +52,8 @@ class Confirmation:
 
     @property
     def noise(self) -> float | None:
-        """Standard deviation of the objective over seeds, pooled over the confirmed trials.
-
-        The root of the mean of their variances, each with one degree of freedom less than it has runs. None until
-        every run is there.
-        """
+        """Standard deviation of the objective over seeds: the root of the confirmed trials' mean variance. None until
+        every run is there."""
         if self.missing or not self.values:
             return None
         return math.sqrt(statistics.fmean(statistics.variance(values) for values in self.values.values()))
@@ -109,32 +106,24 @@ def confirmation(config: RunConfig, ranking: Sequence[TrialRecord], repeats: Rep
         seeds = {repeat: str(repeat_seed(config, repeat)) for repeat in wanted}
         found.missing.extend((record, repeat) for repeat, seed in seeds.items() if seed not in have)
         there = {seed: have[seed] for seed in seeds.values() if seed in have}
-        failed = [_failure(seed, value) for seed, value in there.items() if not isinstance(value, float | int)]
+        failed = [Failure(seed, **value) for seed, value in there.items() if isinstance(value, Mapping)]
         if failed:
             found.failed[record.number] = failed
         else:
-            found.values[record.number] = [
-                record.score,
-                *(value for value in there.values() if isinstance(value, float | int)),
-            ]
+            again = (value for value in there.values() if not isinstance(value, Mapping))
+            found.values[record.number] = [record.score, *again]
     return found
 
 
 def without_crashes(repeats: Repeats) -> dict[str, dict[str, Repeat]]:
     """The state with which a further call of the sweep begins: crashed runs are made again."""
+
+    def crashed(value: Repeat) -> bool:
+        return isinstance(value, Mapping) and value["outcome"] == "crashed"
+
     return {
-        number: {seed: value for seed, value in own.items() if not _crashed(value)} for number, own in repeats.items()
+        number: {seed: value for seed, value in own.items() if not crashed(value)} for number, own in repeats.items()
     }
-
-
-def _crashed(value: Repeat) -> bool:
-    return isinstance(value, Mapping) and value["outcome"] == "crashed"
-
-
-def _failure(seed: str, value: Repeat) -> Failure:
-    if isinstance(value, Mapping):
-        return Failure(seed, str(value["outcome"]), value.get("error"))
-    return Failure(seed, "no result")
 
 
 def repeat_seed(config: RunConfig, repeat: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.data.dataset import notes_of
 from mutransfer.errors import NothingUsable, UsageError
-from mutransfer.executors.base import Executor
+from mutransfer.executors.base import Executor, Stop
 from mutransfer.sweep.confirmation import Repeats, confirmation
 from mutransfer.sweep.dispatcher import Dispatcher, Observer
 from mutransfer.sweep.folder import SweepFolder
@@ -33,6 +34,8 @@ CHANGEABLE = (
     "search.trials", "search.retries", "search.hang_after", "search.confirm.top", "search.confirm.seeds", "provenance",
 )  # fmt: skip
 _UNCHECKED = "skipped"
+MakeExecutor = Callable[[], Executor]
+Check = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ def run_sweep(
     config: RunConfig,
     *,
     runs: Path = Path("runs"),
-    executor: Callable[[], Executor] | None = None,
+    executor: MakeExecutor | None = None,
     observer: Observer | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    check: Callable[[Path], str] | None = None,
+    should_stop: Stop = lambda: False,
+    check: Check | None = None,
     pack: int | None = None,
     arrange: bool = True,
 ) -> SweepResult:
@@ -93,17 +96,13 @@ def run_points(
     config: RunConfig,
     folder: SweepFolder,
     *,
-    executor: Callable[[], Executor] | None = None,
+    executor: MakeExecutor | None = None,
     observer: Observer | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Stop = lambda: False,
 ) -> tuple[TrialRecord, ...]:
-    """Run or continue a grid across compute settings (`search.across`) in `folder`.
+    """Run or continue a grid across compute settings (`search.across`) in `folder`; raises as `run_sweep` does.
 
     Nothing is selected: every point is a result, those that diverged included.
-
-    Raises:
-        ConfigError, UsageError, DataError, Interrupted: as `run_sweep`.
-        NothingUsable: every point crashed.
     """
     return tuple(_run(config, folder, executor, observer, should_stop)[0])
 
@@ -111,10 +110,10 @@ def run_points(
 def _run(
     config: RunConfig,
     folder: SweepFolder,
-    executor: Callable[[], Executor] | None,
+    executor: MakeExecutor | None,
     observer: Observer | None,
-    should_stop: Callable[[], bool],
-    check: Callable[[Path], str] | None = None,
+    should_stop: Stop,
+    check: Check | None = None,
     pack: int | None = 1,
     arrange: bool = False,
 ) -> tuple[list[TrialRecord], Selection | None, Repeats]:
@@ -142,7 +141,7 @@ def _run(
         crew = crew or stack.enter_context(closing(make_crew()))
         try:
             arrange = arrange and not config.executor.fixed_workers
-            packing = choose_shape(config, study, crew, watching, pack=pack, arrange=arrange, should_stop=should_stop)
+            packing = choose_shape(config, study, crew, watching, should_stop, pack=pack, arrange=arrange)
             Dispatcher(config, folder, study, crew, watching, should_stop, packing).run()
         except BaseException:
             with suppress(UsageError):  # a full disk refuses these too; the reason why the sweep ended matters more
@@ -162,7 +161,7 @@ def _finish(
     return records, selection, repeats
 
 
-def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: Callable[[], bool]) -> Study:
+def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: Stop) -> Study:
     """Create the study, or continue an existing one of the same config."""
     from mutransfer.sweep.study import Study  # a database's libraries take as long as a worker needs to start
 
@@ -172,36 +171,28 @@ def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: 
         save_config(config, folder.config)
         return Study.create(folder, config, {"data": data}, should_stop=should_stop)
     study = Study(folder.study, config.search, should_stop=should_stop)
-    try:
-        _require_same(study, folder, config, data)
-    except BaseException:
-        study.close()
-        raise
+    with ExitStack() as refused:
+        refused.callback(study.close)
+        if changed := differences(load_config(folder.config), config, ignore=CHANGEABLE):
+            raise UsageError(
+                f"{folder.root}: holds the sweep of another config; give this one another name. It differs in\n  "
+                + "\n  ".join(changed)
+            )
+        if study.attributes.get("data") != data:
+            raise UsageError(
+                f"{folder.root}: the data has changed since this sweep began, so further trials would not be "
+                "comparable; give the config another name"
+            )
+        refused.pop_all()
     save_config(config, folder.config)
     return study
-
-
-def _require_same(study: Study, folder: SweepFolder, config: RunConfig, data: str) -> None:
-    changed = differences(load_config(folder.config), config, ignore=CHANGEABLE)
-    if changed:
-        raise UsageError(
-            f"{folder.root}: holds the sweep of another config; give this one another name. It differs in\n  "
-            + "\n  ".join(changed)
-        )
-    if study.attributes.get("data") != data:
-        raise UsageError(
-            f"{folder.root}: the data has changed since this sweep began, so further trials would not be comparable; "
-            "give the config another name"
-        )
 
 
 def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialRecord], repeats: Repeats) -> str:
     failed = confirmation(config, completed(finalists(config, records)), repeats).failed
     reached = max((record.furthest.stage for record in records), default=1)
-    counts: dict[str, int] = {}
-    for record in entrants(config, records, reached):
-        outcome = (record.outcome or "unfinished").replace("_", " ")
-        counts[outcome] = counts.get(outcome, 0) + 1
+    ends = entrants(config, records, reached)
+    counts = Counter((record.outcome or "unfinished").replace("_", " ") for record in ends)
     listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     errors = [record.error for record in records if record.error]
     detail = f"; the last error was: {errors[-1]}" if errors else "; try lower learning rates"

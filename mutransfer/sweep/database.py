@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engi
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
 
 from mutransfer.errors import Interrupted, UsageError
+from mutransfer.executors.base import Stop
 from mutransfer.sweep.place import Place
 from mutransfer.sweep.tables import REVISIONS, read_revision
 
@@ -36,12 +37,8 @@ _DRIVERS = {"postgresql": "mutransfer[postgres]"}
 class Database:
     """Reads and writes in transactions; every error is a UsageError that names the place and holds no password."""
 
-    def __init__(self, place: Place, *, writes: bool, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Open the database at `place`.
-
-        Raises:
-            UsageError: it is missing, damaged or unreachable, or its driver is not installed.
-        """
+    def __init__(self, place: Place, *, writes: bool, should_stop: Stop) -> None:
+        """Raises UsageError where it is missing, damaged or unreachable, or its driver is not installed."""
         self._place, self._should_stop = place, should_stop
         self._writes_ahead = False
         file = place.sqlite_file
@@ -62,12 +59,7 @@ class Database:
             raise
 
     def read(self, work: Callable[[Connection], T], *, patient: bool = False) -> T:
-        """What `work` finds.
-
-        Raises:
-            UsageError: the database cannot be read, or has none of Optuna's tables; with `patient` as `write`.
-            Interrupted: as `write`.
-        """
+        """What `work` finds; raises as `write` does, or UsageError where none of Optuna's tables is there."""
 
         def attempt() -> T:
             with self._engine.connect() as connection:
@@ -80,10 +72,7 @@ class Database:
 
         A server that cannot be reached is tried again for `PATIENCE` seconds if `patient`. When a connection dies in
         the moment of a commit, nobody knows whether it was done: `work` has to find that out when it is called again.
-
-        Raises:
-            UsageError: the disk or the server refuses, or the server stayed away.
-            Interrupted: told to stop while waiting for the server.
+        Raises UsageError where the disk or the server refuses, and Interrupted when stopped while waiting.
         """
 
         def attempt() -> None:
@@ -119,10 +108,8 @@ class Database:
         self._engine.dispose()
 
     def _write_ahead(self) -> None:
-        """Have SQLite flush at checkpoints only: a kill loses nothing, a power cut at most the last trials.
-
-        This happens at the first write, so that a refused coordinator leaves the file unchanged.
-        """
+        """Have SQLite flush at checkpoints only: a kill loses nothing, a power cut at most the last trials. It happens
+        at the first write, so that a refused coordinator leaves the file unchanged."""
         if self._engine.dialect.name == "sqlite" and not self._writes_ahead:
             self._writes_ahead = True
             self._pragma("journal_mode=WAL")
@@ -178,9 +165,8 @@ def require_revision(place: Place, found: str | None) -> None:
 def optuna_storage(place: Place) -> RDBStorage:
     """Optuna's own connection, which makes its tables where there are none.
 
-    Raises:
-        UsageError: the database cannot be reached. Its tables, or those that Optuna would make, have another revision;
-            then nothing is written, since Optuna itself would add its tables before it looked at the revision.
+    Where these, or the tables there are, have another revision, nothing is written but UsageError raised: Optuna itself
+    would add its tables before it looked at the revision.
     """
     from optuna import logging
     from optuna.exceptions import StorageInternalError
@@ -191,7 +177,12 @@ def optuna_storage(place: Place) -> RDBStorage:
     # Optuna fills in braces.
     url = place.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        require_revision(place, made := _revision_of_new_tables())
+        in_memory = RDBStorage("sqlite://")
+        try:
+            made = str(in_memory.get_head_version())  # of the tables that the installed Optuna makes
+        finally:
+            in_memory.engine.dispose()
+        require_revision(place, made)
         with engine.connect() as connection:
             require_revision(place, read_revision(connection) or made)
         return RDBStorage(url)
@@ -201,17 +192,6 @@ def optuna_storage(place: Place) -> RDBStorage:
         raise UsageError(f"{place}: {error}") from error
     finally:
         engine.dispose()
-
-
-def _revision_of_new_tables() -> str:
-    """The revision of the tables that the installed Optuna makes."""
-    from optuna.storages import RDBStorage
-
-    storage = RDBStorage("sqlite://")  # in memory
-    try:
-        return str(storage.get_head_version())
-    finally:
-        storage.engine.dispose()
 
 
 def cannot_be(done: str, place: Place, error: BaseException) -> UsageError:

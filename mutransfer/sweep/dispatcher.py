@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import Interrupted, NothingUsable
-from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
+from mutransfer.executors.base import Executor, Job, JobFailed, Stop, WorkerDied
 from mutransfer.files import make_folder, write_atomic
 from mutransfer.sweep.confirmation import Repeat, confirmation, repeat_seed, without_crashes
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.packing.measure import Packing
 from mutransfer.sweep.record import TrialRecord, completed
-from mutransfer.sweep.stages import entrants, finalists, horizons
+from mutransfer.sweep.stages import Standing, entrants, finalists, horizons
 from mutransfer.training.folder import TrainResult
 
 if TYPE_CHECKING:
-    from mutransfer.sweep.study import Study
-
-if TYPE_CHECKING:
     from mutransfer.sweep.pruning import Pruning
+    from mutransfer.sweep.study import Study
 
 _POLL_SECONDS = 0.2
 # This many crashes before any success have one common cause.
@@ -78,7 +76,7 @@ class Dispatcher:
         study: Study,
         executor: Executor,
         observer: Observer,
-        should_stop: Callable[[], bool],
+        should_stop: Stop,
         pack: Packing,
     ) -> None:
         self._pack = pack
@@ -90,7 +88,11 @@ class Dispatcher:
         self._waiting: deque[_Task] = deque()
         self._doubtful: list[TrialRecord] = []
         self._ended: list[TrialRecord] = []
-        self._pruning = _pruning(config, study)
+        self._pruning: Pruning | None = None
+        if self._search.pruner is not None:
+            from mutransfer.sweep.pruning import Pruning
+
+            self._pruning = Pruning(config, self._search.pruner, study.records(), study.curves())
 
     def run(self) -> None:
         """Every trial in every stage that it reaches, then the best ones with further seeds.
@@ -105,9 +107,9 @@ class Dispatcher:
                 self._observer.staged(stage, len(self._horizons), steps, self._done, self._total)
             self._work(self._next_trials if stage == 1 else lambda count: [])
             self._give_up_if_nothing_works(at_least=1)
-        repeats = self._study.attributes.get("repeats", {})
-        if repeats != without_crashes(repeats):
-            self._study.set_attribute("repeats", without_crashes(repeats))
+        kept = without_crashes(self._repeats)
+        if kept != self._repeats:
+            self._study.set_attribute("repeats", kept)
         while missing := self._missing_repeats():  # again where a failure makes the next best trial a candidate
             self._waiting.extend(missing)
             self._work(lambda count: [])
@@ -129,8 +131,12 @@ class Dispatcher:
 
     def _missing_repeats(self) -> list[_Task]:
         ranking = completed(finalists(self._config, self._study.records()))
-        repeats = self._study.attributes.get("repeats", {})
-        return [_Task(record, repeat) for record, repeat in confirmation(self._config, ranking, repeats).missing]
+        return [_Task(record, repeat) for record, repeat in confirmation(self._config, ranking, self._repeats).missing]
+
+    @property
+    def _repeats(self) -> dict[str, dict[str, Repeat]]:
+        found: dict[str, dict[str, Repeat]] = self._study.attributes.get("repeats", {})
+        return found
 
     def _work(self, next_tasks: Callable[[int], list[_Task]]) -> None:
         """Keep the executor full until there is no task and none in flight."""
@@ -146,8 +152,7 @@ class Dispatcher:
             if self._should_stop():
                 to_go = self._done == self._total and self._missing_repeats()
                 repeats = " and the best ones to confirm" if to_go else ""
-                stages = len(self._horizons)
-                where = f" in stage {self._stage} of {stages}" if stages > 1 else ""
+                where = Standing(self._stage, len(self._horizons), self._done, self._total).where
                 done = f"{self._done} of {self._total} trials done{where}{repeats}"
                 raise Interrupted(f"stopped with {done}; the same command continues")
             if not flying:
@@ -220,12 +225,10 @@ class Dispatcher:
     def _land_crash(self, task: _Task, error: JobFailed | WorkerDied) -> None:
         """Try again, alone; or give up on this trial."""
         if isinstance(error, JobFailed):
-            root = make_folder(self._task_folder(task))
-            write_atomic(root / "error.txt", error.traceback)
-        if self._tried_again(task, str(error)):
-            return
-        task = replace(task, record=replace(task.record, error=str(error)))
-        self._land_result(task, TrainResult("crashed"))
+            write_atomic(make_folder(self._task_folder(task)) / "error.txt", error.traceback)
+        if not self._tried_again(task, str(error)):
+            failed = replace(task, record=replace(task.record, error=str(error)))
+            self._land_result(failed, TrainResult("crashed"))
 
     def _tried_again(self, task: _Task, reason: str) -> bool:
         """Queue a trial once more, unless its retries are used up."""
@@ -251,13 +254,8 @@ class Dispatcher:
             return
         if self._pruning is not None:
             self._pruning.settle(task.record.number, result.outcome, value)
-        record = replace(
-            task.record,
-            outcome=result.outcome,
-            value=value,
-            seed=self._seed(task),
-            **{**result.figures(), "seconds": round(result.seconds, 3)},
-        )
+        figures = {**result.figures(), "seconds": round(result.seconds, 3)}
+        record = replace(task.record, outcome=result.outcome, value=value, seed=self._seed(task), **figures)
         # Crashes count against trials only after a success; before that the cause is likely not the trial.
         if not self._works:
             self._doubtful.append(record)
@@ -283,28 +281,12 @@ class Dispatcher:
         self._study.beat()
         for record in ended:
             self._done += 1
-            self._best = min(
-                (r for r in (self._best, record) if r is not None and r.value is not None),
-                key=lambda r: (r.score, r.number),
-                default=None,
-            )
+            self._best = next(iter(completed([one for one in (self._best, record) if one is not None])), None)
             self._observer.ended(record, self._done, self._total, self._best)
 
     def _save_repeat(self, task: _Task, value: Repeat) -> None:
         number, seed = task.record.number, repeat_seed(self._config, task.repeat)
-        repeats = self._study.attributes.get("repeats", {})
-        of_trial = {**repeats.get(str(number), {}), str(seed): value}
-        self._study.set_attribute("repeats", {**repeats, str(number): of_trial})
-        if isinstance(value, Mapping):
-            self._observer.repeated(number, seed, None, str(value["outcome"]))
-        else:
-            self._observer.repeated(number, seed, value, "completed")
-
-
-def _pruning(config: RunConfig, study: Study) -> Pruning | None:
-    if config.require_search().pruner is None:
-        return None
-    from mutransfer.sweep.pruning import Pruning
-
-    ended = {one.number: (one.outcome, one.value) for one in study.records() if one.outcome is not None}
-    return Pruning(config, ended, study.curves())
+        of_trial = {**self._repeats.get(str(number), {}), str(seed): value}
+        self._study.set_attribute("repeats", {**self._repeats, str(number): of_trial})
+        known, outcome = (None, str(value["outcome"])) if isinstance(value, Mapping) else (value, "completed")
+        self._observer.repeated(number, seed, known, outcome)

@@ -37,9 +37,16 @@ class SweepFolder:
     @property
     def changed(self) -> float:
         """When the sweep last wrote, in seconds since the epoch."""
+
+        def modified(file: Path) -> float:
+            try:
+                return file.stat().st_mtime
+            except FileNotFoundError:
+                return 0.0
+
         # SQLite writes to the file behind -wal for as long as a sweep runs; trials.csv comes at the end of each call.
         files = (self.study, self.own_study.with_name("study.db-wal"), self.table)
-        return max(_modified(file) for file in files)
+        return max(map(modified, files))
 
     @property
     def exists(self) -> bool:
@@ -60,11 +67,7 @@ class SweepFolder:
 
     @contextmanager
     def sole_coordinator(self) -> Iterator[None]:
-        """Hold the folder's lock, and write into it which process holds it.
-
-        Raises:
-            UsageError: another coordinator holds it, or the folder cannot be written.
-        """
+        """Hold the folder's lock and say which process holds it. UsageError if another does, or it is not writable."""
         begun = (self._holder.name, self.config.name)
         with sole_folder(
             self.root, self._lock, lambda: f"{self.root}: is being swept by {self._describe_holder()}", begun=begun
@@ -89,19 +92,8 @@ class SweepFolder:
             return "another process"
 
 
-def _modified(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
 def find_sweeps(runs: Path) -> list[SweepFolder]:
-    """Sweeps below a runs folder, newest first.
-
-    Raises:
-        UsageError: `runs` is a file.
-    """
+    """Sweeps below a runs folder, newest first. UsageError if it is a file."""
     if runs.is_file():
         raise UsageError(f"{runs}: is a file, but has to be a folder")
     found = [SweepFolder(root) for root in {path.parent for path in runs.glob("*/study.*")}]
@@ -109,11 +101,7 @@ def find_sweeps(runs: Path) -> list[SweepFolder]:
 
 
 def resolve_sweep(name: str | None, runs: Path) -> SweepFolder:
-    """The sweep of that name in the runs folder, or at that path.
-
-    Raises:
-        UsageError: there is none; the message lists the existing ones.
-    """
+    """The sweep of that name in the runs folder, or at that path; a UsageError lists the existing ones."""
     if name is not None:
         for candidate in (SweepFolder(runs / name), SweepFolder(Path(name))):
             if candidate.exists:

@@ -13,12 +13,12 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection
 
 from mutransfer.errors import Interrupted, UsageError
+from mutransfer.executors.base import Stop
 from mutransfer.sweep.database import Database
 from mutransfer.sweep.place import Place
 from mutransfer.sweep.tables import read_attribute_text, swap_attribute
@@ -48,14 +48,10 @@ class Lease:
         self._count = 0
         self._renewed = 0.0
 
-    def claim(self, should_stop: Callable[[], bool]) -> None:
-        """Become the study's coordinator.
+    def claim(self, should_stop: Stop) -> None:
+        """Become the study's coordinator; UsageError if another one is at work, Interrupted if stopped while watching.
 
         A coordinator named there that ran in this very folder is dead: its successor holds the folder's lock.
-
-        Raises:
-            UsageError: another one is at work.
-            Interrupted: told to stop while watching whether it is.
         """
         found = self._read()
         holder = json.loads(found)
@@ -71,13 +67,9 @@ class Lease:
         self._renewed = time.monotonic()
 
     def renew(self, connection: Connection) -> bool:
-        """Move the count on, in a transaction of a write.
+        """Move the count on, in a transaction of a write; UsageError where another coordinator has taken over.
 
-        Returns:
-            False when an earlier attempt of this very write was committed after all, so that it must not be repeated.
-
-        Raises:
-            UsageError: another coordinator has taken over.
+        False when an earlier attempt of this very write was committed after all, so that it must not be repeated.
         """
         if swap_attribute(connection, self._study, KEY, self._text(self._count), self._text(self._count + 1)):
             return True

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from mutransfer.config.search import ENVIRONMENT
 from mutransfer.errors import UsageError
-from mutransfer.files import write_json
-
-_OWN_NAME = "mutransfer"
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Place:
 
     file: Path
     """Its file in the run folder: the SQLite file itself, or the link to the database."""
-    study: str
+    study: str = "mutransfer"
     """Its name in the database."""
     storage: str | None = None
     """`search.storage` as the config writes it, `${NAME}` not filled in; None for the run folder's own file."""
@@ -35,17 +31,8 @@ class Place:
         return str(self.file) if self.storage is None else f"{self.file} ({self.storage})"
 
     @property
-    def shared(self) -> bool:
-        """Whether coordinators can reach it that the run folder's lock does not cover."""
-        return self.storage is not None
-
-    @property
     def url(self) -> URL:
-        """With every `${NAME}` filled in; it must not be shown.
-
-        Raises:
-            UsageError: it is not a URL, or an environment variable is not set.
-        """
+        """With every `${NAME}` filled in; it must not be shown. UsageError if it is not a URL, or a NAME is not set."""
         if self.storage is None:
             return URL.create("sqlite", database=str(self.file.resolve()))
         try:
@@ -57,15 +44,9 @@ class Place:
                 f"search.storage: {self.storage} is not a storage URL; write it as postgresql+psycopg://USER:${{PASSWORD}}"
                 "@HOST/DATABASE or sqlite:////PATH"
             ) from None
-        return URL.create(
-            url.drivername,
-            username=_filled(url.username),
-            password=_filled(url.password),
-            host=_filled(url.host),
-            port=url.port,
-            database=_filled(url.database),
-            query={name: _filled(str(value)) for name, value in url.query.items()},
-        )
+        names = ("username", "password", "host", "database")
+        filled: dict[str, Any] = {name: _filled(text) for name in names if (text := getattr(url, name)) is not None}
+        return url.set(**filled, query={name: _filled(str(value)) for name, value in url.query.items()})
 
     @property
     def sqlite_file(self) -> Path | None:
@@ -84,29 +65,10 @@ class Place:
         return [value for name in names if (value := os.environ.get(name))]
 
 
-def own_place(file: Path) -> Place:
-    """The run folder's own SQLite file."""
-    return Place(file, _OWN_NAME)
-
-
-def new_link(file: Path, run: str, storage: str) -> Place:
-    """A place for the study of a new run, with a name that is unique in any database."""
-    return Place(file, f"{run}-{secrets.token_hex(6)}", storage)
-
-
-def save_link(place: Place) -> None:
-    """Write the link to a study in a database."""
-    write_json(place.file, {"storage": place.storage, "study": place.study})
-
-
 def read_place(file: Path) -> Place:
-    """The place of the study behind a file of a run folder.
-
-    Raises:
-        UsageError: the link is damaged.
-    """
+    """The place of the study behind a file of a run folder; UsageError if that link is damaged."""
     if file.suffix != ".json":
-        return own_place(file)
+        return Place(file)
     try:
         link = json.loads(file.read_text(encoding="utf-8"))
         return Place(file, str(link["study"]), str(link["storage"]))
@@ -119,14 +81,8 @@ def read_place(file: Path) -> Place:
         ) from None
 
 
-@overload
-def _filled(text: str) -> str: ...
-@overload
-def _filled(text: str | None) -> str | None: ...
-def _filled(text: str | None) -> str | None:
+def _filled(text: str) -> str:
     """With every `${NAME}` replaced by environment variable NAME."""
-    if text is None:
-        return None
 
     def value(found: re.Match[str]) -> str:
         name = found.group(1)

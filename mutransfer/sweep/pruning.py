@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mutransfer.config.pruner import PrunerSection
 from mutransfer.config.schema import RunConfig
-from mutransfer.sweep.curves import Curve
+from mutransfer.sweep.record import Curve, TrialRecord
 from mutransfer.sweep.sampling import STATES
 from mutransfer.training.folder import Outcome
 
@@ -30,20 +30,9 @@ class Pruning:
     """Judges the trials of one sweep. Workers report losses from any thread."""
 
     def __init__(
-        self, config: RunConfig, ended: Mapping[int, tuple[Outcome, float | None]], curves: Mapping[int, Curve]
+        self, config: RunConfig, pruner: PrunerSection, records: Sequence[TrialRecord], curves: Mapping[int, Curve]
     ) -> None:
-        """Continue from the state of a study.
-
-        Args:
-            ended: outcome and objective of the trials that have ended, by number.
-            curves: the losses of these that the pruner saw.
-
-        Raises:
-            ConfigError: the search has no pruner.
-        """
-        pruner = config.require_search().pruner
-        if pruner is None:
-            raise ValueError("the search has no pruner")
+        """Continue from the state of a study: its trials, and the losses of ended ones that the pruner saw."""
         self._lag, self.largest_pack = pruner.lag, pruner.largest_pack
         self._pruner = optuna_pruner(pruner, config.pruning_from, config.training.steps)
         self._window = _Window()
@@ -51,15 +40,14 @@ class Pruning:
         self._curves: dict[int, Curve] = {}
         self._settled = 0
         self._lock = threading.Lock()
-        for number, (outcome, value) in sorted(ended.items()):
-            self._curves[number] = curves.get(number, Curve())
-            self._settle(number, outcome, value)
+        for one in records:
+            if one.outcome is not None:
+                self._curves[one.number] = curves.get(one.number, Curve())
+                self.settle(one.number, one.outcome, one.value)
 
     def answer(self, numbers: Sequence[int]) -> Callable[[Any], list[int] | None]:
-        """The function that a job with these trials calls with `(steps done, {position: loss})`.
-
-        The answer is the positions that are pruned; None when it is too early to say.
-        """
+        """A job with these trials calls it with `(steps done, {position: loss})`: the positions that are pruned, or
+        None when it is too early to say."""
         with self._lock:
             for number in numbers:  # the losses of an earlier attempt no longer count
                 self._curves[number] = Curve()
@@ -77,7 +65,12 @@ class Pruning:
     def settle(self, number: int, outcome: Outcome, value: float | None) -> None:
         """Record how trial `number` ended; later ones are compared with it."""
         with self._lock:
-            self._settle(number, outcome, value)
+            if outcome in ("crashed", "out_of_memory"):
+                self._curves[number] = Curve()
+            curve = self._curves.get(number, Curve())
+            self._window.ended[number] = _frozen(number, STATES[outcome], curve, value)
+            while self._settled in self._window.ended:
+                self._settled += 1
 
     def curve(self, number: int) -> Curve:
         """The losses of a trial that the pruner saw; none for a trial without a result."""
@@ -87,14 +80,6 @@ class Pruning:
     def apart(self, first: int, second: int) -> bool:
         """Whether the second of two trials cannot be judged before the first has ended."""
         return second - first >= self._lag
-
-    def _settle(self, number: int, outcome: Outcome, value: float | None) -> None:
-        if outcome in ("crashed", "out_of_memory"):
-            self._curves[number] = Curve()
-        curve = self._curves.get(number, Curve())
-        self._window.ended[number] = _frozen(number, STATES[outcome], curve, value)
-        while self._settled in self._window.ended:
-            self._settled += 1
 
     def _prunes(self, number: int, step: int, loss: float) -> bool:
         curve = self._curves[number]
@@ -129,12 +114,7 @@ class _Window(InMemoryStorage):
 
 
 def optuna_pruner(pruner: PrunerSection, first: int, steps: int) -> optuna.pruners.BasePruner:
-    """Optuna's object for a section.
-
-    Args:
-        first: steps before which no trial is pruned.
-        steps: training steps of a trial.
-    """
+    """Optuna's object for a section; no trial is pruned before its step `first` of `steps`."""
     startup, reduction = pruner.resolved("startup"), pruner.resolved("reduction")
     if pruner.kind == "median":
         return optuna.pruners.MedianPruner(startup, first)

@@ -1,10 +1,10 @@
-"""The record of a trial in a study. A module of its own, so that readers of records import no database library."""
+"""The record of a trial in a study, and the losses that a pruner saw of it. Imports no database library."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mutransfer.training.folder import Outcome, RunFigures
@@ -42,6 +42,22 @@ class TrialRecord(RunFigures):
         if len(self.longer) > stage - 2:
             return self.longer[stage - 2]
         return TrialRecord(self.number, self.params, stage=stage)
+
+
+@dataclass
+class Curve:
+    """The losses of one trial at the steps where a pruner looked at it."""
+
+    looks: dict[int, float] = field(default_factory=dict)
+    """`{steps done: loss}`."""
+    rungs: dict[str, Any] = field(default_factory=dict)
+    """Values that Optuna's pruner stores with the trial: its losses at rungs."""
+
+    @property
+    def last(self) -> float | None:
+        """The loss at the last look, which Optuna takes as the value of a pruned trial. None where it is NaN."""
+        loss = self.looks[max(self.looks)] if self.looks else math.nan
+        return None if math.isnan(loss) else loss
 
 
 def completed(records: Sequence[TrialRecord]) -> list[TrialRecord]:

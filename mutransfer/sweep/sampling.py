@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from mutransfer.config.base import SEEDS
 from mutransfer.config.search import SearchSection
+from mutransfer.sweep.record import Curve, TrialRecord
 from mutransfer.sweep.space import point
 from mutransfer.training.folder import Outcome
 
@@ -24,49 +25,38 @@ STATES: dict[Outcome, TrialState] = {
 
 Looks = Mapping[int, float]
 """`{steps done: loss}`."""
-Told = tuple[Mapping[str, Any], Outcome | None, float | None, Looks]
-"""Params, outcome, objective of a trial, and its losses that a pruner saw."""
 
 
-class Sampler(Protocol):
-    """Draws params; never waits for the study's database."""
+class Sampler:
+    """Gives trial k the point of `space.point`, independent of other trials; never waits for the study's database."""
+
+    def __init__(self, search: SearchSection) -> None:
+        self._search = search
 
     def draw(self, number: int) -> dict[str, Any]:
         """Params of the next trial, whose number is one more than the last one's."""
+        return point(self._search, number)
 
     def complete(self, number: int, params: Mapping[str, Any]) -> dict[str, Any]:
         """All params of an earlier trial that has `params` only, as a kill may have left it."""
+        return {**point(self._search, number), **params}
 
     def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:
         """Record how trial `number` ended; `looks` are the losses that a pruner saw."""
 
 
-class PointSampler:
-    """Gives trial k the point of `space.point`, independent of other trials."""
-
-    def __init__(self, search: SearchSection) -> None:
-        self._search = search
-
-    def draw(self, number: int) -> dict[str, Any]:  # noqa: D102
-        return point(self._search, number)
-
-    def complete(self, number: int, params: Mapping[str, Any]) -> dict[str, Any]:  # noqa: D102
-        return {**point(self._search, number), **params}
-
-    def learn(self, number: int, outcome: Outcome, value: float | None, looks: Looks) -> None:  # noqa: D102
-        pass
-
-
-class TPESampler:
+class TPESampler(Sampler):
     """Optuna's TPE on a copy of the study in memory."""
 
     def __init__(
         self,
         search: SearchSection,
         distributions: Mapping[str, BaseDistribution],
-        trials: Sequence[Told],
+        trials: Sequence[TrialRecord],
+        curves: Mapping[int, Curve],
     ) -> None:
         """`trials`: trials 0, 1, … so far."""
+        super().__init__(search)
         # Its random state is not saved: the same seed again would draw the first trials again.
         seed = (search.seed + len(trials)) % SEEDS
         self._distributions = dict(distributions)
@@ -74,14 +64,14 @@ class TPESampler:
         self._study = optuna.create_study(
             storage=self._storage, sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         )
-        for params, outcome, value, looks in trials:
+        for one in trials:
             self._study.add_trial(
                 optuna.trial.create_trial(
-                    state=TrialState.RUNNING if outcome is None else STATES[outcome],
-                    value=value,
-                    intermediate_values=dict(looks),
-                    params=dict(params),
-                    distributions={name: self._distributions[name] for name in params},
+                    state=TrialState.RUNNING if one.outcome is None else STATES[one.outcome],
+                    value=one.value,
+                    intermediate_values=dict(curves.get(one.number, Curve()).looks),
+                    params=dict(one.params),
+                    distributions={name: self._distributions[name] for name in one.params},
                 )
             )
 
@@ -113,12 +103,3 @@ class TPESampler:
             elif isinstance(distribution, CategoricalDistribution):
                 trial.suggest_categorical(name, distribution.choices)
         return dict(trial.params)
-
-
-def make_sampler(
-    search: SearchSection,
-    distributions: Mapping[str, BaseDistribution],
-    trials: Sequence[Told],
-) -> Sampler:
-    """The sampler that goes on after `trials`."""
-    return TPESampler(search, distributions, trials) if search.sampler == "tpe" else PointSampler(search)

@@ -78,14 +78,12 @@ def select(config: RunConfig, records: Sequence[TrialRecord], repeats: Repeats) 
 def _passed_over(record: TrialRecord, failures: Sequence[Failure]) -> list[str]:
     """The warning about a trial that could not be confirmed; a crash is not a verdict on it."""
     found = []
-    unstable = [one.seed for one in failures if not one.crashed]
-    if unstable:
+    if unstable := [one.seed for one in failures if not one.crashed]:
         found.append(
             f"trial {record.number} was among the best, but gave no result with seed {' and '.join(unstable)}: it may "
             "be on the edge of stability and cannot win"
         )
-    crashed = [one for one in failures if one.crashed]
-    if crashed:
+    if crashed := [one for one in failures if one.crashed]:
         seeds = " and ".join(one.seed for one in crashed)
         found.append(
             f"trial {record.number} ({_short(record.value)}) was among the best, but its run with seed {seeds} "
@@ -104,17 +102,13 @@ def _place(record: TrialRecord, confirmed: Confirmation) -> tuple[bool, bool, fl
 def _ties(ranking: Sequence[TrialRecord], confirmed: Confirmation) -> tuple[int, ...]:
     best, means = ranking[0], confirmed.means
     reach = 2.0 * (confirmed.difference_noise or 0.0)
-    found = []
-    for record in ranking[1:]:
-        if record.number in confirmed.failed:
-            continue
+
+    def tied(record: TrialRecord) -> bool:
         if record.number in means:
-            tied = means[record.number] - means[best.number] <= reach / math.sqrt(confirmed.runs)
-        else:
-            tied = record.score - best.score <= reach
-        if tied:
-            found.append(record.number)
-    return tuple(found)
+            return means[record.number] - means[best.number] <= reach / math.sqrt(confirmed.runs)
+        return record.score - best.score <= reach
+
+    return tuple(one.number for one in ranking[1:] if one.number not in confirmed.failed and tied(one))
 
 
 def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecord]) -> list[str]:
@@ -122,16 +116,14 @@ def _warnings(config: RunConfig, best: TrialRecord, records: Sequence[TrialRecor
     found = []
     for name, value in best.params.items():
         distribution = space[name]
-        end = edge(distribution, value)
-        if end is not None:
+        if (end := edge(distribution, value)) is not None:
             near = f"within {EDGE:.0%} of" if distribution.bounds else "at"
             found.append(
                 f"the best {name} ({_short(value)}) lies {near} the {end} end of its range: the optimum may be "
                 "outside; widen the range and sweep again"
             )
     ends = [record.furthest for record in records]
-    missing = [record for record in ends if record.outcome in ("crashed", "out_of_memory")]
-    if missing:
+    if missing := [record for record in ends if record.outcome in ("crashed", "out_of_memory")]:
         kinds = sorted({str(record.outcome).replace("_", " ") for record in missing})
         found.append(f"{len(missing)} of {len(records)} trials gave no result ({', '.join(kinds)})")
     return found

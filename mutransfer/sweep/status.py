@@ -32,11 +32,7 @@ class SweepStatus:
 
 
 def status(folder: SweepFolder) -> SweepStatus:
-    """The state of a sweep.
-
-    Raises:
-        UsageError: its files are damaged.
-    """
+    """The state of a sweep; UsageError if its files are damaged."""
     config = load_config(folder.config)
     study = Study(folder.study, None)
     records = tuple(study.records())
@@ -50,11 +46,7 @@ def status(folder: SweepFolder) -> SweepStatus:
 
 
 def newest_finished(runs: Path) -> SweepFolder:
-    """The sweep whose study changed last among those that are finished and have a winner.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The sweep whose study changed last among those that are finished and have a winner; else UsageError."""
     unfinished, damaged = [], []
     for folder in find_sweeps(runs):
         try:
@@ -65,11 +57,8 @@ def newest_finished(runs: Path) -> SweepFolder:
             damaged.append(str(error))
         else:
             stands = found.standing
-            why = (
-                "no trial completed"
-                if found.state == "finished"
-                else f"{stands.done} of {stands.total} trials done{stands.where}"
-            )
+            so_far = f"{stands.done} of {stands.total} trials done{stands.where}"
+            why = "no trial completed" if found.state == "finished" else so_far
             unfinished.append(f"{folder.root.name} ({why})")
     if unfinished:
         raise UsageError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,22 +16,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
 from mutransfer.errors import MutransferError, UsageError
-from mutransfer.files import disk_errors
+from mutransfer.executors.base import Stop
+from mutransfer.files import disk_errors, write_json
 from mutransfer.sweep import tables
-from mutransfer.sweep.curves import Curve
 from mutransfer.sweep.database import Database, cannot_be, optuna_storage, require_revision
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.lease import FREE, KEY, Lease
-from mutransfer.sweep.place import Place, new_link, own_place, read_place, save_link
-from mutransfer.sweep.record import TrialRecord
+from mutransfer.sweep.place import Place, read_place
+from mutransfer.sweep.record import Curve, TrialRecord
 from mutransfer.training.folder import FIGURES
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-    from mutransfer.sweep.sampling import Sampler
-
-T = TypeVar("T")
 
 _PACKAGES = ("mutransfer", "torch", "optuna", "numpy")
 _RESULT = "result"
@@ -41,17 +35,14 @@ _RESULT_FIELDS = ("outcome", "seed", "error", *FIGURES)
 class Study:
     """The record of one sweep. The coordinator is its only writer."""
 
-    def __init__(
-        self, path: Path, search: SearchSection | None, *, should_stop: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, path: Path, search: SearchSection | None, *, should_stop: Stop = lambda: False) -> None:
         """Open the study that `path` stands for (`SweepFolder.study`); without a `search` it can only be read.
 
-        Args:
-            should_stop: asked while waiting for a database server, or for another coordinator of this study.
+        `should_stop` is asked while waiting for a database server, or for another coordinator of this study.
 
         Raises:
-            UsageError: the file is missing, truncated, damaged, or no study of ours, its database cannot be reached,
-                or another coordinator writes to it.
+            UsageError: the file is missing, damaged or no study of ours, its database cannot be reached, or another
+                coordinator writes to it.
             Interrupted: `should_stop` was true.
         """
         self._place = read_place(path)
@@ -59,11 +50,11 @@ class Study:
         self._lease: Lease | None = None
         self._writer: _Writer | None = None
         try:
-            revision = self._read(tables.read_revision)
+            revision = self._database.read(tables.read_revision)
             if revision is None:
                 raise self._database.damaged("it has none of Optuna's tables")
             require_revision(self._place, revision)
-            found = self._read(lambda connection: tables.study_id(connection, self._place.study))
+            found = self._database.read(lambda connection: tables.study_id(connection, self._place.study))
             if found is None:
                 raise self._database.damaged("it holds no study of mutransfer")
             self._id: int = found
@@ -75,12 +66,7 @@ class Study:
 
     @classmethod
     def create(
-        cls,
-        folder: SweepFolder,
-        config: RunConfig,
-        attributes: dict[str, Any],
-        *,
-        should_stop: Callable[[], bool] = lambda: False,
+        cls, folder: SweepFolder, config: RunConfig, attributes: dict[str, Any], *, should_stop: Stop = lambda: False
     ) -> Study:
         """Make a study for the folder, in its own SQLite file or where `search.storage` says.
 
@@ -93,13 +79,12 @@ class Study:
             path, temporary = folder.own_study, folder.own_study.with_name(".study.db.partial")
             with disk_errors(path):
                 temporary.unlink(missing_ok=True)
-                _create(own_place(temporary), attributes)
+                _create(Place(temporary), attributes)
                 temporary.replace(path)
         else:
-            place = new_link(folder.study_link, config.name, search.storage)
-            _create(place, {**attributes, KEY: FREE})
-            save_link(place)
-            path = place.file
+            path, name = folder.study_link, f"{config.name}-{secrets.token_hex(6)}"  # unique in any database
+            _create(Place(path, name, search.storage), {**attributes, KEY: FREE})
+            write_json(path, {"storage": search.storage, "study": name})
         return cls(path, search, should_stop=should_stop)
 
     @property
@@ -124,8 +109,7 @@ class Study:
         lacking: dict[int, tables.Params] = {}
         for record in [record for record in writer.records if record.outcome is None]:
             params = writer.in_order(writer.sampler.complete(record.number, record.params))
-            new = {name: value for name, value in params.items() if name not in record.params}
-            if new:
+            if new := {name: value for name, value in params.items() if name not in record.params}:
                 lacking[writer.ids[record.number]] = writer.stored(new)
                 writer.records[record.number] = replace(record, params=params)
         if lacking:
@@ -136,9 +120,8 @@ class Study:
         """The next trials, in one transaction; their numbers go on from the last one's."""
         writer = self._require_writer()
         first = len(writer.records)
-        asked = [
-            TrialRecord(number, writer.in_order(writer.sampler.draw(number))) for number in range(first, first + count)
-        ]
+        drawn = {number: writer.sampler.draw(number) for number in range(first, first + count)}
+        asked = [TrialRecord(number, writer.in_order(params)) for number, params in drawn.items()]
         rows = {record.number: writer.stored(record.params) for record in asked}
         if rows:
             self._write(lambda connection: tables.insert_trials(connection, self._id, rows))
@@ -149,20 +132,15 @@ class Study:
 
     def curves(self) -> dict[int, Curve]:
         """The losses that the pruner saw, of each trial that has ended."""
-        found = self._read(lambda connection: tables.read_curves(connection, self._id))
+        found = self._database.read(lambda connection: tables.read_curves(connection, self._id))
         return {number: Curve(looks, rungs) for number, (looks, rungs) in found.items()}
 
     def tell(self, records: Sequence[TrialRecord], curves: Mapping[int, Curve] | None = None) -> None:
         """Save how trials ended, in their first stage or a later one, all of them in one transaction or none.
 
         Optuna's trial has the objective of the first stage, in which all trials compare; those of later stages are
-        attributes of it.
-
-        Args:
-            curves: their losses that the pruner saw, by number.
-
-        Raises:
-            UsageError: one of them has been ended before, by another program, or the study cannot be written.
+        attributes of it. `curves` are their losses that the pruner saw, by number. UsageError if another program has
+        ended one of them, or the study cannot be written.
         """
         from mutransfer.sweep.sampling import STATES
 
@@ -187,8 +165,7 @@ class Study:
                 raise UsageError(f"{self._place}: another program has ended or removed trial {numbers}")
             if results:
                 tables.insert_results(connection, _RESULT, results)
-                looks = {trial_id: curve.looks for trial_id, curve in seen.items()}
-                tables.insert_curves(connection, looks, {trial_id: curve.rungs for trial_id, curve in seen.items()})
+                tables.insert_curves(connection, {i: (curve.looks, curve.rungs) for i, curve in seen.items()})
             for key, further in later.items():
                 tables.insert_results(connection, key, further)
 
@@ -202,7 +179,7 @@ class Study:
                 continue
             writer.records[record.number] = record
             if record.outcome is not None:
-                looks = (curves or {}).get(record.number, Curve()).looks
+                looks = seen[writer.ids[record.number]].looks
                 writer.sampler.learn(record.number, record.outcome, record.value, looks)
 
     def beat(self) -> None:
@@ -218,11 +195,11 @@ class Study:
                 self._database.write(lease.release, patient=False)
         self._database.close()
 
-    def _open_to_write(self, search: SearchSection, should_stop: Callable[[], bool]) -> None:
+    def _open_to_write(self, search: SearchSection, should_stop: Stop) -> None:
         from optuna import logging
 
         logging.set_verbosity(logging.WARNING)  # the samplers and pruners create studies in memory
-        if self._place.shared:
+        if self._place.storage is not None:  # else the run folder's lock is enough
             lease = Lease(self._place, self._database, self._id)
             lease.claim(should_stop)
             self._lease = lease
@@ -230,16 +207,13 @@ class Study:
         self._writer = _Writer(search, self._rows(), self._read_attributes(), curves)
 
     def _read_attributes(self) -> dict[str, Any]:
-        return self._read(lambda connection: tables.read_attributes(connection, self._id))
+        return self._database.read(lambda connection: tables.read_attributes(connection, self._id))
 
     def _rows(self) -> list[tables.TrialRow]:
         try:
-            return self._read(lambda connection: tables.read_trials(connection, self._id))
+            return self._database.read(lambda connection: tables.read_trials(connection, self._id))
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise self._database.damaged(error) from error
-
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        return self._database.read(work)
 
     def _write(self, work: Callable[[Connection], Any]) -> None:
         lease = self._lease
@@ -270,19 +244,16 @@ class _Writer:
     ) -> None:
         from optuna.distributions import distribution_to_json
 
-        from mutransfer.sweep.sampling import make_sampler
+        from mutransfer.sweep.sampling import Sampler, TPESampler
         from mutransfer.sweep.space import optuna_distributions
 
         self.records = [_record(row) for row in rows]
         self.attributes = attributes
         self.ids = {row.number: row.trial_id for row in rows}
-        self._distributions: dict[str, BaseDistribution] = optuna_distributions(search)
+        self._distributions = optuna_distributions(search)
         self._json = {name: distribution_to_json(one) for name, one in self._distributions.items()}
-        so_far = [
-            (record.params, record.outcome, record.value, curves.get(record.number, Curve()).looks)
-            for record in self.records
-        ]
-        self.sampler: Sampler = make_sampler(search, self._distributions, so_far)
+        tpe = search.sampler == "tpe"
+        self.sampler = TPESampler(search, self._distributions, self.records, curves) if tpe else Sampler(search)
 
     def in_order(self, params: dict[str, Any]) -> dict[str, Any]:
         """Params in the order of the tables' columns."""

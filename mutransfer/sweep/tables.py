@@ -26,9 +26,15 @@ _STATE = Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialsta
 _KIND = Enum("FINITE", "INF_POS", "INF_NEG", name="trialvaluetype")
 _LOOK_KIND = Enum("FINITE", "INF_POS", "INF_NEG", "NAN", name="trialintermediatevaluetype")
 _STUDIES = table("studies", column("study_id", Integer), column("study_name", Text))
-_STUDY_ATTRIBUTES = table(
-    "study_user_attributes", column("study_id", Integer), column("key", Text), column("value_json", Text)
-)
+
+
+def _attributes(name: str, owner: str) -> sqlalchemy.TableClause:
+    return table(name, column(owner, Integer), column("key", Text), column("value_json", Text))
+
+
+_STUDY_ATTRIBUTES = _attributes("study_user_attributes", "study_id")
+_ATTRIBUTES = _attributes("trial_user_attributes", "trial_id")
+_SYSTEM_ATTRIBUTES = _attributes("trial_system_attributes", "trial_id")
 _TRIALS = table(
     "trials", column("trial_id", Integer), column("number", Integer), column("study_id", Integer),
     column("state", _STATE), column("datetime_start", DateTime), column("datetime_complete", DateTime),
@@ -41,12 +47,6 @@ _VALUES = table(
     "trial_values", column("trial_id", Integer), column("objective", Integer), column("value", Float(53)),
     column("value_type", _KIND),
 )  # fmt: skip
-_ATTRIBUTES = table(
-    "trial_user_attributes", column("trial_id", Integer), column("key", Text), column("value_json", Text)
-)
-_SYSTEM_ATTRIBUTES = table(
-    "trial_system_attributes", column("trial_id", Integer), column("key", Text), column("value_json", Text)
-)
 _LOOKS = table(
     "trial_intermediate_values", column("trial_id", Integer), column("step", Integer),
     column("intermediate_value", Float(53)), column("intermediate_value_type", _LOOK_KIND),
@@ -54,6 +54,7 @@ _LOOKS = table(
 REVISIONS = ("v3.2.0.a",)
 """Alembic revisions of Optuna's schema that these functions read and write. Optuna 4.5 to 5.0 make this one."""
 _REVISION = table("alembic_version", column("version_num", Text))
+_SPECIAL = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 # Databases limit how many values one statement may have.
 _CHUNK = 500
 
@@ -132,19 +133,14 @@ def insert_params(connection: Connection, trials: Mapping[int, Params]) -> None:
         for trial_id, params in trials.items()
         for name, (value, distribution) in params.items()
     ]
-    if rows:
-        connection.execute(insert(_PARAMS), rows)
+    _add(connection, _PARAMS, rows)
 
 
 def trial_ids(connection: Connection, study: int, numbers: Mapping[int, Any]) -> dict[int, int]:
     """Trial ids of the newest trials, by number."""
-    columns = _TRIALS.c
-    query = (
-        select(columns.number, columns.trial_id)
-        .where(columns.study_id == study)
-        .order_by(columns.trial_id.desc())
-        .limit(len(numbers))
-    )
+    trials = _TRIALS.c
+    query = select(trials.number, trials.trial_id).where(trials.study_id == study)
+    query = query.order_by(trials.trial_id.desc()).limit(len(numbers))
     return {number: trial_id for number, trial_id in connection.execute(query) if number in numbers}
 
 
@@ -163,14 +159,9 @@ def insert_results(
     connection: Connection, key: str, results: Mapping[int, tuple[float | None, Mapping[str, Any]]]
 ) -> None:
     """Add objective (if there is one) and user attribute `key` to trials, by trial id."""
-    rows = []
-    for trial_id, (value, _) in results.items():
-        if value is not None:
-            kind = _kind(value)
-            stored = value if kind == "FINITE" else None
-            rows.append({"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind})
-    if rows:
-        connection.execute(insert(_VALUES), rows)
+    values = {trial_id: _stored(value) for trial_id, (value, _) in results.items() if value is not None}
+    rows = [{"trial_id": i, "objective": 0, "value": one, "value_type": kind} for i, (one, kind) in values.items()]
+    _add(connection, _VALUES, rows)
     for ids in _chunks(list(results)):  # an interrupted tell of Optuna's may have left one
         connection.execute(delete(_ATTRIBUTES).where(_ATTRIBUTES.c.trial_id.in_(ids), _ATTRIBUTES.c.key == key))
     connection.execute(
@@ -179,42 +170,28 @@ def insert_results(
     )
 
 
-def insert_curves(
-    connection: Connection, looks: Mapping[int, Mapping[int, float]], rungs: Mapping[int, Mapping[str, Any]]
-) -> None:
+def insert_curves(connection: Connection, curves: Mapping[int, tuple[Mapping[int, float], Mapping[str, Any]]]) -> None:
     """Add a pruner's data to trials, by trial id: losses by step, and its own values."""
     rows = []
-    for trial_id, of_trial in looks.items():
-        for step, value in of_trial.items():
-            kind = "NAN" if math.isnan(value) else _kind(value)
-            stored = value if kind == "FINITE" else None
-            rows.append(
-                {"trial_id": trial_id, "step": step, "intermediate_value": stored, "intermediate_value_type": kind}
-            )
-    if rows:
-        connection.execute(insert(_LOOKS), rows)
+    for trial_id, (looks, _) in curves.items():
+        for step, value in looks.items():
+            names = ("intermediate_value", "intermediate_value_type")
+            rows.append({"trial_id": trial_id, "step": step, **dict(zip(names, _stored(value), strict=True))})
+    _add(connection, _LOOKS, rows)
     kept = [
         {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
-        for trial_id, of_trial in rungs.items()
-        for key, value in of_trial.items()
+        for trial_id, (_, rungs) in curves.items()
+        for key, value in rungs.items()
     ]
-    if kept:
-        connection.execute(insert(_SYSTEM_ATTRIBUTES), kept)
+    _add(connection, _SYSTEM_ATTRIBUTES, kept)
 
 
 def read_curves(connection: Connection, study: int) -> dict[int, tuple[dict[int, float], dict[str, Any]]]:
     """The data that `insert_curves` added, by trial number."""
     found: dict[int, tuple[dict[int, float], dict[str, Any]]] = {}
-    trials = _TRIALS.c
-    looks, kept = _LOOKS.c, _SYSTEM_ATTRIBUTES.c
-    query = select(trials.number, looks.step, looks.intermediate_value, looks.intermediate_value_type)
-    query = query.join_from(_LOOKS, _TRIALS, looks.trial_id == trials.trial_id)
-    special = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
-    for number, step, value, kind in connection.execute(query.where(trials.study_id == study).order_by(looks.step)):
-        found.setdefault(number, ({}, {}))[0][step] = special.get(kind, value)
-    others = select(trials.number, kept.key, kept.value_json)
-    others = others.join_from(_SYSTEM_ATTRIBUTES, _TRIALS, kept.trial_id == trials.trial_id)
-    for number, key, text in connection.execute(others.where(trials.study_id == study)):
+    for number, step, value, kind in _rows(connection, study, _LOOKS, order=_LOOKS.c.step):
+        found.setdefault(number, ({}, {}))[0][step] = _SPECIAL.get(kind, value)
+    for number, key, text in _rows(connection, study, _SYSTEM_ATTRIBUTES):
         found.setdefault(number, ({}, {}))[1][key] = json.loads(text)
     return found
 
@@ -224,32 +201,43 @@ def read_trials(connection: Connection, study: int) -> list[TrialRow]:
     trials = _TRIALS.c
     # The trials first: a trial that has ended by now has its results in the tables that are read later.
     query = select(trials.trial_id, trials.number, trials.state).where(trials.study_id == study)
-    found = {row[0]: TrialRow(*row) for row in connection.execute(query.order_by(trials.number)).all()}
+    found = {row[1]: TrialRow(*row) for row in connection.execute(query.order_by(trials.number)).all()}
+
+    def of(child: sqlalchemy.TableClause, order: Any = None) -> Iterator[Any]:
+        for number, *row in _rows(connection, study, child, order=order):
+            if number in found:
+                yield found[number], *row
+
     distributions: dict[str, Any] = {}
-
-    def of(child: Any, *columns: Any, order: Sequence[Any] = ()) -> Iterator[Any]:
-        query = select(child.c.trial_id, *columns).join_from(child, _TRIALS, child.c.trial_id == trials.trial_id)
-        for row in connection.execute(query.where(trials.study_id == study).order_by(*order)).all():
-            if row[0] in found:
-                yield found[row[0]], *row[1:]
-
-    params = _PARAMS.c
-    for trial, name, value, text in of(
-        _PARAMS, params.param_name, params.param_value, params.distribution_json, order=[params.param_id]
-    ):
+    for trial, _, name, value, text in of(_PARAMS, _PARAMS.c.param_id):
         if text not in distributions:
             distributions[text] = json.loads(text)["attributes"].get("choices")
         choices = distributions[text]
         trial.params[name] = value if choices is None else choices[int(value)]
-    for trial, value, kind in of(_VALUES, _VALUES.c.value, _VALUES.c.value_type):
-        trial.value = {"FINITE": value, "INF_POS": math.inf, "INF_NEG": -math.inf}[kind]
-    for trial, key, text in of(_ATTRIBUTES, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json):
+    for trial, _, value, kind in of(_VALUES):
+        trial.value = _SPECIAL.get(kind, value)
+    for trial, key, text in of(_ATTRIBUTES):
         trial.attributes[key] = json.loads(text)
     return list(found.values())
 
 
-def _kind(value: float) -> str:
-    return "FINITE" if math.isfinite(value) else "INF_POS" if value > 0 else "INF_NEG"
+def _rows(connection: Connection, study: int, child: sqlalchemy.TableClause, *, order: Any = None) -> Sequence[Any]:
+    """(trial's number, columns of `child` but its trial id) of every row."""
+    columns = [one for one in child.c if one.name != "trial_id"]
+    query = select(_TRIALS.c.number, *columns).join_from(child, _TRIALS, child.c.trial_id == _TRIALS.c.trial_id)
+    return connection.execute(query.where(_TRIALS.c.study_id == study).order_by(order)).all()
+
+
+def _add(connection: Connection, into: sqlalchemy.TableClause, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        connection.execute(insert(into), rows)
+
+
+def _stored(value: float) -> tuple[float | None, str]:
+    """A number as Optuna stores it: value and kind."""
+    if math.isfinite(value):
+        return value, "FINITE"
+    return None, "NAN" if math.isnan(value) else "INF_POS" if value > 0 else "INF_NEG"
 
 
 def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:

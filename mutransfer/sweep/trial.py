@@ -22,22 +22,12 @@ _ASK_SECONDS = 0.05
 
 
 def run_trials(
-    device: Device,
-    *,
-    configs: Sequence[dict[str, Any]],
-    folders: Sequence[str],
-    packed: bool,
-    prune_every: int = 0,
+    device: Device, *, configs: Sequence[dict[str, Any]], folders: Sequence[str], packed: bool, prune_every: int = 0
 ) -> list[dict[str, Any]]:
     """Train `configs` (resolved ones of one trainer) and return the fields of their `TrainResult`s.
 
-    Args:
-        packed: train them as one program.
-        prune_every: steps between two questions to the coordinator's pruner over the job's line; 0 without one.
-
-    Raises:
-        JobFailed: a trial failed; its last lines take the traceback's place.
-        MutransferError: as the trainer raises it.
+    `packed` ones train as one program. The coordinator's pruner is asked each `prune_every` steps; 0 without one.
+    Where a trial failed, its last lines take the place of the JobFailed's traceback.
     """
     parsed = [RunConfig.model_validate(config) for config in configs]
     try:
@@ -71,12 +61,8 @@ def warm_up(device: Device, *, config: dict[str, Any]) -> None:
 def make_executor(config: RunConfig, *, workers: int | None = None, threads: int | None = None) -> Executor:
     """The executor that a config chooses; its workers begin to import and to open the data at once.
 
-    Args:
-        workers: number of workers, as `--workers` gives it.
-        threads: CPU threads of each. Default: `search.threads`, or 1.
-
-    Raises:
-        UsageError: the executor lacks something that the sweep needs, or cannot have that many workers.
+    `workers` is as `--workers` gives it; each has `threads` CPU threads, by default `search.threads` or 1. UsageError
+    if the executor lacks something that the sweep needs, or cannot have that many.
     """
     require_able(config)
     job = Job("mutransfer.sweep.trial:warm_up", {"config": config.resolved()})
@@ -86,11 +72,7 @@ def make_executor(config: RunConfig, *, workers: int | None = None, threads: int
 
 
 def require_able(config: RunConfig) -> None:
-    """Check that the executor of a config has what the sweep needs.
-
-    Raises:
-        UsageError: it lacks something.
-    """
+    """Raise UsageError where the executor of a config lacks something that the sweep needs."""
     section, search = config.executor, config.require_search()
     usual = type(search).model_fields["hang_after"].default
     for able, needs, what in (

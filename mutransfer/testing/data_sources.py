@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 
-from mutransfer.config.data import BaseDataSection, ClassSpec, PairSpec, TokenSpec
+from mutransfer.config.data import ClassSpec, PairSpec, TokenSpec
 from mutransfer.data import load_data
 from mutransfer.data.dataset import Batch, Dataset
 from mutransfer.training.loss import inputs_of
@@ -32,12 +31,8 @@ def fresh(section: Any) -> Dataset:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
-
-
-def flat(batch: Batch) -> tuple[Any, ...]:
-    """Every array of a batch, inputs first."""
-    return (*inputs_of(batch), batch[1])
+    arrays = zip((*inputs_of(one), one[1]), (*inputs_of(other), other[1]), strict=True)
+    return all(np.array_equal(a, b) for a, b in arrays)
 
 
 def rows(batches: list[Batch]) -> Counter[bytes]:
@@ -46,14 +41,6 @@ def rows(batches: list[Batch]) -> Counter[bytes]:
 
 
 class DataSourceContract:
-    @pytest.fixture
-    def section(self) -> BaseDataSection:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def change(self) -> Callable[[], None]:
-        raise NotImplementedError
-
     def test_a_batch_is_a_function_of_seed_and_step_in_whatever_order_asked(self, section: Any) -> None:
         wanted = [(seed, step) for seed in (0, 7) for step in (0, 1, 5, 40)]
         once, again = fresh(section), fresh(section)

@@ -32,6 +32,10 @@ from mutransfer.training.pack import CannotPack, PackLearner
 from mutransfer.training.tryout import try_out
 from mutransfer.verification import check_config
 
+Make = Callable[..., RunConfig]
+Changes = dict[str, Any]
+"""Of the model's section."""
+
 CPU = torch.device("cpu")
 STEPS = 12
 # Hparams that scale something of the model: neutral at 1, and either alive or said to be dead.
@@ -65,46 +69,32 @@ class ModelCase:
     """Whether trials can train as one program; if not, a pack has to say so."""
 
 
-def maker(case: ModelCase, folder: Path) -> Callable[..., RunConfig]:
+def maker(case: ModelCase, folder: Path) -> Make:
     """`make(model={…}, hparams={…}, training={…}, parametrization=…)`: the case's config with changes."""
     data = case.data(folder)
 
     def make(
-        model: Mapping[str, Any] | None = None,
-        hparams: Mapping[str, Any] | None = None,
-        training: Mapping[str, Any] | None = None,
-        **sections: Any,
+        model: Changes | None = None, hparams: Changes | None = None, training: Changes | None = None, **sections: Any
     ) -> RunConfig:
-        return RunConfig.model_validate(
-            {
-                "name": "case",
-                "model": {**case.model, **(model or {})},
-                "data": data,
-                "training": {**case.training, **(training or {})},
-                "hparams": {**case.hparams, **(hparams or {})},
-                **sections,
-            }
-        )
+        own = {"model": (case.model, model), "training": (case.training, training), "hparams": (case.hparams, hparams)}
+        changed = {name: {**section, **(changes or {})} for name, (section, changes) in own.items()}
+        return RunConfig.model_validate({"name": "case", "data": data, **changed, **sections})
 
     return make
 
 
 class ModelContract:
     @pytest.fixture
-    def case(self) -> ModelCase:
-        raise NotImplementedError
-
-    @pytest.fixture
-    def make(self, case: ModelCase, tmp_path: Path) -> Callable[..., RunConfig]:
+    def make(self, case: ModelCase, tmp_path: Path) -> Make:
         """See `maker`."""
         return maker(case, tmp_path)
 
     @pytest.fixture
-    def wide(self, case: ModelCase) -> dict[str, Any]:
+    def wide(self, case: ModelCase) -> Changes:
         """The section's change to twice the base width."""
         return {"width": 2 * int(case.model["base_width"])}
 
-    def test_roles_are_as_expected(self, case: ModelCase, make: Callable[..., RunConfig], wide: dict[str, Any]) -> None:
+    def test_roles_are_as_expected(self, case: ModelCase, make: Make, wide: Changes) -> None:
         plan = plan_of(make(wide))
         expected, used = {}, set()
         for name in plan.parameters:
@@ -116,7 +106,7 @@ class ModelContract:
         assert used == set(case.roles), "patterns that match nothing"
         assert plan.warnings == ()
 
-    def test_the_plan_is_of_the_model_that_is_built(self, make: Callable[..., RunConfig], wide: dict[str, Any]) -> None:
+    def test_the_plan_is_of_the_model_that_is_built(self, make: Make, wide: Changes) -> None:
         config = make(wide)
         model, plan = build_model(config.model, config.data.spec), plan_of(config)
         assert plan.parameter_count == sum(parameter.numel() for parameter in model.parameters())
@@ -124,21 +114,19 @@ class ModelContract:
         assert {name: tuple(one.shape) for name, one in plan.parameters.items()} == shapes
 
     @pytest.mark.usefixtures("double")
-    def test_mup_is_the_standard_parametrization_at_base_width_and_not_above(
-        self, make: Callable[..., RunConfig], wide: dict[str, Any]
-    ) -> None:
+    def test_mup_is_the_standard_parametrization_at_base_width_and_not_above(self, make: Make, wide: Changes) -> None:
         mup, sp = (plan_of(make(parametrization=one)) for one in ("mup", "sp"))
         assert (mup.parameters, mup.residual) == (sp.parameters, sp.residual)
         assert mup.attention == pytest.approx(sp.attention, rel=1e-15)  # √d/d and 1/√d may differ in the last bit
         assert curve(make()) == pytest.approx(curve(make(parametrization="sp")), rel=1e-9)
         assert curve(make(wide)) != pytest.approx(curve(make(wide, parametrization="sp")), rel=1e-3)
 
-    def test_it_learns_and_a_run_repeats_itself(self, make: Callable[..., RunConfig]) -> None:
+    def test_it_learns_and_a_run_repeats_itself(self, make: Make) -> None:
         first = curve(make())
         assert first == curve(make())
         assert min(first[len(first) // 2 :]) < first[0]
 
-    def test_the_coordinate_check_passes_and_sp_fails_it(self, case: ModelCase, make: Callable[..., RunConfig]) -> None:
+    def test_the_coordinate_check_passes_and_sp_fails_it(self, case: ModelCase, make: Make) -> None:
         config = make({"width": 32, "base_width": 32, **case.check_at})
         base = config.model.base_width
         options = {"seeds": 2, "sizes": [base * factor for factor in (1, 2, 4, 8)], **case.check}
@@ -146,9 +134,7 @@ class ModelContract:
         assert check.outcome == "passed", check.sentence
 
     @pytest.mark.usefixtures("double")
-    def test_a_packed_trial_trains_as_alone(
-        self, case: ModelCase, make: Callable[..., RunConfig], wide: dict[str, Any]
-    ) -> None:
+    def test_a_packed_trial_trains_as_alone(self, case: ModelCase, make: Make, wide: Changes) -> None:
         dead, lr = make(wide).model.dead_hparams(), make().hparams.lr
         own = {name: SCALED_BY.get(name, 2.0) for name in SCALES if name not in dead}
         hparams = [{"clip": 0.5}, {"lr": 2 * lr, "init_scale": 1.5, "warmup": 0.3}, {"lr": lr / 3, **own}]
@@ -162,24 +148,18 @@ class ModelContract:
         assert furthest(together, apart) < 1e-9
         assert furthest(together[:, [1, 2, 0]], apart) > 1e-3  # the control: they are not one another's copies
 
-    def test_every_field_changes_the_run(
-        self, case: ModelCase, make: Callable[..., RunConfig], wide: dict[str, Any]
-    ) -> None:
+    def test_every_field_changes_the_run(self, case: ModelCase, make: Make, wide: Changes) -> None:
         before = curve(make(wide))
         for name, change in case.changes.items():
             assert curve(make({**wide, **change})) != before, name
 
-    def test_what_is_no_possible_model_or_does_nothing_is_refused(
-        self, case: ModelCase, make: Callable[..., RunConfig]
-    ) -> None:
+    def test_what_is_no_possible_model_or_does_nothing_is_refused(self, case: ModelCase, make: Make) -> None:
         for change, message in case.refused:
             with pytest.raises(ValidationError, match=message) as caught:
                 make(change)
             assert len(caught.value.errors()) == 1, change
 
-    def test_every_scale_among_the_hparams_is_alive_or_refused(
-        self, make: Callable[..., RunConfig], wide: dict[str, Any]
-    ) -> None:
+    def test_every_scale_among_the_hparams_is_alive_or_refused(self, make: Make, wide: Changes) -> None:
         before, dead = curve(make(wide)), make(wide).model.dead_hparams()
         for name in SCALES:
             change = {name: SCALED_BY.get(name, 2.0)}
@@ -196,9 +176,7 @@ class ModelContract:
             else:
                 assert curve(changed) != before, name
 
-    def test_its_state_is_plain_and_loads_without_unpickling(
-        self, make: Callable[..., RunConfig], wide: dict[str, Any]
-    ) -> None:
+    def test_its_state_is_plain_and_loads_without_unpickling(self, make: Make, wide: Changes) -> None:
         config, again = make(wide), make(wide, training={"seed": 1})
         data = load_data(config.data)
         batches = list(data.validation(batch_size=config.training.batch_size, batches=2))

@@ -198,15 +198,14 @@ class TrainerContract:
             assert load_data(config.data).fingerprint
             return
         with pytest.raises(ValidationError, match="data"):
-            RunConfig.model_validate({**case.config, "data": {"kind": "text", "source": "python-stdlib"}})
+            _config({**case.config, "data": {"kind": "text", "source": "python-stdlib"}})
 
 
-def _config(data: dict[str, Any]) -> RunConfig:
-    return RunConfig.model_validate(data)
+_config = RunConfig.model_validate
 
 
 def _swept(data: dict[str, Any], **search: Any) -> RunConfig:
     """The config with a sweep of two trials over `lr`."""
-    lr = RunConfig.model_validate(data).hparams.resolved("lr")
+    lr = _config(data).hparams.resolved("lr")
     space = {"lr": {"choice": [lr, lr / 2]}}
-    return RunConfig.model_validate({**data, "search": {"trials": 2, "confirm": {"top": 0}, "space": space, **search}})
+    return _config({**data, "search": {"trials": 2, "confirm": {"top": 0}, "space": space, **search}})

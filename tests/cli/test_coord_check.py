@@ -72,7 +72,7 @@ class _stopped:  # noqa: N801 - stands for a function
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--sizes", "64,wide"), "--sizes 64,wide: must be whole numbers"),
+        (("--sizes", "64,wide"), "--sizes 64,wide: write whole numbers"),
         (("--sizes", "64,128"), "a slope needs three of them"),
         (("--sizes", "8,16,32"), "narrower than base_width 16"),
         (("--axis", "height"), "axis height: must be width or depth"),

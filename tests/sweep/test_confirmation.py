@@ -8,9 +8,7 @@ import yaml
 
 from mutransfer.errors import Interrupted, NothingUsable
 from mutransfer.executors.base import JobFailed
-from mutransfer.sweep.confirmation import Failure, confirmation
 from mutransfer.sweep.dispatcher import Observer
-from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.status import status
 from mutransfer.transfer.target import Overrides, make_target
 from tests.conftest import build
@@ -191,9 +189,3 @@ def test_when_every_confirmation_crashes_that_is_what_is_said(gpt, tmp_path):
     with pytest.raises(NothingUsable, match=r"confirmations crashed, the last with: MemoryError: no. The same command"):
         sweep(config, tmp_path, Scripted(answer))
     assert sweep(config, tmp_path, Scripted(fake)).selection.means
-
-
-def test_studies_of_before_that_only_say_no_result_are_read(confirmed):
-    record = TrialRecord(0, {"lr": 0.01}, "completed", 1.0)
-    found = confirmation(confirmed, [record], {"0": {"1": None, "2": 1.5}})
-    assert found.failed == {0: [Failure("1", "no result")]}

@@ -11,6 +11,8 @@ from mutransfer.sweep.record import TrialRecord
 from mutransfer.sweep.selection import select
 from tests.conftest import build
 
+DIVERGED = {"outcome": "diverged", "error": None}
+
 
 def record(number, value, lr=0.01, outcome="completed"):
     return TrialRecord(number, {"lr": lr, "temperature": 1.0}, outcome, value)
@@ -77,7 +79,7 @@ def test_what_a_seed_does_to_all_trials_alike_makes_no_tie(gpt):
 
 def test_a_trial_that_fails_with_another_seed_cannot_win(gpt):
     records = [record(0, 1.0), record(1, 1.5), record(2, 2.0)]
-    repeats = {"0": {"1": 0.5, "2": None}, "1": {"1": 1.6, "2": 1.4}, "2": {"1": 2.1, "2": 1.9}}
+    repeats = {"0": {"1": 0.5, "2": DIVERGED}, "1": {"1": 1.6, "2": 1.4}, "2": {"1": 2.1, "2": 1.9}}
     found = select(confirming(gpt, 2), records, repeats)
     assert [one.number for one in found.ranking] == [1, 2, 0]
     assert found.means == pytest.approx({1: 1.5, 2: 2.0})
@@ -104,7 +106,7 @@ def test_missing_runs_are_those_of_the_trials_in_line(gpt):
     assert missing({}) == [(4, 1), (4, 2), (7, 1), (7, 2)]
     assert missing({"4": {"6": 1.0, "7": 1.0}, "7": {"7": 1.0}}) == [(7, 1)]
     # Trial 4 is out: 2 takes its place, and 4's other seed is trained still.
-    assert missing({"4": {"6": None}, "7": {"6": 1.0, "7": 1.0}}) == [(4, 2), (2, 1), (2, 2)]
+    assert missing({"4": {"6": DIVERGED}, "7": {"6": 1.0, "7": 1.0}}) == [(4, 2), (2, 1), (2, 2)]
 
 
 def test_edge_is_a_warning(gpt):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.executors.base import Arranging, Executor
+from mutransfer.executors.base import Arranging, Executor, Stop
 from mutransfer.executors.devices import cores, with_threads
 from mutransfer.sweep.dispatcher import Observer
 from mutransfer.sweep.packing.measure import Measured, Packing, measure_packing
@@ -23,50 +22,35 @@ _REMEMBERED = ", as measured for an earlier sweep like this"
 
 
 def choose_shape(
-    config: RunConfig,
-    study: Study,
-    crew: Executor,
-    observer: Observer,
-    *,
-    pack: int | None,
-    arrange: bool,
-    should_stop: Callable[[], bool],
+    config: RunConfig, study: Study, crew: Executor, observer: Observer, stop: Stop, *, pack: int | None, arrange: bool
 ) -> Packing:
-    """Trials that a worker trains at once; the crew's number and threads are arranged too.
-
-    Args:
-        pack: trials at once, as `--pack` gives it.
-        arrange: whether the number of workers may change.
-
-    Raises:
-        Interrupted: `should_stop` was true.
-    """
-    packs, seconds = config.trainer.packs, None
+    """Trials that a worker trains at once (`pack` as `--pack` gives it); `arrange` says whether the number of workers
+    may change too. Raises Interrupted."""
+    packs = config.trainer.packs
     if not packs:
         pack = 1
     missing = config.require_search().trial_count - len(study.records())
-    memory = None
-    if isinstance(crew, Arranging) and not config.model.foreign:  # foreign code changes without the config
+    known, memory = study.attributes.get("packing"), None
+    # A given pack is not the remembered one, and foreign code changes without the config.
+    if isinstance(crew, Arranging) and pack is None and not config.model.foreign:
         memory = Remembered(config, crew.devices, trials=missing)
-    known = study.attributes.get("packing")
     if pack is not None:
-        packing, memory = Packing(packed=pack > 1, size=pack), None  # the remembered finding is for another packing
+        measured = Measured(Packing(packed=pack > 1, size=pack))
     elif known is not None:
-        packing = Packing(**known)
+        measured = Measured(Packing(**known))
     else:
-        found = _packing(config, crew, memory, missing, should_stop)
-        packing, seconds = found.packing, found.seconds
-        if found.why:
-            observer.shaped(packing.size, found.why)
+        measured = _packing(config, crew, memory, missing, stop)
+        if measured.why:
+            observer.shaped(measured.packing.size, measured.why)
+    packing = measured.packing
     if known != asdict(packing):
         study.set_attribute("packing", asdict(packing))
     if isinstance(crew, Arranging) and packs:
         threads = study.attributes.get("threads")
         if threads is None:
-            if arrange and config.require_search().threads is None:
-                why = _arrangement(config, crew, memory, packing, missing, seconds, should_stop)
-                if why:
-                    observer.arranged(in_words(crew.devices), why)
+            free = arrange and config.require_search().threads is None
+            if free and (why := _arrangement(config, crew, memory, measured, missing, stop)):
+                observer.arranged(in_words(crew.devices), why)
             study.set_attribute("threads", crew.devices[0].threads)
         elif threads != crew.devices[0].threads:  # the number of threads changes the last bits of a loss
             fewer = with_cores_for(crew.devices, threads) if arrange else crew.devices
@@ -74,33 +58,25 @@ def choose_shape(
     return packing
 
 
-def _packing(
-    config: RunConfig, crew: Executor, memory: Remembered | None, trials: int, should_stop: Callable[[], bool]
-) -> Measured:
+def _packing(config: RunConfig, crew: Executor, memory: Remembered | None, trials: int, stop: Stop) -> Measured:
     before = None if memory is None else memory.get(FoundPacking)
     if before is not None:
         why = before.why and before.why + _REMEMBERED
         return Measured(Packing(before.size > 1, before.size), why, before.seconds)
     busy = machine_is_busy()
-    found = measure_packing(config, crew, trials=trials, should_stop=should_stop)
+    found = measure_packing(config, crew, trials=trials, should_stop=stop)
     if memory is not None and found.lasting and not busy:
         memory.put(FoundPacking(size=found.packing.size, why=found.why, seconds=found.seconds))
     return found
 
 
 def _arrangement(
-    config: RunConfig,
-    crew: Arranging,
-    memory: Remembered | None,
-    packing: Packing,
-    trials: int,
-    seconds: float | None,
-    should_stop: Callable[[], bool],
+    config: RunConfig, crew: Arranging, memory: Remembered | None, measured: Measured, trials: int, stop: Stop
 ) -> str:
     before = None if memory is None else memory.get(FoundWorkers)
     if before is None or before.threads > cores() or before.workers > _MOST_EACH * len(crew.devices):
-        busy = machine_is_busy()
-        found = arrange_workers(config, crew, packing, trials=trials, seconds=seconds, should_stop=should_stop)
+        busy, seconds = machine_is_busy(), measured.seconds
+        found = arrange_workers(config, crew, measured.packing, trials=trials, seconds=seconds, should_stop=stop)
         if memory is not None and found is not None and not busy:
             memory.put(FoundWorkers(workers=len(crew.devices), threads=crew.devices[0].threads, why=found))
         return found or ""

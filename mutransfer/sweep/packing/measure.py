@@ -13,7 +13,7 @@ from typing import Any
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import Interrupted
-from mutransfer.executors.base import Executor, Job, JobFailed, WorkerDied
+from mutransfer.executors.base import Executor, Job, JobFailed, Stop, WorkerDied
 from mutransfer.executors.devices import Device
 from mutransfer.executors.line import line
 
@@ -67,17 +67,10 @@ class Measured:
 
 
 def measure_packing(
-    config: RunConfig, executor: Executor, *, trials: int, should_stop: Callable[[], bool] = lambda: False
+    config: RunConfig, executor: Executor, *, trials: int, should_stop: Stop = lambda: False
 ) -> Measured:
-    """Time packs of several sizes on every worker at once, as the sweep will load them.
-
-    Args:
-        trials: how many there will be; no pack is larger than a worker's share of them, nor than a pruner lets
-            train at once.
-
-    Raises:
-        Interrupted: `should_stop` was true.
-    """
+    """Time packs of several sizes on every worker at once, as the sweep will load them; none is larger than a worker's
+    share of the `trials`, nor than a pruner lets train at once. Raises Interrupted."""
     largest = -(-trials // executor.capacity)
     pruner = config.require_search().pruner
     if pruner is not None:
@@ -88,13 +81,11 @@ def measure_packing(
     arguments = {"config": config.resolved(), "sizes": sizes}
     job = Job("mutransfer.sweep.packing.measure:time_steps", arguments, config.require_search().hang_after)
     try:
-        found = every_worker(executor, job, should_stop)
-    except WorkerDied:  # a single death is not a reason to change how the whole sweep trains
         try:
             found = every_worker(executor, job, should_stop)
-        except (JobFailed, WorkerDied) as error:
-            return Measured(ALONE, f"packs could not be tried: {error}")
-    except JobFailed as error:
+        except WorkerDied:  # a single death is not a reason to change how the whole sweep trains
+            found = every_worker(executor, job, should_stop)
+    except (JobFailed, WorkerDied) as error:
         return Measured(ALONE, f"packs could not be tried: {error}")
     measured = [{int(size): seconds for size, seconds in one["seconds"].items()} for one in found]
     stopped = next((one["stop"] for one in found if one["stop"]), "")
@@ -104,7 +95,7 @@ def measure_packing(
     return Measured(packing, why, step if packing.packed or not bounded else None, lasting=not stopped)
 
 
-def every_worker(executor: Executor, job: Job, should_stop: Callable[[], bool]) -> list[Any]:
+def every_worker(executor: Executor, job: Job, should_stop: Stop) -> list[Any]:
     """The results of the same job on all workers at once."""
     waiting = {executor.submit(job) for _ in range(executor.capacity)}
     landed: set[futures.Future[Any]] = set()
@@ -120,22 +111,19 @@ def choose(measured: Sequence[Mapping[int, float]], stopped: str, *, at_least: b
     """The smallest pack that no larger one beats clearly, and why.
 
     Args:
-        measured: `{size: seconds per step and trial}` of each worker.
+        measured: `{size: seconds per step and trial}` of each worker; with `at_least` a lower bound for one by one.
         stopped: why no larger size was timed, where the reason matters.
-        at_least: what is given for one by one is a lower bound.
     """
     sizes = sorted(set.intersection(*(set(one) for one in measured)))
     seconds = {size: statistics.median_low(one[size] for one in measured) for size in sizes}
     best = sizes[0]
     for size in sizes:
-        if seconds[size] * _WORTH < seconds[best]:
-            best = size
+        best = size if seconds[size] * _WORTH < seconds[best] else best
     if best == 1:
         tried = f"packs of {sizes[1]} were {seconds[1] / seconds[sizes[1]]:.2g} × as fast" if len(sizes) > 1 else ""
         return ALONE, stopped or tried
-    return Packing(
-        packed=True, size=best
-    ), f"{'at least ' if at_least else ''}{seconds[1] / seconds[best]:.2g} × as fast as one by one"
+    least = "at least " if at_least else ""
+    return Packing(packed=True, size=best), f"{least}{seconds[1] / seconds[best]:.2g} × as fast as one by one"
 
 
 def time_steps(device: Device, *, config: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
@@ -226,16 +214,14 @@ def fastest(step: Callable[[int], Any], place: Any) -> float:
     step(0)
     _wait(place)
     times: list[float] = []
-
-    def wanted() -> int:
-        return _LEAST_LONG_STEPS if times and min(times) > _LONG_STEP else _LEAST_STEPS
-
-    while len(times) < wanted() or (sum(times) < _SECONDS / 40 and len(times) < 50):
+    wanted = _LEAST_STEPS
+    while len(times) < wanted or (sum(times) < _SECONDS / 40 and len(times) < 50):
         began = time.perf_counter()
         step(len(times) + 1)
         _wait(place)
         line().beat()
         times.append(time.perf_counter() - began)
+        wanted = _LEAST_LONG_STEPS if min(times) > _LONG_STEP else _LEAST_STEPS
     return min(times)
 
 

@@ -70,12 +70,7 @@ class Remembered:
         self._key = cache_key(
             [version("torch"), version("mutransfer"), platform.node(), platform.machine(), cores()],
             [asdict(device) for device in devices],
-            [
-                config.model.model_dump(mode="json"),
-                config.data.model_dump(mode="json"),
-                training,
-                config.parametrization,
-            ],
+            [*(part.model_dump(mode="json") for part in (config.model, config.data)), training, config.parametrization],
             [config.hparams.record.name, config.hparams.clip is None, trials],
             None if search.pruner is None else search.pruner.model_dump(mode="json"),
         )

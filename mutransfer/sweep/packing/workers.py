@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mutransfer.config.schema import RunConfig
-from mutransfer.executors.base import Arranging, Executor, Job, JobFailed, WorkerDied
+from mutransfer.executors.base import Arranging, Executor, Job, JobFailed, Stop, WorkerDied
 from mutransfer.executors.devices import Device, cores, shared, with_threads
 from mutransfer.sweep.packing.measure import Packing, every_worker
 
@@ -42,18 +42,12 @@ def arrange_workers(
     *,
     trials: int,
     seconds: float | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Stop = lambda: False,
 ) -> str | None:
-    """Time other arrangements of the workers and leave the executor in the fastest.
+    """Time other arrangements of the workers, leave the executor in the fastest and say in words why it is.
 
-    Args:
-        seconds: of one step of a worker's pack as the workers are now, where that is known.
-
-    Returns:
-        The reason in words, empty if the workers stay as they are; None if a failure cut the measurement short.
-
-    Raises:
-        Interrupted: `should_stop` was true.
+    `seconds` is one step of a worker's pack as the workers are now, where that is known. Empty if the workers stay as
+    they are; None if a failure cut the measurement short. Raises Interrupted.
     """
     if not isinstance(executor, Arranging) or (seconds is not None and seconds < _LEAST_SECONDS):
         return ""
