@@ -21,7 +21,7 @@ import platformdirs
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from mutransfer.errors import DataError
+from mutransfer.data.dataset import reading
 
 Arrays = dict[str, NDArray[Any]]
 _LOG = logging.getLogger(__name__)
@@ -50,15 +50,13 @@ def files_key(files: Mapping[str, Path]) -> str:
     Raises:
         DataError: a file cannot be read.
     """
-    try:
+    with reading():
         sizes = {name: path.stat() for name, path in files.items()}
         if sum(found.st_size for found in sizes.values()) <= _READ_WHOLE:
             return cache_key({name: checksum(path) for name, path in files.items()})
         return cache_key(
             {name: [str(files[name].resolve()), found.st_size, found.st_mtime_ns] for name, found in sizes.items()}
         )
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def checksum(path: Path) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from mutransfer.config.data import TokenizerSection, TokenSpec
+from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokenizerSection
 from mutransfer.data.cache import cache_key, cached, checksum, versions
-from mutransfer.data.dataset import Array, TokenDataset, require_file
+from mutransfer.data.dataset import Array, TokenDataset, reading, require_file
 from mutransfer.data.tokenizer import Tokenizer, need_library, open_tokenizer, smallest_type
 from mutransfer.errors import DataError
 
@@ -19,19 +18,8 @@ _BLOCK = 1 << 18
 _BATCH = 1 << 23
 
 
-class TextLike(Protocol):
-    """A data section with a tokenizer."""
-
-    @property
-    def tokenizer(self) -> TokenizerSection: ...  # noqa: D102
-    @property
-    def validation_fraction(self) -> float: ...  # noqa: D102
-    @property
-    def spec(self) -> TokenSpec: ...  # noqa: D102
-
-
 def token_dataset(
-    section: TextLike,
+    section: TextSection | HuggingFaceTextSection,
     training: Callable[[], Iterable[str]],
     validation: Callable[[], Iterable[str]] | None,
     *,
@@ -66,14 +54,8 @@ def token_dataset(
 
     fraction = section.validation_fraction if validation is None else None
     found = cached("ids", cache_key("ids", 1, key, fraction, tokenizer_key(section.tokenizer)), make)
-    return TokenDataset(
-        found["ids"],
-        seq_len=section.spec.seq_len,
-        vocab_size=section.spec.vocab_size,
-        validation_fraction=section.validation_fraction,
-        label=label,
-        held_out=int(found["held_out"][0]),
-    )
+    held_out = int(found["held_out"][0])
+    return TokenDataset(found["ids"], section, vocab_size=section.spec.vocab_size, label=label, held_out=held_out)
 
 
 def tokenizer_key(section: TokenizerSection) -> str:
@@ -142,10 +124,9 @@ def read_text(path: Path) -> str:
         DataError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        with reading(path):
+            return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: is not UTF-8 text (byte {error.start}); only the tokenizer bytes reads any file"
         ) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

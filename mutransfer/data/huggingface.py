@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -12,8 +11,7 @@ from mutransfer.data.cache import cache_key
 from mutransfer.data.corpus import token_dataset
 from mutransfer.data.dataset import Array, ClassDataset, TokenDataset
 from mutransfer.data.images import decoded
-from mutransfer.data.rows import Origin, origin_key, rows
-from mutransfer.errors import DataError
+from mutransfer.data.rows import Origin, origin_key, rows, texts
 
 
 def load_text(section: HuggingFaceTextSection) -> TokenDataset:
@@ -59,18 +57,6 @@ def origins(section: HuggingFaceDataSection) -> tuple[Origin, Origin | None]:
     if section.validation_files:
         return training, Origin(files=section.validation_files, field="data.validation_files", kind=kind)
     return training, None
-
-
-def texts(origin: Origin, column: str, *, limit: int | None = None) -> Iterator[str]:
-    """The cells of a text column.
-
-    Raises:
-        DataError: a cell is not text, or the rows cannot be read.
-    """
-    for number, (cell,) in enumerate(rows(origin, (column,), limit=limit)):
-        if not isinstance(cell, str):
-            raise DataError(f"{origin.label}: row {number}: column {column!r} must be text, but got {cell!r}")
-        yield cell
 
 
 def _images(section: HuggingFaceImagesSection, origin: Origin, limit: int | None) -> tuple[Array, Array]:

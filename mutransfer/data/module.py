@@ -11,7 +11,7 @@ import numpy as np
 
 from mutransfer.config.data import DataModuleSection
 from mutransfer.config.factory import call_factory, said
-from mutransfer.data.dataset import Array, Batch, Dataset, Epochs, ExampleDataset, fingerprint, notes_of
+from mutransfer.data.dataset import Array, Batch, Dataset, ExampleDataset, fingerprint, notes_of, split_rows
 from mutransfer.errors import DataError
 
 
@@ -104,14 +104,8 @@ class ArrayDataset(ExampleDataset):
         if any(len(one) != size for one in inputs):
             lengths = ", ".join(str(len(one)) for one in (*inputs, targets))
             raise DataError(f"{label}: inputs and targets must have the same number of examples, but have {lengths}")
-        held_out = round(size * validation_fraction)
-        if held_out < 1 or held_out >= size:
-            raise DataError(f"{label}: too small to split: {size} examples")
-        order = np.random.default_rng(0).permutation(size)
-        self._train, self._held_out = order[held_out:], order[:held_out]
+        super().__init__(*split_rows(size, validation_fraction, label), fingerprint(*inputs, targets))
         self._inputs, self._targets = inputs, targets
-        self._epochs = Epochs(len(self._train))
-        self._fingerprint = fingerprint(*inputs, targets)
 
     def _examples_at(self, rows: Array) -> Batch:
         chosen = tuple(one[rows] for one in self._inputs)

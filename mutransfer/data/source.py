@@ -20,10 +20,10 @@ from mutransfer.config.data import (
     TokenizerSection,
 )
 from mutransfer.data.corpus import blocks
-from mutransfer.data.dataset import need_extra
+from mutransfer.data.dataset import need_extra, reading
 from mutransfer.data.huggingface import origins
 from mutransfer.data.paths import matching_files
-from mutransfer.data.rows import JSON_ENDINGS, Origin, rows
+from mutransfer.data.rows import JSON_ENDINGS, Origin, texts
 from mutransfer.data.text import text_files
 from mutransfer.errors import DataError, UsageError
 
@@ -88,18 +88,13 @@ class TextFile(Unit):
 
     def _chunks(self) -> Iterator[str]:
         """The text in chunks. Any bytes are accepted if bytes are the tokens, otherwise UTF-8 only."""
+        errors, newline = ("surrogateescape", "") if self._raw else ("strict", None)
         try:
-            with self.path.open(
-                encoding="utf-8",
-                errors="surrogateescape" if self._raw else "strict",
-                newline="" if self._raw else None,
-            ) as file:
+            with reading(self.path), self.path.open(encoding="utf-8", errors=errors, newline=newline) as file:
                 while chunk := file.read(_CHUNK):
                     yield chunk
         except UnicodeDecodeError:
             raise DataError(f"{self.path}: is not UTF-8 text; only the tokenizer bytes reads any file") from None
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 class Rows(Unit):
@@ -119,14 +114,12 @@ class Rows(Unit):
                 self.documents = _about_lines(path)
 
     def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:  # noqa: D102
-        found = rows(self._origin, (self._column,), limit=self._limit, skip=document, streaming=True)
-        for index, (cell,) in enumerate(found, start=document):
-            if not isinstance(cell, str):
-                raise DataError(f"{self.label}: row {index}: column {self._column!r} must be text, but got {cell!r}")
-            texts = list(blocks([cell]))
-            for part, text in enumerate(texts):
+        found = texts(self._origin, self._column, limit=self._limit, skip=document, streaming=True)
+        for index, cell in enumerate(found, start=document):
+            parts = list(blocks([cell]))
+            for part, text in enumerate(parts):
                 if index > document or part >= piece:
-                    yield Piece(number, index, part, text, last=part == len(texts) - 1)
+                    yield Piece(number, index, part, text, last=part == len(parts) - 1)
 
     def facts(self) -> dict[str, Any]:  # noqa: D102
         known: dict[str, Any] = {"column": self._column, "limit": self._limit}
@@ -213,11 +206,8 @@ def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> DataS
 
 def _about_lines(path: Path) -> int:
     """Estimate of the number of lines, from the first chunk."""
-    try:
-        with path.open("rb") as file:
-            begin = file.read(_CHUNK)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    with reading(path), path.open("rb") as file:
+        begin = file.read(_CHUNK)
     return max(1, begin.count(b"\n")) * path.stat().st_size // max(1, len(begin))
 
 
