@@ -47,8 +47,7 @@ def cache_key(*parts: Any) -> str:
 def files_key(files: Mapping[str, Path]) -> str:
     """Key of named files: from their content up to 1 GiB in total, otherwise from path, size and modification time.
 
-    Raises:
-        DataError: a file cannot be read.
+    Raises `DataError` if a file cannot be read.
     """
     with reading():
         sizes = {name: path.stat() for name, path in files.items()}
@@ -62,8 +61,7 @@ def files_key(files: Mapping[str, Path]) -> str:
 def checksum(path: Path) -> str:
     """32 hex digits from a file's length and content. Beyond 1 GiB it reads blocks spread evenly over the file.
 
-    Raises:
-        OSError: the file cannot be read.
+    Raises `OSError` if the file cannot be read.
     """
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
@@ -92,11 +90,11 @@ def cached(what: str, key: str, make: Callable[[], Arrays]) -> Arrays:
     lock = FileLock(folder.with_suffix(".lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = lock.acquire()
     except (OSError, NotImplementedError) as error:
         _warn(error)
         return make()
-    try:
+    with held:
         found = _read(folder)
         if found is not None:
             return found
@@ -107,8 +105,6 @@ def cached(what: str, key: str, make: Callable[[], Arrays]) -> Arrays:
             _warn(error)
             return made
         return _read(folder) or made
-    finally:
-        lock.release()
 
 
 def _read(folder: Path) -> Arrays | None:

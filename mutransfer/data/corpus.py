@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -90,39 +91,31 @@ def blocks(chunks: Iterable[str]) -> Iterator[str]:
     yield waiting
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Array]:
-    """Ids of each document, followed by the tokenizer's `end`."""
-    waiting: list[str] = []
-    counts: list[int] = []
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
     size = 0
     for document in documents:
-        pieces = list(blocks([document]))
-        waiting += pieces
-        counts.append(len(pieces))
+        batch.append(document)
         size += len(document)
         if size >= _BATCH:
-            yield from _encode_batch(tokenizer, waiting, counts)
-            waiting, counts, size = [], [], 0
-    yield from _encode_batch(tokenizer, waiting, counts)
-
-
-def _encode_batch(tokenizer: Tokenizer, pieces: Sequence[str], counts: Sequence[int]) -> Iterator[Array]:
-    encoded = iter(tokenizer.encode_texts(pieces)) if pieces else iter(())
-    for count in counts:
-        yield np.concatenate([*(next(encoded) for _ in range(count)), tokenizer.end])
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _ids(tokenizer: Tokenizer, documents: Iterable[str]) -> Array:
-    found = list(encode_documents(tokenizer, documents))
+    """Ids of the documents, each followed by the tokenizer's `end`."""
+    found: list[Array] = []
+    for batch in _batches(documents):
+        pieces = [list(blocks([document])) for document in batch]
+        encoded = iter(tokenizer.encode_texts(list(chain.from_iterable(pieces))))
+        found += [np.concatenate([*islice(encoded, len(own)), tokenizer.end]) for own in pieces]
     return np.concatenate(found) if found else np.empty(0, dtype=smallest_type(tokenizer.vocab_size))
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        DataError: the file cannot be read, or is not UTF-8.
-    """
+    """The text of a file; raises `DataError` if the file cannot be read, or is not UTF-8."""
     try:
         with reading(path):
             return path.read_text(encoding="utf-8")

@@ -201,8 +201,7 @@ class ClassDataset(ExampleDataset):
 def split_rows(size: int, fraction: float, label: str, *, tail: int | None = None) -> tuple[Array, Array]:
     """Rows of the training and of the validation part: the last `tail` rows, or a random `fraction` if it is None.
 
-    Raises:
-        DataError: a part would be empty.
+    Raises `DataError` if a part would be empty.
     """
     held_out = round(size * fraction) if tail is None else tail
     if not 0 < held_out < size:
@@ -263,11 +262,7 @@ def need_extra(module: str, extra: str, kind: str, *, needer: str | None = None)
 
 
 def require_file(path: str) -> Path:
-    """The path with `~` expanded.
-
-    Raises:
-        DataError: it is not a file, or cannot be read.
-    """
+    """The path with `~` expanded; raises `DataError` if it is not a file, or cannot be read."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{path}: {'is a folder' if file.is_dir() else 'no such file'}")

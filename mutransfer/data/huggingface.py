@@ -10,7 +10,7 @@ from mutransfer.config.data import HuggingFaceDataSection, HuggingFaceImagesSect
 from mutransfer.data.cache import cache_key
 from mutransfer.data.corpus import token_dataset
 from mutransfer.data.dataset import Array, ClassDataset, TokenDataset
-from mutransfer.data.images import decoded
+from mutransfer.data.images import class_dataset, decoded
 from mutransfer.data.rows import Origin, origin_key, rows, texts
 
 
@@ -38,14 +38,7 @@ def load_images(section: HuggingFaceImagesSection) -> ClassDataset:
         more = _images(section, validation, None)
         held_out = len(more[0])
         images, labels = np.concatenate([images, more[0]]), np.concatenate([labels, more[1]])
-    return ClassDataset(
-        images,
-        labels,
-        classes=section.classes,
-        validation_fraction=section.validation_fraction,
-        label=training.label,
-        held_out=held_out,
-    )
+    return class_dataset(section, images, labels, label=training.label, held_out=held_out)
 
 
 def origins(section: HuggingFaceDataSection) -> tuple[Origin, Origin | None]:

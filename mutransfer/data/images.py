@@ -10,7 +10,7 @@ import numpy as np
 
 from mutransfer.config.data import HuggingFaceImagesSection, ParquetImagesSection
 from mutransfer.data.cache import cache_key, cached, versions
-from mutransfer.data.dataset import Array, need_extra
+from mutransfer.data.dataset import Array, ClassDataset, need_extra
 from mutransfer.errors import DataError
 
 ImageSection = HuggingFaceImagesSection | ParquetImagesSection
@@ -48,6 +48,16 @@ def decoded(
     whole = cache_key("images", 1, key, section.size, section.channels, versions(["pillow"]))
     found = cached("images", whole, make)
     return found["images"], found["labels"]
+
+
+def class_dataset(
+    section: ImageSection, images: Array, labels: Array, *, label: str, held_out: int | None = None
+) -> ClassDataset:
+    """The data set of decoded images; `held_out` as in `ClassDataset`."""
+    fraction = section.validation_fraction
+    return ClassDataset(
+        images, labels, classes=section.classes, validation_fraction=fraction, label=label, held_out=held_out
+    )
 
 
 def _decode(image_module: Any, cell: Any, section: ImageSection, where: str) -> Array:

@@ -25,11 +25,7 @@ class MaskedDataset:
         """Mask `data`, whose ids are below `mask_id`."""
         self._data, self._share, self._mask_id = data, share, mask_id
         self.notes = notes_of(data)
-
-    @property
-    def fingerprint(self) -> str:
-        """See `Dataset`. The masks depend only on the config."""
-        return self._data.fingerprint
+        self.fingerprint = data.fingerprint  # the masks depend only on the config
 
     def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
         """See `Dataset`."""

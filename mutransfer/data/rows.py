@@ -87,8 +87,7 @@ def texts(
 def origin_key(origin: Origin) -> str:
     """What the rows depend on, for the cache: the files' content, or what the hub has now under that name.
 
-    Raises:
-        DataError: as `rows`.
+    Raises `DataError` if as `rows`.
     """
     need_extra("datasets", "hf", origin.kind)
     if origin.name is None:

@@ -47,32 +47,17 @@ class Piece:
         return self.unit, self.document, self.number
 
 
-class Unit:
-    """One file, or one data set of the hub."""
-
-    label: str
-    size: int = 0
-    """Bytes; 0 if unknown."""
-    documents: int | None = None
-    """Number of documents for the display of progress; None if unknown."""
-
-    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:
-        """The pieces from a position on, in the unit with this number; raises `DataError` if it cannot be read."""
-        raise NotImplementedError
-
-    def facts(self) -> dict[str, Any]:
-        """What identifies the content. Shards are continued only if it has not changed."""
-        raise NotImplementedError
-
-
-class TextFile(Unit):
+class TextFile:
     """A file that is one document."""
+
+    documents = None
 
     def __init__(self, path: Path, *, raw: bool) -> None:
         self.path, self.label, self._raw = path, str(path), raw
         self.size = path.stat().st_size
 
-    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:  # noqa: D102
+    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:
+        """The pieces from a position on, in the unit with this number; raises `DataError` if it cannot be read."""
         if document > 0 or not self.size:
             return
         waiting: Piece | None = None
@@ -83,7 +68,8 @@ class TextFile(Unit):
         if waiting is not None:
             yield Piece(number, 0, waiting.number, waiting.text, last=True)
 
-    def facts(self) -> dict[str, Any]:  # noqa: D102
+    def facts(self) -> dict[str, Any]:
+        """What identifies the content. Shards are continued only if it has not changed."""
         return {"file": self.path.name, "bytes": self.size, "changed": self.path.stat().st_mtime_ns}
 
     def _chunks(self) -> Iterator[str]:
@@ -97,8 +83,13 @@ class TextFile(Unit):
             raise DataError(f"{self.path}: is not UTF-8 text; only the tokenizer bytes reads any file") from None
 
 
-class Rows(Unit):
-    """A file of rows or a data set of the hub. The text of a row is a document."""
+class Rows:
+    """A file of rows or a data set of the hub. The text of a row is a document. Its methods are as in `TextFile`."""
+
+    size = 0
+    """Bytes; 0 if unknown."""
+    documents: int | None = None
+    """Number of documents for the display of progress; None if unknown."""
 
     def __init__(self, origin: Origin, column: str, limit: int | None, path: Path | None = None) -> None:
         self.label, self._origin, self._column, self._limit, self._path = origin.label, origin, column, limit, path
@@ -126,9 +117,10 @@ class Rows(Unit):
         if self._path is not None:
             stat = self._path.stat()
             return {"file": self._path.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns, **known}
-        origin = self._origin
-        return {"name": origin.name, "config": origin.config, "revision": origin.revision, "split": origin.split,
-                **known}  # fmt: skip
+        return {name: getattr(self._origin, name) for name in ("name", "config", "revision", "split")} | known
+
+
+Unit = TextFile | Rows
 
 
 @dataclass(frozen=True)
@@ -176,20 +168,14 @@ def source_of(section: AnyDataSection) -> DataSource:
 def corpus_of_text(section: TextSection) -> DataSource:
     """The corpus in the files of `data: {kind: text}`."""
     raw = section.tokenizer.kind == "bytes"
-    files, held_out = text_files(section)
-    return DataSource(
-        tuple(TextFile(path, raw=raw) for path in files.values()),
-        tuple(TextFile(path, raw=raw) for path in held_out.values()),
-    )
+    return DataSource(*(tuple(TextFile(path, raw=raw) for path in part.values()) for part in text_files(section)))
 
 
 def corpus_of_rows(section: HuggingFaceTextSection) -> DataSource:
     """The corpus in the text column of `data: {kind: huggingface-text}`."""
     training, validation = origins(section)
-    return DataSource(
-        _units(training, section.column, section.limit),
-        _units(validation, section.column, None) if validation is not None else (),
-    )
+    held_out = () if validation is None else _units(validation, section.column, None)
+    return DataSource(_units(training, section.column, section.limit), held_out)
 
 
 def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> DataSource:
@@ -214,8 +200,7 @@ def _about_lines(path: Path) -> int:
 def tokenizer_of(name: str | None, vocab_size: int | None, eos: str | None) -> TokenizerSection:
     """The tokenizer from the options of `prepare`; `name` is a kind or a file.
 
-    Raises:
-        UsageError: an option is wrong.
+    Raises `UsageError` if an option is wrong.
     """
     kinds = ("bytes", "words", "bpe")
     if name is not None and name not in kinds and not Path(name).expanduser().exists():

@@ -44,8 +44,7 @@ def load(section: TextSection) -> TokenDataset:
 def text_files(section: TextSection) -> tuple[dict[str, Path], dict[str, Path]]:
     """The files of the training part, and of the validation part if it has its own.
 
-    Raises:
-        DataError: no file matches, or a file cannot be read.
+    Raises `DataError` if no file matches, or a file cannot be read.
     """
     stdlib = section.source == "python-stdlib"
     files = _stdlib_files() if stdlib else matching_files(section.paths, "data.paths")

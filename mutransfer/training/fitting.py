@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,8 +29,16 @@ def fit_run(config: RunConfig, folder: TrainFolder, *, device: str, watch: RunWa
         NothingUsable: the memory does not suffice.
         UsageError: the checkpoint is of other data or of another plan.
     """
-    with _enough_memory(config, folder, device):
+    try:
         return fit(config, MetricsFile(folder.metrics), _FolderHooks(config, folder, watch), device=device)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NothingUsable(
+            f"{folder.root}: out of memory on {device}: a model of width {config.model.width} does not fit with its "
+            f"gradients, its optimizer's state and batches of {config.training.batch_size}; take smaller batches "
+            "(training.batch_size), training.precision bf16, or a device with more memory"
+        ) from error
 
 
 def fit_trials(
@@ -67,21 +74,6 @@ class _TrialHooks(Hooks):
         return self._watch.prunes(step, losses)
 
 
-@contextmanager
-def _enough_memory(config: RunConfig, folder: TrainFolder, device: str) -> Iterator[None]:
-    """Say what to change where the model is too large for the device."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise NothingUsable(
-            f"{folder.root}: out of memory on {device}: a model of width {config.model.width} does not fit with its "
-            f"gradients, its optimizer's state and batches of {config.training.batch_size}; take smaller batches "
-            "(training.batch_size), training.precision bf16, or a device with more memory"
-        ) from error
-
-
 class _FolderHooks(Hooks):
     """Checkpoints, plan and weights of a run that has a folder."""
 
@@ -108,28 +100,19 @@ class _FolderHooks(Hooks):
         return int(state["step"])
 
     def save(self, learner: Learner, data: Dataset, steps_done: int) -> None:
-        state = {
-            "step": steps_done,
-            "data": data.fingerprint,
-            "plan": learner.plan.fingerprint,
-            **learner.state_dict(),
-        }
-        save_checkpoint(self._folder.checkpoint(steps_done), state)
+        what = {"step": steps_done, "data": data.fingerprint, "plan": learner.plan.fingerprint}
+        save_checkpoint(self._folder.checkpoint(steps_done), what | learner.state_dict())
 
     def finish(self, learner: Learner) -> None:
         with disk_errors(self._folder.weights):
             save_weights(self._folder.weights, learner.model)
-        self._export()
-
-    def _export(self) -> None:
-        """The trained model in its own library's format too, or why not; the weights stand in either case."""
         exporter = self._config.model.exporter
         if exporter is None:
             return
+        # The model in its own library's format too, or why not; the weights stand in either case.
         shutil.rmtree(self._folder.pretrained, ignore_errors=True)  # a previous export of other weights
-        home, _, name = exporter.partition(":")
         try:
-            getattr(importlib.import_module(home), name)(self._config, self._folder.weights, self._folder.pretrained)
+            pkgutil.resolve_name(exporter)(self._config, self._folder.weights, self._folder.pretrained)
         except UsageError as error:
             write_atomic(self._folder.not_pretrained, f"{error}\n")
 

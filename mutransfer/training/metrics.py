@@ -38,8 +38,7 @@ class Measure(Protocol):
 def measures_of(config: RunConfig) -> dict[str, Measure]:
     """The metrics that a config asks for, each ready to be called.
 
-    Raises:
-        DataError: a package that one needs is not installed.
+    Raises `DataError` if a package that one needs is not installed.
     """
     known, asked = config.model.metrics, config.evaluation.metrics
     found = {}

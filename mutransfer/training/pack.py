@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -20,8 +21,8 @@ from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.training.graphs import Compute, Gradients, Graphed
 from mutransfer.training.kernels import PackedKernels
-from mutransfer.training.learner import precision, start_at
-from mutransfer.training.loss import Tensors, counted, inputs_of, loss_of, losses_of, no_targets, to_device, wide
+from mutransfer.training.learner import mean_losses, precision, start_at
+from mutransfer.training.loss import Tensors, inputs_of, loss_of, losses_of, to_device, wide
 from mutransfer.training.pack_optimizers import pack_optimizer
 from mutransfer.training.schedules import Schedule
 
@@ -52,9 +53,8 @@ class PackLearner:
             self._template = build_model(self.config.model, self.config.data.spec)
         self._parameters, self._buffers = self._stack()
         self._set_hparams()
-        self._optimizer = pack_optimizer(
-            self._template, self._parameters, self.plan, [config.hparams for config in configs]
-        )
+        hparams = [config.hparams for config in configs]
+        self._optimizer = pack_optimizer(self._template, self._parameters, self.plan, hparams)
         self._kernels = PackedKernels()
 
     def train_step(self, step: int, batches: Sequence[Batch]) -> Tensor:
@@ -104,23 +104,13 @@ class PackLearner:
         self._schedule_of = [self._schedules.index(schedule) for schedule in own]
 
     def evaluate(self, batches: Iterable[Batch]) -> list[float]:
-        """Each member's mean loss per target over `batches`, which all share, without a gradient.
+        """As `mean_losses`, for every member on the same batches."""
 
-        Raises:
-            DataError: none of them has a target that counts.
-        """
-        self._template.eval()
-        total, count = torch.zeros(len(self._members), device=self.device), 0
-        with torch.no_grad():
-            for batch in batches:
-                targets = counted(batch, self.config.model.criterion)
-                if targets:  # without targets the mean is NaN
-                    total += self._losses(*self._on_device([batch]), shared=True, train=False) * targets
-                    count += targets
-        self._template.train()
-        if not count:
-            raise no_targets(self.config, "the validation part")
-        return [value / count for value in total.tolist()]
+        def losses(batch: Batch) -> Tensor:
+            return self._losses(*self._on_device([batch]), shared=True, train=False)
+
+        total = torch.zeros(len(self._members), device=self.device)
+        return mean_losses(self._template, self.config, batches, losses, total)
 
     def keep(self, members: Sequence[int]) -> None:
         """Go on with these members only (positions among the present ones)."""
@@ -208,9 +198,7 @@ class PackLearner:
             grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
 
 
-def _joined(arrays: Sequence[Array]) -> Any:
-    import numpy as np
-
+def _joined(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.stack(arrays)
 
 

@@ -79,8 +79,7 @@ class Trainer(ABC):
     def require_trials(self, config: RunConfig, folder: Path) -> None:
         """Refuse a sweep whose trials cannot work, before anything is written. It runs in the coordinator's process.
 
-        Raises:
-            MutransferError: what the user must change.
+        Raises `MutransferError` if what the user must change.
         """
 
     @abstractmethod
