@@ -118,17 +118,12 @@ class Epochs:
 
     def rows(self, step: int, *, batch_size: int, seed: int) -> Array:
         """Indices (batch_size,) of the examples of one batch."""
-        first, end = step * batch_size, (step + 1) * batch_size
+        first = step * batch_size
         whole, inside = divmod(first, self._size)
         if inside + batch_size <= self._size:  # the usual case: the batch lies in one epoch
             return self._epoch(seed, whole)[inside : inside + batch_size]
-        positions = np.arange(first, end)
-        epochs = positions // self._size
-        chosen = np.empty(batch_size, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            chosen[here] = self._epoch(seed, int(epoch))[positions[here] % self._size]
-        return chosen
+        epochs, places = np.divmod(np.arange(first, first + batch_size), self._size)
+        return np.concatenate([self._epoch(seed, int(one))[places[epochs == one]] for one in np.unique(epochs)])
 
     def _epoch(self, seed: int, epoch: int) -> Array:
         if self._permutation is None or self._permutation[0] != (seed, epoch):
@@ -198,14 +193,16 @@ class ClassDataset(ExampleDataset):
         return inputs, self._labels[rows]
 
 
-def split_rows(size: int, fraction: float, label: str, *, tail: int | None = None) -> tuple[Array, Array]:
+def split_rows(
+    size: int, fraction: float, label: str, *, tail: int | None = None, what: str = "examples"
+) -> tuple[Array, Array]:
     """Rows of the training and of the validation part: the last `tail` rows, or a random `fraction` if it is None.
 
     Raises `DataError` if a part would be empty.
     """
     held_out = round(size * fraction) if tail is None else tail
     if not 0 < held_out < size:
-        raise DataError(f"{label}: too small to split: {size} examples")
+        raise DataError(f"{label}: too small to split: {size} {what}")
     order = np.random.default_rng(0).permutation(size if tail is None else tail)
     if tail is not None:
         order = np.concatenate([order + size - tail, np.arange(size - tail)])
@@ -247,11 +244,7 @@ def fingerprint(*arrays: Array) -> str:
 
 
 def need_extra(module: str, extra: str, kind: str, *, needer: str | None = None) -> Any:
-    """Import a module of an optional extra. The message names `needer`, or the data kind.
-
-    Raises:
-        DataError: the module is not installed. The message gives the pip command.
-    """
+    """A module of an optional extra; raises `DataError` with the pip command for `needer`, or for the data kind."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -231,7 +231,7 @@ def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Gen
     batches = _batches(pieces)
     if workers == 1:
         for batch in batches:
-            yield (batch, *_encode(tokenizer, _plain(batch)))
+            yield (batch, *_encode(tokenizer, batch))
         return
     pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(tokenizer.dump(),)
@@ -239,7 +239,7 @@ def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Gen
     waiting: deque[tuple[list[Piece], Future[tuple[Array, list[int]]]]] = deque()
     try:
         for batch in batches:
-            waiting.append((batch, pool.submit(_work, _plain(batch))))
+            waiting.append((batch, pool.submit(_work, batch)))
             if len(waiting) > 2 * workers:
                 done, future = waiting.popleft()
                 yield (done, *future.result())
@@ -263,14 +263,10 @@ def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _plain(batch: Sequence[Piece]) -> list[tuple[str, bool]]:
-    return [(piece.text, piece.last) for piece in batch]
-
-
-def _encode(tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]]) -> tuple[Array, list[int]]:
+def _encode(tokenizer: Tokenizer, batch: Sequence[Piece]) -> tuple[Array, list[int]]:
     found = []
-    for (_, last), ids in zip(texts, tokenizer.encode_texts([text for text, _ in texts]), strict=True):
-        found.append(np.concatenate([ids, tokenizer.end]) if last else ids)
+    for piece, ids in zip(batch, tokenizer.encode_texts([piece.text for piece in batch]), strict=True):
+        found.append(np.concatenate([ids, tokenizer.end]) if piece.last else ids)
     return np.concatenate(found), [len(ids) for ids in found]
 
 
@@ -286,9 +282,9 @@ def _begin_worker(dumped: str) -> None:
     _tokenizer = restore(dumped)
 
 
-def _work(texts: Sequence[tuple[str, bool]]) -> tuple[Array, list[int]]:
+def _work(batch: Sequence[Piece]) -> tuple[Array, list[int]]:
     assert _tokenizer is not None  # noqa: S101 - _begin_worker made it
-    return _encode(_tokenizer, texts)
+    return _encode(_tokenizer, batch)
 
 
 def _die_with_parent() -> None:

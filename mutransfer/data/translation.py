@@ -11,7 +11,7 @@ import numpy as np
 from mutransfer.config.data import TranslationSection
 from mutransfer.config.data.base import END, PAIR_SPECIALS
 from mutransfer.data.cache import cache_key, files_key
-from mutransfer.data.dataset import Array, require_file
+from mutransfer.data.dataset import Array, require_file, split_rows
 from mutransfer.data.pairs import Held, Ids, PairDataset
 from mutransfer.data.tokenizer import UNK, open_tokenizer
 from mutransfer.data.words import spaced, unspaced
@@ -24,11 +24,8 @@ def load(section: TranslationSection) -> PairDataset:
     """Read and encode all pairs. A tokenizer that is trained is trained on each side of the training part."""
     train = _read(section.path, section)
     if section.validation is None:
-        order = np.random.default_rng(0).permutation(len(train))
-        size = round(len(train) * section.validation_fraction)
-        if not 0 < size < len(train):
-            raise DataError(f"{section.path}: too small to split: {len(train)} pairs")
-        validation, train = [train[row] for row in order[:size]], [train[row] for row in sorted(order[size:])]
+        rows, held_rows = split_rows(len(train), section.validation_fraction, section.path, what="pairs")
+        validation, train = [train[row] for row in held_rows], [train[row] for row in sorted(rows)]
     else:
         validation = _read(section.validation, section)
     held = validation if section.test is None else _read(section.test, section)

@@ -172,11 +172,7 @@ def values_of(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[
 def _environment(section: CommandSection, values: dict[str, str]) -> dict[str, str]:
     """The worker's environment (CUDA_VISIBLE_DEVICES is its device), all settings, and the config's own variables."""
     own = {placeholders.ENVIRONMENT_PREFIX + name.upper(): value for name, value in values.items()}
-    return {
-        **os.environ,
-        **own,
-        **{name: placeholders.fill(text, values) for name, text in section.environment.items()},
-    }
+    return {**os.environ, **own} | {name: placeholders.fill(text, values) for name, text in section.environment.items()}
 
 
 @contextmanager

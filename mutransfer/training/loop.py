@@ -6,7 +6,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class Hooks:
     """Steps between two questions of `prunes`; 0 asks none."""
 
     def start(self, learner: Learner, data: Dataset) -> int:
-        """Prepare the learner; returns the number of steps that are already done."""
+        """Prepare the learner, and return the number of steps that are already done."""
         return 0
 
     def save(self, learner: Learner, data: Dataset, steps_done: int) -> None:
@@ -68,9 +68,8 @@ class Hooks:
 
 
 def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = "cpu") -> TrainResult:
-    """As `fit_pack`, for one run. On CPU, with the same number of threads, its losses are a function of the config
-    alone, bit by bit.
-    """
+    """`fit_pack` for one run. On CPU, with the same number of threads, its losses depend on the config alone, bit by
+    bit."""
     return fit_pack([config], [metrics], hooks, device=device, packed=False)[0]
 
 
@@ -167,7 +166,9 @@ class _Fit:
     def run(self) -> list[TrainResult]:
         """Train to the end."""
         training, hooks = self._training, self._hooks
-        done = self._start()
+        done = hooks.start(self._learner, self._data) if isinstance(self._learner, Learner) else 0
+        for member in self._members:
+            member.monitor.add(member.metrics.restart(done))
         while done < training.steps and self._alive:
             self._pending.add(self._step(done))
             done += 1
@@ -204,37 +205,25 @@ class _Fit:
         self._flushed = now if due else self._flushed
         return due
 
-    def _start(self) -> int:
-        first = self._hooks.start(self._learner, self._data) if isinstance(self._learner, Learner) else 0
-        for member in self._members:
-            member.monitor.add(member.metrics.restart(first))
-        return first
-
     def _step(self, step: int) -> Tensor:
         """One update; the losses (N,) of those still training."""
-        batches = self._batches(step)
-        if isinstance(self._learner, PackLearner):
-            return self._learner.train_step(step, batches)
-        return self._learner.train_step(step, batches[0])[None]
-
-    def _batches(self, step: int) -> list[Batch]:
-        """One batch where all members have one seed, else one each."""
         seeds = [member.config.training.seed for member in self._alive]
-        batches = {
-            seed: self._data.batch(step, batch_size=self._training.batch_size, seed=seed)
-            for seed in dict.fromkeys(seeds)
-        }
-        return [batches[seed] for seed in (seeds if len(batches) > 1 else seeds[:1])]
+        size = self._training.batch_size
+        batches = {seed: self._data.batch(step, batch_size=size, seed=seed) for seed in dict.fromkeys(seeds)}
+        if isinstance(self._learner, Learner):
+            return self._learner.train_step(step, batches[seeds[0]])[None]
+        # One batch where all members have one seed, else one each.
+        return self._learner.train_step(step, [batches[seed] for seed in (seeds if len(batches) > 1 else seeds[:1])])
 
     def _evaluate(self) -> list[float]:
-        training = self._training
-        batches = self._data.validation(batch_size=training.batch_size, batches=training.eval_batches)
-        found = self._learner.evaluate(map(self._alive_at, batches))
-        return found if isinstance(found, list) else [found]
+        def batches() -> Iterator[Batch]:
+            training = self._training
+            for batch in self._data.validation(batch_size=training.batch_size, batches=training.eval_batches):
+                self._hooks.alive()
+                yield batch
 
-    def _alive_at(self, batch: Batch) -> Batch:
-        self._hooks.alive()
-        return batch
+        found = self._learner.evaluate(batches())
+        return found if isinstance(found, list) else [found]
 
     def _fetch(self) -> None:
         """Bring pending losses to the host, and drop the members that they show to have diverged."""
@@ -274,18 +263,13 @@ class _Fit:
         fine = [member for member in self._alive if member.validation_loss is not None]
         if fine and isinstance(self._learner, Learner):
             self._hooks.finish(self._learner)
-        if self._hooks.measures() or self._members[0].config.evaluation.trials:
-            self._measure(fine)
+        learner, asked = self._learner, self._hooks.measures() or self._members[0].config.evaluation.trials
+        for member in fine if asked else ():
+            model = learner.model if isinstance(learner, Learner) else learner.member(self._alive.index(member))
+            member.metrics_found = measure(member.config, model, self._data, learner.device, alive=self._hooks.alive)
         seconds = self._share()
         for member in self._alive:
             member.end("completed" if member in fine else "diverged", seconds, self._learner.plan.parameter_count)
-
-    def _measure(self, members: Sequence[_Member]) -> None:
-        """The metrics that a config asks for beside the loss."""
-        learner = self._learner
-        for member in members:
-            model = learner.model if isinstance(learner, Learner) else learner.member(self._alive.index(member))
-            member.metrics_found = measure(member.config, model, self._data, learner.device, alive=self._hooks.alive)
 
     def _end(self, members: Sequence[_Member], outcome: Outcome) -> None:
         """End these members; the others continue."""

@@ -35,14 +35,10 @@ class PackLearner:
     """`training.learner.Learner` for several runs at once; losses are (N,)."""
 
     def __init__(self, configs: Sequence[RunConfig], device: torch.device, *, graphs: bool = True) -> None:
-        """Build and stack the members.
-
-        Args:
-            graphs: on a GPU, compute gradients by a CUDA graph.
+        """Build and stack the members; with `graphs`, a GPU computes gradients by a CUDA graph.
 
         Raises:
-            CannotPack: the configs differ in more than hparams and seed, or in the optimizer, or ask for
-                torch.compile.
+            CannotPack: the configs differ in more than hparams and seed or in the optimizer, or ask for torch.compile.
         """
         _require_alike(configs)
         self.config, self.device, self._graphs = configs[0], device, graphs
@@ -68,7 +64,8 @@ class PackLearner:
         found = {name: grad for name, grad in zip(self._parameters, grads, strict=True) if grad is not None}
         with torch.no_grad():
             self._clip(found)
-            self._optimizer.step(found, self._lr_factors(step))
+            factors = [schedule.factor(step) for schedule in self._schedules]
+            self._optimizer.step(found, [factors[which] for which in self._schedule_of])
         return losses
 
     def _gradients(self, *, shared: bool) -> Compute:
@@ -86,11 +83,6 @@ class PackLearner:
 
     def _can_graph(self) -> bool:
         return self._graphs and self.device.type == "cuda"
-
-    def _lr_factors(self, step: int) -> list[float]:
-        """The factor of each member's schedule at `step`."""
-        factors = [schedule.factor(step) for schedule in self._schedules]
-        return [factors[which] for which in self._schedule_of]
 
     def _set_hparams(self) -> None:
         """The parts of the members' hparams that a step needs: the distinct schedules (mostly one) and which of them
@@ -127,12 +119,10 @@ class PackLearner:
     def member(self, index: int) -> nn.Module:
         """One member as a model by itself; the next call changes it."""
         with torch.no_grad():
-            for stacked, own in (
-                (self._parameters, dict(self._template.named_parameters())),
-                (self._buffers, dict(self._template.named_buffers())),
-            ):
-                for name, tensor in own.items():
-                    tensor.copy_(stacked[name][index])
+            for name, parameter in self._template.named_parameters():
+                parameter.copy_(self._parameters[name][index])
+            for name, buffer in self._template.named_buffers():
+                buffer.copy_(self._buffers[name][index])
         return self._template
 
     def _stack(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -141,12 +131,10 @@ class PackLearner:
         buffers: dict[str, list[Tensor]] = {}
         for config in self._members:
             start_at(self._template, self.plan, config)
-            for found, state in (
-                (parameters, self._template.named_parameters()),
-                (buffers, self._template.named_buffers()),
-            ):
-                for name, tensor in state:
-                    found.setdefault(name, []).append(tensor.detach().clone())
+            for name, parameter in self._template.named_parameters():
+                parameters.setdefault(name, []).append(parameter.detach().clone())
+            for name, buffer in self._template.named_buffers():
+                buffers.setdefault(name, []).append(buffer.detach().clone())
         stacked = {name: torch.stack(own).requires_grad_() for name, own in parameters.items()}
         return stacked, {name: torch.stack(own) for name, own in buffers.items()}
 
