@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mutransfer.config.data.base import BEGIN, END, PAD, PairSpec
+from mutransfer.config.data.translation import TranslationSection
 from mutransfer.data.dataset import IGNORED, Array, Batch, ExampleDataset, fingerprint
 from mutransfer.errors import DataError
 
@@ -36,17 +37,16 @@ class PairDataset(ExampleDataset):
         self,
         train: Sequence[tuple[Ids, Ids]],
         validation: Sequence[tuple[Ids, Ids]],
+        section: TranslationSection,
         *,
-        spec: PairSpec,
-        label: str,
         held: Held,
         decode: Callable[[Ids], str],
-        notes: tuple[str, ...] = (),
+        notes: tuple[str, ...],
     ) -> None:
         for part, name in ((train, "training"), (validation, "validation")):
             if not part:
-                raise DataError(f"{label}: no pair is left for the {name} part")
-        self._pairs = pairs = _padded([*train, *validation], spec)
+                raise DataError(f"{section.path}: no pair is left for the {name} part")
+        self._pairs = pairs = _padded([*train, *validation], section.spec)
         size = len(train)
         parts = (one[part] for part in (slice(size), slice(size, None)) for one in pairs)
         super().__init__(np.arange(size), np.arange(size, len(pairs[0])), fingerprint(*parts))

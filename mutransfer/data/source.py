@@ -12,13 +12,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from mutransfer.config.base import FieldProblem
-from mutransfer.config.data import (
-    AnyDataSection,
-    HuggingFaceTextSection,
-    TextSection,
-    TokenizerField,
-    TokenizerSection,
-)
+from mutransfer.config.data import AnyDataSection, HuggingFaceTextSection, TextSection, TokenizerField, TokenizerSection
 from mutransfer.data.corpus import blocks
 from mutransfer.data.dataset import need_extra, reading
 from mutransfer.data.huggingface import origins

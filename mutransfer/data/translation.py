@@ -44,18 +44,9 @@ def load(section: TranslationSection) -> PairDataset:
     if section.too_long == "drop":
         pairs = [pair for pair, short in zip(pairs, fits, strict=True) if short]
         held_out = [(one, other) for one, other in held_out if max(len(one), len(other)) < section.seq_len]
-    return PairDataset(
-        pairs,
-        held_out,
-        spec=section.spec,
-        label=section.path,
-        held=Held(
-            sources=[[*ids, END][: section.seq_len] for ids in source.encode([one for one, _ in held])],
-            references=[other for _, other in held],
-        ),
-        decode=target.decode,
-        notes=tuple(notes),
-    )
+    sources = [[*ids, END][: section.seq_len] for ids in source.encode([one for one, _ in held])]
+    complete = Held(sources, references=[other for _, other in held])
+    return PairDataset(pairs, held_out, section, held=complete, decode=target.decode, notes=tuple(notes))
 
 
 class _Side:
@@ -66,11 +57,9 @@ class _Side:
         self._lowercase, self._words = section.lowercase, section.tokenizer.kind == "words"
         self._field = (section.source_field, section.target_field)[index]
         key = cache_key("translation", section.model_dump(), index, files_key({"train": Path(section.path)}))
+        specials = (UNK,) if self._words else ()
         self._tokenizer = open_tokenizer(
-            section.tokenizer,
-            lambda: map(self._prepared, texts),
-            specials=(UNK,) if self._words else (),
-            key=key,
+            section.tokenizer, lambda: map(self._prepared, texts), specials=specials, key=key
         )
 
     def encode(self, texts: Sequence[str]) -> list[Array]:
