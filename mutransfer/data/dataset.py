@@ -18,7 +18,6 @@ from mutransfer.errors import DataError
 
 if TYPE_CHECKING:
     from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokensSection
-    from mutransfer.data.shards import ShardedTokens
 
     TokenSection = TextSection | HuggingFaceTextSection | TokensSection
 
@@ -47,6 +46,23 @@ class Dataset(Protocol):
         """At most `batches` batches of the validation part, the same ones in every call."""
 
 
+class Shards(Protocol):
+    """Token ids in several files, read as one sequence."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the ids change; does not read them."""
+
+    def __len__(self) -> int:
+        """Number of ids."""
+
+    def __getitem__(self, wanted: slice) -> Shards:
+        """A part of the sequence; does not read it."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Read the ids."""
+
+
 class TokenDataset:
     """One long sequence of token ids.
 
@@ -56,7 +72,7 @@ class TokenDataset:
 
     def __init__(
         self,
-        tokens: Array | ShardedTokens,
+        tokens: Array | Shards,
         section: TokenSection,
         *,
         vocab_size: int,
@@ -85,20 +101,18 @@ class TokenDataset:
             ends = tokens[:_SAMPLED], tokens[-_SAMPLED:], sample, *ends
             self.fingerprint = fingerprint(np.array([len(tokens)]), *ends)
 
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:  # noqa: D102 - see `Dataset`
         starts = np.random.default_rng([seed, step]).integers(0, len(self._train) - self._seq_len, size=batch_size)
         return self._windows(self._train, starts)
 
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:  # noqa: D102 - see `Dataset`
         available = (len(self._validation) - 1) // self._seq_len
         wanted = min(batches * batch_size, available)
         starts = np.linspace(0, available - 1, wanted).astype(np.int64) * self._seq_len
         for first in range(0, wanted, batch_size):
             yield self._windows(self._validation, starts[first : first + batch_size])
 
-    def _windows(self, tokens: Array | ShardedTokens, starts: Array) -> Batch:
+    def _windows(self, tokens: Array | Shards, starts: Array) -> Batch:
         windows = np.stack([np.asarray(tokens[start : start + self._seq_len + 1]) for start in starts]).astype(np.int64)
         self._check_ids(windows)
         return windows[:, :-1], windows[:, 1:]
@@ -148,12 +162,10 @@ class ExampleDataset(ABC):
         """The held-out rows of a validation that takes `count` of them at most."""
         return self._held_out[:count]
 
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:  # noqa: D102 - see `Dataset`
         return self._examples_at(self._train[self._epochs.rows(step, batch_size=batch_size, seed=seed)])
 
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:  # noqa: D102 - see `Dataset`
         wanted = self._validation_rows(batches * batch_size)
         for first in range(0, len(wanted), batch_size):
             yield self._examples_at(wanted[first : first + batch_size])

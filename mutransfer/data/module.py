@@ -44,19 +44,16 @@ class OwnDataset:
         self.notes = notes_of(own)
 
     @property
-    def fingerprint(self) -> str:
-        """See `Dataset`."""
+    def fingerprint(self) -> str:  # noqa: D102 - see `Dataset`
         with self._blamed("fingerprint"):
             return str(self._own.fingerprint)
 
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:  # noqa: D102 - see `Dataset`
         with self._blamed("batch"):
             found: Any = self._own.batch(step, batch_size=batch_size, seed=seed)
         return self._checked(found, "batch")
 
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:  # noqa: D102 - see `Dataset`
         with self._blamed("validation"):
             found = iter(self._own.validation(batch_size=batch_size, batches=batches))
         for number in itertools.count():

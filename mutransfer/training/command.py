@@ -140,10 +140,7 @@ def last_lines(folder: Path) -> str:
 
 
 def require_program(config: RunConfig, folder: Path) -> None:
-    """Refuse a command that cannot be started.
-
-    Raises `UsageError` if there is no such program, or this is not a POSIX system.
-    """
+    """Raises `UsageError` if there is no such program, or this is not a POSIX system."""
     section = cast(CommandSection, config.model)
     program = placeholders.fill(section.command[0], values_of(config, folder.resolve()))
     if os.name != "posix":
