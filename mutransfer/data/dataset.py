@@ -151,7 +151,7 @@ class ExampleDataset(ABC):
 
     def __init__(self, train: Array, held_out: Array, fingerprint: str) -> None:
         """`train` and `held_out` are the rows of the two parts."""
-        self._train, self._held_out, self.fingerprint = train, held_out, fingerprint
+        self._train, self.held_out_rows, self.fingerprint = train, held_out, fingerprint
         self._epochs = Epochs(len(train))
 
     @abstractmethod
@@ -160,7 +160,7 @@ class ExampleDataset(ABC):
 
     def _validation_rows(self, count: int) -> Array:
         """The held-out rows of a validation that takes `count` of them at most."""
-        return self._held_out[:count]
+        return self.held_out_rows[:count]
 
     def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:  # noqa: D102 - see `Dataset`
         return self._examples_at(self._train[self._epochs.rows(step, batch_size=batch_size, seed=seed)])

@@ -54,8 +54,8 @@ class PairDataset(ExampleDataset):
 
     def _validation_rows(self, count: int) -> Array:
         """Spread evenly over the validation part."""
-        available = len(self._held_out)
-        return self._held_out[np.linspace(0, available - 1, min(count, available)).astype(np.int64)]
+        available = len(self.held_out_rows)
+        return self.held_out_rows[np.linspace(0, available - 1, min(count, available)).astype(np.int64)]
 
     def _examples_at(self, rows: Array) -> Batch:
         sources, targets = (array[rows].astype(np.int64) for array in self._pairs)
