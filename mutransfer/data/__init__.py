@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 def load_data(section: AnyDataSection) -> Dataset:
     """Open the data of a `data:` section. The last one stays open, so that a worker loads it once.
 
-    Raises:
-        DataError: the data is missing, unreadable, too small, or does not match the section.
+    Raises `DataError` if the data is missing, unreadable, too small, or does not match the section.
     """
     data = cast(Dataset, DATA_SOURCES.implementation(section)(section))
     share = section.masked_share

@@ -21,7 +21,7 @@ import platformdirs
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from mutransfer.errors import DataError
+from mutransfer.data.dataset import reading
 
 Arrays = dict[str, NDArray[Any]]
 _LOG = logging.getLogger(__name__)
@@ -47,25 +47,21 @@ def cache_key(*parts: Any) -> str:
 def files_key(files: Mapping[str, Path]) -> str:
     """Key of named files: from their content up to 1 GiB in total, otherwise from path, size and modification time.
 
-    Raises:
-        DataError: a file cannot be read.
+    Raises `DataError` if a file cannot be read.
     """
-    try:
+    with reading():
         sizes = {name: path.stat() for name, path in files.items()}
         if sum(found.st_size for found in sizes.values()) <= _READ_WHOLE:
             return cache_key({name: checksum(path) for name, path in files.items()})
         return cache_key(
             {name: [str(files[name].resolve()), found.st_size, found.st_mtime_ns] for name, found in sizes.items()}
         )
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def checksum(path: Path) -> str:
     """32 hex digits from a file's length and content. Beyond 1 GiB it reads blocks spread evenly over the file.
 
-    Raises:
-        OSError: the file cannot be read.
+    Raises `OSError` if the file cannot be read.
     """
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
@@ -94,11 +90,11 @@ def cached(what: str, key: str, make: Callable[[], Arrays]) -> Arrays:
     lock = FileLock(folder.with_suffix(".lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = lock.acquire()
     except (OSError, NotImplementedError) as error:
         _warn(error)
         return make()
-    try:
+    with held:
         found = _read(folder)
         if found is not None:
             return found
@@ -109,8 +105,6 @@ def cached(what: str, key: str, make: Callable[[], Arrays]) -> Arrays:
             _warn(error)
             return made
         return _read(folder) or made
-    finally:
-        lock.release()
 
 
 def _read(folder: Path) -> Arrays | None:

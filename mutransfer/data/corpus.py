@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from mutransfer.config.data import TokenizerSection, TokenSpec
+from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokenizerSection
 from mutransfer.data.cache import cache_key, cached, checksum, versions
-from mutransfer.data.dataset import Array, TokenDataset, require_file
+from mutransfer.data.dataset import Array, TokenDataset, reading, require_file
 from mutransfer.data.tokenizer import Tokenizer, need_library, open_tokenizer, smallest_type
 from mutransfer.errors import DataError
 
@@ -19,19 +19,8 @@ _BLOCK = 1 << 18
 _BATCH = 1 << 23
 
 
-class TextLike(Protocol):
-    """A data section with a tokenizer."""
-
-    @property
-    def tokenizer(self) -> TokenizerSection: ...  # noqa: D102
-    @property
-    def validation_fraction(self) -> float: ...  # noqa: D102
-    @property
-    def spec(self) -> TokenSpec: ...  # noqa: D102
-
-
 def token_dataset(
-    section: TextLike,
+    section: TextSection | HuggingFaceTextSection,
     training: Callable[[], Iterable[str]],
     validation: Callable[[], Iterable[str]] | None,
     *,
@@ -66,14 +55,8 @@ def token_dataset(
 
     fraction = section.validation_fraction if validation is None else None
     found = cached("ids", cache_key("ids", 1, key, fraction, tokenizer_key(section.tokenizer)), make)
-    return TokenDataset(
-        found["ids"],
-        seq_len=section.spec.seq_len,
-        vocab_size=section.spec.vocab_size,
-        validation_fraction=section.validation_fraction,
-        label=label,
-        held_out=int(found["held_out"][0]),
-    )
+    held_out = int(found["held_out"][0])
+    return TokenDataset(found["ids"], section, vocab_size=section.spec.vocab_size, label=label, held_out=held_out)
 
 
 def tokenizer_key(section: TokenizerSection) -> str:
@@ -108,44 +91,35 @@ def blocks(chunks: Iterable[str]) -> Iterator[str]:
     yield waiting
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[Array]:
-    """Ids of each document, followed by the tokenizer's `end`."""
-    waiting: list[str] = []
-    counts: list[int] = []
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
     size = 0
     for document in documents:
-        pieces = list(blocks([document]))
-        waiting += pieces
-        counts.append(len(pieces))
+        batch.append(document)
         size += len(document)
         if size >= _BATCH:
-            yield from _encode_batch(tokenizer, waiting, counts)
-            waiting, counts, size = [], [], 0
-    yield from _encode_batch(tokenizer, waiting, counts)
-
-
-def _encode_batch(tokenizer: Tokenizer, pieces: Sequence[str], counts: Sequence[int]) -> Iterator[Array]:
-    encoded = iter(tokenizer.encode_texts(pieces)) if pieces else iter(())
-    for count in counts:
-        yield np.concatenate([*(next(encoded) for _ in range(count)), tokenizer.end])
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _ids(tokenizer: Tokenizer, documents: Iterable[str]) -> Array:
-    found = list(encode_documents(tokenizer, documents))
+    """Ids of the documents, each followed by the tokenizer's `end`."""
+    found: list[Array] = []
+    for batch in _batches(documents):
+        pieces = [list(blocks([document])) for document in batch]
+        encoded = iter(tokenizer.encode_texts(list(chain.from_iterable(pieces))))
+        found += [np.concatenate([*islice(encoded, len(own)), tokenizer.end]) for own in pieces]
     return np.concatenate(found) if found else np.empty(0, dtype=smallest_type(tokenizer.vocab_size))
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        DataError: the file cannot be read, or is not UTF-8.
-    """
+    """The text of a file; raises `DataError` if the file cannot be read, or is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        with reading(path):
+            return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: is not UTF-8 text (byte {error.start}); only the tokenizer bytes reads any file"
         ) from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None

@@ -7,13 +7,19 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mutransfer.errors import DataError
+
+if TYPE_CHECKING:
+    from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokensSection
+
+    TokenSection = TextSection | HuggingFaceTextSection | TokensSection
 
 Array = NDArray[Any]
 # Inputs and targets. For a model with several inputs the first part is a tuple.
@@ -67,16 +73,16 @@ class TokenDataset:
     def __init__(
         self,
         tokens: Array | Shards,
+        section: TokenSection,
         *,
-        seq_len: int,
         vocab_size: int,
-        validation_fraction: float,
         label: str,
         held_out: int | None = None,
     ) -> None:
-        """Hold out the last `held_out` tokens for validation, or else `validation_fraction` of the sequence."""
-        split = len(tokens) - (round(len(tokens) * validation_fraction) if held_out is None else held_out)
+        """Hold out the last `held_out` tokens for validation, or else the section's share of the sequence."""
+        split = len(tokens) - (round(len(tokens) * section.validation_fraction) if held_out is None else held_out)
         self._train, self._validation = tokens[:split], tokens[split:]
+        seq_len = section.seq_len
         self._seq_len, self._vocab_size, self._label = seq_len, vocab_size, label
         for part, name in ((self._train, "training"), (self._validation, "validation")):
             if len(part) < seq_len + 1:
@@ -86,27 +92,20 @@ class TokenDataset:
                 )
         ends: tuple[Array, ...] = () if held_out is None else (np.array([held_out]),)
         if not isinstance(tokens, np.ndarray):
-            self._fingerprint = tokens.fingerprint
+            self.fingerprint = tokens.fingerprint
         elif len(tokens) <= _READ_WHOLE:
-            self._fingerprint = fingerprint(tokens, *ends)
+            self.fingerprint = fingerprint(tokens, *ends)
             self._check_ids(tokens)
         else:
             sample = tokens[:: len(tokens) // _SAMPLED]
             ends = tokens[:_SAMPLED], tokens[-_SAMPLED:], sample, *ends
-            self._fingerprint = fingerprint(np.array([len(tokens)]), *ends)
+            self.fingerprint = fingerprint(np.array([len(tokens)]), *ends)
 
-    @property
-    def fingerprint(self) -> str:
-        """See `Dataset`."""
-        return self._fingerprint
-
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:  # noqa: D102 - see `Dataset`
         starts = np.random.default_rng([seed, step]).integers(0, len(self._train) - self._seq_len, size=batch_size)
         return self._windows(self._train, starts)
 
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:  # noqa: D102 - see `Dataset`
         available = (len(self._validation) - 1) // self._seq_len
         wanted = min(batches * batch_size, available)
         starts = np.linspace(0, available - 1, wanted).astype(np.int64) * self._seq_len
@@ -133,17 +132,12 @@ class Epochs:
 
     def rows(self, step: int, *, batch_size: int, seed: int) -> Array:
         """Indices (batch_size,) of the examples of one batch."""
-        first, end = step * batch_size, (step + 1) * batch_size
+        first = step * batch_size
         whole, inside = divmod(first, self._size)
         if inside + batch_size <= self._size:  # the usual case: the batch lies in one epoch
             return self._epoch(seed, whole)[inside : inside + batch_size]
-        positions = np.arange(first, end)
-        epochs = positions // self._size
-        chosen = np.empty(batch_size, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            chosen[here] = self._epoch(seed, int(epoch))[positions[here] % self._size]
-        return chosen
+        epochs, places = np.divmod(np.arange(first, first + batch_size), self._size)
+        return np.concatenate([self._epoch(seed, int(one))[places[epochs == one]] for one in np.unique(epochs)])
 
     def _epoch(self, seed: int, epoch: int) -> Array:
         if self._permutation is None or self._permutation[0] != (seed, epoch):
@@ -155,27 +149,24 @@ class Epochs:
 class ExampleDataset(ABC):
     """Examples that are chosen by row: a new permutation each epoch in training, the held-out rows in validation."""
 
-    _train: Array
-    _held_out: Array
-    _epochs: Epochs
-    _fingerprint: str
+    def __init__(self, train: Array, held_out: Array, fingerprint: str) -> None:
+        """`train` and `held_out` are the rows of the two parts."""
+        self._train, self.held_out_rows, self.fingerprint = train, held_out, fingerprint
+        self._epochs = Epochs(len(train))
 
     @abstractmethod
     def _examples_at(self, rows: Array) -> Batch:
         """The batch of these rows."""
 
-    @property
-    def fingerprint(self) -> str:
-        """See `Dataset`."""
-        return self._fingerprint
+    def _validation_rows(self, count: int) -> Array:
+        """The held-out rows of a validation that takes `count` of them at most."""
+        return self.held_out_rows[:count]
 
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:  # noqa: D102 - see `Dataset`
         return self._examples_at(self._train[self._epochs.rows(step, batch_size=batch_size, seed=seed)])
 
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
-        wanted = self._held_out[: batches * batch_size]
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:  # noqa: D102 - see `Dataset`
+        wanted = self._validation_rows(batches * batch_size)
         for first in range(0, len(wanted), batch_size):
             yield self._examples_at(wanted[first : first + batch_size])
 
@@ -198,27 +189,36 @@ class ClassDataset(ExampleDataset):
         held_out: int | None = None,
     ) -> None:
         """Hold out the last `held_out` examples for validation, or a random `validation_fraction` if it is None."""
-        tail = held_out
-        held_out = round(len(examples) * validation_fraction) if tail is None else tail
-        if held_out < 1 or held_out >= len(examples):
-            raise DataError(f"{label}: too small to split: {len(examples)} examples")
+        train, held = split_rows(len(examples), validation_fraction, label, tail=held_out)
         if labels.min() < 0 or labels.max() >= classes:
             raise DataError(f"{label}: labels run from {labels.min()} to {labels.max()}, but classes is {classes}")
-        order = np.random.default_rng(0).permutation(len(examples) if tail is None else tail)
-        if tail is not None:
-            order = np.concatenate([order + len(examples) - tail, np.arange(len(examples) - tail)])
-        self._train, self._held_out = order[held_out:], order[:held_out]
+        ends = [] if held_out is None else [np.array([held_out])]
+        super().__init__(train, held, fingerprint(examples, labels, *ends))
         # Decoders put channels last in memory, which makes copying a batch slow.
         self._examples, self._labels = np.ascontiguousarray(examples), labels.astype(np.int64)
         self._mean, self._std = _moments(examples, self._train)
-        self._epochs = Epochs(len(self._train))
-        self._fingerprint = fingerprint(examples, labels, *([] if tail is None else [np.array([tail])]))
 
     def _examples_at(self, rows: Array) -> Batch:
         inputs = self._examples[rows].astype(np.float32, copy=False)  # a copy, made by the indexing
         inputs -= self._mean
         inputs /= self._std
         return inputs, self._labels[rows]
+
+
+def split_rows(
+    size: int, fraction: float, label: str, *, tail: int | None = None, what: str = "examples"
+) -> tuple[Array, Array]:
+    """Rows of the training and of the validation part: the last `tail` rows, or a random `fraction` if it is None.
+
+    Raises `DataError` if a part would be empty.
+    """
+    held_out = round(size * fraction) if tail is None else tail
+    if not 0 < held_out < size:
+        raise DataError(f"{label}: too small to split: {size} {what}")
+    order = np.random.default_rng(0).permutation(size if tail is None else tail)
+    if tail is not None:
+        order = np.concatenate([order + size - tail, np.arange(size - tail)])
+    return order[held_out:], order[:held_out]
 
 
 def _moments(examples: Array, rows: Array) -> tuple[Array, Array]:
@@ -256,11 +256,7 @@ def fingerprint(*arrays: Array) -> str:
 
 
 def need_extra(module: str, extra: str, kind: str, *, needer: str | None = None) -> Any:
-    """Import a module of an optional extra. The message names `needer`, or the data kind.
-
-    Raises:
-        DataError: the module is not installed. The message gives the pip command.
-    """
+    """A module of an optional extra; raises `DataError` with the pip command for `needer`, or for the data kind."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -271,16 +267,18 @@ def need_extra(module: str, extra: str, kind: str, *, needer: str | None = None)
 
 
 def require_file(path: str) -> Path:
-    """The path with `~` expanded.
-
-    Raises:
-        DataError: it is not a file, or cannot be read.
-    """
+    """The path with `~` expanded; raises `DataError` if it is not a file, or cannot be read."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{path}: {'is a folder' if file.is_dir() else 'no such file'}")
+    with reading(path), file.open("rb"):
+        return file
+
+
+@contextmanager
+def reading(path: str | Path | None = None) -> Iterator[None]:
+    """Turn an `OSError` into a `DataError` that names `path`, or else the error's own file."""
     try:
-        with file.open("rb"):
-            return file
+        yield
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path or error.filename}: cannot be read: {error.strerror}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -11,9 +10,8 @@ from mutransfer.config.data import HuggingFaceDataSection, HuggingFaceImagesSect
 from mutransfer.data.cache import cache_key
 from mutransfer.data.corpus import token_dataset
 from mutransfer.data.dataset import Array, ClassDataset, TokenDataset
-from mutransfer.data.images import decoded
-from mutransfer.data.rows import Origin, origin_key, rows
-from mutransfer.errors import DataError
+from mutransfer.data.images import class_dataset, decoded
+from mutransfer.data.rows import Origin, origin_key, rows, texts
 
 
 def load_text(section: HuggingFaceTextSection) -> TokenDataset:
@@ -40,14 +38,7 @@ def load_images(section: HuggingFaceImagesSection) -> ClassDataset:
         more = _images(section, validation, None)
         held_out = len(more[0])
         images, labels = np.concatenate([images, more[0]]), np.concatenate([labels, more[1]])
-    return ClassDataset(
-        images,
-        labels,
-        classes=section.classes,
-        validation_fraction=section.validation_fraction,
-        label=training.label,
-        held_out=held_out,
-    )
+    return class_dataset(section, images, labels, label=training.label, held_out=held_out)
 
 
 def origins(section: HuggingFaceDataSection) -> tuple[Origin, Origin | None]:
@@ -59,18 +50,6 @@ def origins(section: HuggingFaceDataSection) -> tuple[Origin, Origin | None]:
     if section.validation_files:
         return training, Origin(files=section.validation_files, field="data.validation_files", kind=kind)
     return training, None
-
-
-def texts(origin: Origin, column: str, *, limit: int | None = None) -> Iterator[str]:
-    """The cells of a text column.
-
-    Raises:
-        DataError: a cell is not text, or the rows cannot be read.
-    """
-    for number, (cell,) in enumerate(rows(origin, (column,), limit=limit)):
-        if not isinstance(cell, str):
-            raise DataError(f"{origin.label}: row {number}: column {column!r} must be text, but got {cell!r}")
-        yield cell
 
 
 def _images(section: HuggingFaceImagesSection, origin: Origin, limit: int | None) -> tuple[Array, Array]:

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from mutransfer.config.data import HuggingFaceImagesSection, ParquetImagesSection
 from mutransfer.data.cache import cache_key, cached, versions
-from mutransfer.data.dataset import Array, need_extra
+from mutransfer.data.dataset import Array, ClassDataset, need_extra
 from mutransfer.errors import DataError
 
-
-class ImageLike(Protocol):
-    """A data section of labelled images."""
-
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def image_column(self) -> str: ...  # noqa: D102
-    @property
-    def size(self) -> int: ...  # noqa: D102
-    @property
-    def channels(self) -> int: ...  # noqa: D102
+ImageSection = HuggingFaceImagesSection | ParquetImagesSection
 
 
 def decoded(
-    section: ImageLike, rows: Callable[[], Iterable[tuple[Any, ...]]], *, key: str, label: str
+    section: ImageSection, rows: Callable[[], Iterable[tuple[Any, ...]]], *, key: str, label: str
 ) -> tuple[Array, Array]:
     """Images (N, channels, size, size) uint8 and labels (N,) int64, memory-mapped from the cache.
 
@@ -60,7 +50,17 @@ def decoded(
     return found["images"], found["labels"]
 
 
-def _decode(image_module: Any, cell: Any, section: ImageLike, where: str) -> Array:
+def class_dataset(
+    section: ImageSection, images: Array, labels: Array, *, label: str, held_out: int | None = None
+) -> ClassDataset:
+    """The data set of decoded images; `held_out` as in `ClassDataset`."""
+    fraction = section.validation_fraction
+    return ClassDataset(
+        images, labels, classes=section.classes, validation_fraction=fraction, label=label, held_out=held_out
+    )
+
+
+def _decode(image_module: Any, cell: Any, section: ImageSection, where: str) -> Array:
     encoded = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(encoded, bytes):
         raise DataError(f"{where}: column {section.image_column!r} must hold an encoded image (bytes)")

@@ -25,19 +25,13 @@ class MaskedDataset:
         """Mask `data`, whose ids are below `mask_id`."""
         self._data, self._share, self._mask_id = data, share, mask_id
         self.notes = notes_of(data)
+        self.fingerprint = data.fingerprint  # the masks depend only on the config
 
-    @property
-    def fingerprint(self) -> str:
-        """See `Dataset`. The masks depend only on the config."""
-        return self._data.fingerprint
-
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:  # noqa: D102 - see `Dataset`
         tokens, _ = self._data.batch(step, batch_size=batch_size, seed=seed)
         return self._masked(np.asarray(tokens), np.random.default_rng([_TRAINING, seed, step]))
 
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:  # noqa: D102 - see `Dataset`
         place = 0
         for tokens, _ in self._data.validation(batch_size=batch_size, batches=batches):
             rows = []

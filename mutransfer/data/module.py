@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mutransfer.config.data import DataModuleSection
 from mutransfer.config.factory import call_factory, said
-from mutransfer.data.dataset import Array, Batch, Dataset, Epochs, ExampleDataset, fingerprint, notes_of
+from mutransfer.data.dataset import Array, Batch, Dataset, ExampleDataset, fingerprint, notes_of, split_rows
 from mutransfer.errors import DataError
 
 
@@ -24,23 +24,16 @@ def load(section: DataModuleSection) -> Dataset:
     """
     own = type(section).model_fields
     offers = {"validation_fraction": section.validation_fraction}
+    label = f"data.factory: {section.factory}"
     found = call_factory("data.factory", section.factory, section.model_extra or {}, offers, own)
     if all(hasattr(found, name) for name in ("batch", "validation", "fingerprint")):
-        return OwnDataset(cast(Dataset, found), f"data.factory: {section.factory}")
+        return OwnDataset(cast(Dataset, found), label)
     if not isinstance(found, tuple | list) or len(found) != 2:
         raise DataError(
-            f"data.factory: {section.factory} returned a {type(found).__name__}; it must return a pair of arrays "
+            f"{label} returned a {type(found).__name__}; it must return a pair of arrays "
             "(inputs, targets), or an object with batch, validation and fingerprint"
         )
-    inputs, targets = found
-    several = inputs if isinstance(inputs, tuple) else (inputs,)
-    label = f"data.factory: {section.factory}"
-    return ArrayDataset(
-        tuple(_array(one, label) for one in several),
-        _array(targets, label),
-        validation_fraction=section.validation_fraction,
-        label=label,
-    )
+    return ArrayDataset(*_arrays(found, label), validation_fraction=section.validation_fraction, label=label)
 
 
 class OwnDataset:
@@ -51,19 +44,16 @@ class OwnDataset:
         self.notes = notes_of(own)
 
     @property
-    def fingerprint(self) -> str:
-        """See `Dataset`."""
+    def fingerprint(self) -> str:  # noqa: D102 - see `Dataset`
         with self._blamed("fingerprint"):
             return str(self._own.fingerprint)
 
-    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:
-        """See `Dataset`."""
+    def batch(self, step: int, *, batch_size: int, seed: int) -> Batch:  # noqa: D102 - see `Dataset`
         with self._blamed("batch"):
             found: Any = self._own.batch(step, batch_size=batch_size, seed=seed)
         return self._checked(found, "batch")
 
-    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:
-        """See `Dataset`."""
+    def validation(self, *, batch_size: int, batches: int) -> Iterator[Batch]:  # noqa: D102 - see `Dataset`
         with self._blamed("validation"):
             found = iter(self._own.validation(batch_size=batch_size, batches=batches))
         for number in itertools.count():
@@ -80,13 +70,10 @@ class OwnDataset:
             raise DataError(
                 f"{self._label}: {where} gave a {type(found).__name__}; it must give a pair (inputs, targets)"
             )
-        inputs, targets = found
-        label = f"{self._label}: {where}"
-        several = tuple(_array(one, label) for one in (inputs if isinstance(inputs, tuple) else (inputs,)))
-        answers = _array(targets, label)
-        if not len(answers):
-            raise DataError(f"{label} gave a batch without examples; every batch must have at least one")
-        return several if isinstance(inputs, tuple) else several[0], answers
+        inputs, targets = _arrays(found, f"{self._label}: {where}")
+        if not len(targets):
+            raise DataError(f"{self._label}: {where} gave a batch without examples; every batch must have at least one")
+        return inputs if isinstance(found[0], tuple) else inputs[0], targets
 
     @contextmanager
     def _blamed(self, where: str) -> Iterator[None]:
@@ -104,18 +91,18 @@ class ArrayDataset(ExampleDataset):
         if any(len(one) != size for one in inputs):
             lengths = ", ".join(str(len(one)) for one in (*inputs, targets))
             raise DataError(f"{label}: inputs and targets must have the same number of examples, but have {lengths}")
-        held_out = round(size * validation_fraction)
-        if held_out < 1 or held_out >= size:
-            raise DataError(f"{label}: too small to split: {size} examples")
-        order = np.random.default_rng(0).permutation(size)
-        self._train, self._held_out = order[held_out:], order[:held_out]
+        super().__init__(*split_rows(size, validation_fraction, label), fingerprint(*inputs, targets))
         self._inputs, self._targets = inputs, targets
-        self._epochs = Epochs(len(self._train))
-        self._fingerprint = fingerprint(*inputs, targets)
 
     def _examples_at(self, rows: Array) -> Batch:
         chosen = tuple(one[rows] for one in self._inputs)
         return chosen if len(chosen) > 1 else chosen[0], self._targets[rows]
+
+
+def _arrays(pair: Sequence[Any], label: str) -> tuple[tuple[Array, ...], Array]:
+    inputs, targets = pair
+    several = inputs if isinstance(inputs, tuple) else (inputs,)
+    return tuple(_array(one, label) for one in several), _array(targets, label)
 
 
 def _array(value: Any, label: str) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 from mutransfer.config.data import ParquetImagesSection
 from mutransfer.data.cache import cache_key, files_key
 from mutransfer.data.dataset import ClassDataset, need_extra, require_file
-from mutransfer.data.images import decoded
+from mutransfer.data.images import class_dataset, decoded
 from mutransfer.errors import DataError
 
 _ROWS = 1024
@@ -26,13 +26,7 @@ def load(section: ParquetImagesSection) -> ClassDataset:
         key=cache_key(files_key({"": path}), section.image_column, section.label_column, section.limit),
         label=str(path),
     )
-    return ClassDataset(
-        images,
-        labels,
-        classes=section.classes,
-        validation_fraction=section.validation_fraction,
-        label=str(path),
-    )
+    return class_dataset(section, images, labels, label=str(path))
 
 
 def _rows(section: ParquetImagesSection, path: Path) -> Iterator[tuple[Any, Any]]:

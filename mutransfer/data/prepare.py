@@ -97,62 +97,62 @@ def prepare(
         return job.encode(job.vocabulary(tokenizer, sample), shard_tokens, workers)
 
 
+@dataclass(frozen=True)
 class _Job:
-    def __init__(
-        self,
-        source: DataSource,
-        out: Path,
-        plan: dict[str, Any],
-        should_stop: Callable[[], bool],
-        on_progress: Callable[[PrepareNews], None],
-    ) -> None:
-        self._source, self._out, self._plan = source, out, plan
-        self._should_stop, self._on_progress = should_stop, on_progress
+    source: DataSource
+    out: Path
+    plan: dict[str, Any]
+    should_stop: Callable[[], bool]
+    on_progress: Callable[[PrepareNews], None]
 
     def vocabulary(self, section: TokenizerSection, sample: int) -> Tokenizer:
         """The tokenizer that an earlier call stored, or a new one."""
-        path = self._out / VOCABULARY
-        if (self._out / PROGRESS).exists() and path.exists():
+        path = self.out / VOCABULARY
+        if (self.out / PROGRESS).exists() and path.exists():
             return restore(path.read_text(encoding="utf-8"))
         try:
             made = open_tokenizer(section, lambda: self._sampled(sample))
         except Exception as error:
-            if self._should_stop():  # the library wraps the `_Stopped` of its texts
-                raise Interrupted(f"{self._out}: stopped before the first shard") from None
+            if self.should_stop():  # the library wraps the `_Stopped` of its texts
+                raise Interrupted(f"{self.out}: stopped before the first shard") from None
             raise error from None
         write_atomic(path, made.dump())
         if isinstance(made, Library):
-            write_atomic(self._out / _TOKENIZER, made.content)
+            write_atomic(self.out / _TOKENIZER, made.content)
         return made
 
     def _sampled(self, sample: int) -> Iterator[str]:
         """Every k-th piece of the training part, about `sample` bytes in total."""
-        units = DataSource(self._source.units)
+        units = DataSource(self.source.units)
         stride = max(1, -(-units.size // sample))
         taken = 0
-        self._on_progress(PrepareNews("vocabulary", 0, units.size, 0, 0))
+        self.on_progress(PrepareNews("vocabulary", 0, units.size, 0, 0))
         for index, piece in enumerate(units.pieces()):
             if index % stride == 0:
                 taken += len(piece.text)
                 yield piece.text
-            if self._should_stop():
+            if self.should_stop():
                 raise _Stopped
             if taken >= sample and not units.size:
                 return
             if index % 64 == 0:
-                self._on_progress(PrepareNews("vocabulary", taken * stride, units.size, 0, 0))
+                self.on_progress(PrepareNews("vocabulary", taken * stride, units.size, 0, 0))
 
     def encode(self, tokenizer: Tokenizer, shard_tokens: int, workers: int) -> dict[str, Any]:
         """Write the missing shards, then the index."""
         dtype = np.dtype(smallest_type(tokenizer.vocab_size)).name
-        writer = ShardWriter(self._out, dtype=dtype, size=shard_tokens, plan=self._plan)
+        writer = ShardWriter(self.out, dtype=dtype, size=shard_tokens, plan=self.plan)
         writer.begin()
-        units, training = (*self._source.units, *self._source.held_out), len(self._source.units)
+        units, training = (*self.source.units, *self.source.held_out), len(self.source.units)
         skip = writer.position[3]
         before = sum(unit.size for unit in units[: writer.position[0]])
         unit_now, read = writer.position[0], 0
-        self._on_progress(PrepareNews("tokens", before, self._source.size, writer.tokens, len(writer.shards)))
-        encoded = _encoded(tokenizer, self._source.pieces(writer.position), workers)
+
+        def report(done: int) -> None:
+            self.on_progress(PrepareNews("tokens", done, self.source.size, writer.tokens, len(writer.shards)))
+
+        report(before)
+        encoded = _encoded(tokenizer, self.source.pieces(writer.position), workers)
         for batch, ids, lengths in self._batches(encoded, writer):
             first, last = batch[0], batch[-1]
             if first.unit >= training and writer.held_out_from is None:
@@ -165,13 +165,11 @@ class _Job:
             read += sum(len(piece.text) for piece in batch)
             whole = units[first.unit]
             part = whole.size * last.document // whole.documents if whole.documents else min(read, whole.size)
-            self._on_progress(
-                PrepareNews("tokens", before + part, self._source.size, writer.tokens, len(writer.shards))
-            )
+            report(before + part)
         if writer.tokens == 0:
-            raise DataError(f"{self._out}: the source has no text, so there is nothing to write")
+            raise DataError(f"{self.out}: the source has no text, so there is nothing to write")
         return writer.finish(
-            {"vocab_size": tokenizer.vocab_size, "tokenizer": self._plan["tokenizer"],
+            {"vocab_size": tokenizer.vocab_size, "tokenizer": self.plan["tokenizer"],
              "tokenizer_fingerprint": tokenizer.fingerprint}
         )  # fmt: skip
 
@@ -181,12 +179,12 @@ class _Job:
         try:
             for batch in encoded:
                 yield batch
-                stopped = self._should_stop()
+                stopped = self.should_stop()
                 if stopped:
                     break
         except BrokenProcessPool:
             # A signal to the process group also ends the workers.
-            stopped = self._should_stop()
+            stopped = self.should_stop()
             if not stopped:
                 raise UsageError(
                     "an encoding process died, perhaps because memory ran out; the same command continues after the "
@@ -196,7 +194,7 @@ class _Job:
             encoded.close()  # also ends the workers
         if stopped:
             kept = sum(shard["tokens"] for shard in writer.shards)
-            raise Interrupted(f"{self._out}: stopped; {len(writer.shards)} shards of {kept:,} tokens are kept")
+            raise Interrupted(f"{self.out}: stopped; {len(writer.shards)} shards of {kept:,} tokens are kept")
 
 
 def _require_free(out: Path, plan: dict[str, Any]) -> None:
@@ -233,7 +231,7 @@ def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Gen
     batches = _batches(pieces)
     if workers == 1:
         for batch in batches:
-            yield (batch, *_encode(tokenizer, _plain(batch)))
+            yield (batch, *_encode(tokenizer, batch))
         return
     pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(tokenizer.dump(),)
@@ -241,7 +239,7 @@ def _encoded(tokenizer: Tokenizer, pieces: Iterator[Piece], workers: int) -> Gen
     waiting: deque[tuple[list[Piece], Future[tuple[Array, list[int]]]]] = deque()
     try:
         for batch in batches:
-            waiting.append((batch, pool.submit(_work, _plain(batch))))
+            waiting.append((batch, pool.submit(_work, batch)))
             if len(waiting) > 2 * workers:
                 done, future = waiting.popleft()
                 yield (done, *future.result())
@@ -265,14 +263,10 @@ def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _plain(batch: Sequence[Piece]) -> list[tuple[str, bool]]:
-    return [(piece.text, piece.last) for piece in batch]
-
-
-def _encode(tokenizer: Tokenizer, texts: Sequence[tuple[str, bool]]) -> tuple[Array, list[int]]:
+def _encode(tokenizer: Tokenizer, batch: Sequence[Piece]) -> tuple[Array, list[int]]:
     found = []
-    for (_, last), ids in zip(texts, tokenizer.encode_texts([text for text, _ in texts]), strict=True):
-        found.append(np.concatenate([ids, tokenizer.end]) if last else ids)
+    for piece, ids in zip(batch, tokenizer.encode_texts([piece.text for piece in batch]), strict=True):
+        found.append(np.concatenate([ids, tokenizer.end]) if piece.last else ids)
     return np.concatenate(found), [len(ids) for ids in found]
 
 
@@ -288,9 +282,9 @@ def _begin_worker(dumped: str) -> None:
     _tokenizer = restore(dumped)
 
 
-def _work(texts: Sequence[tuple[str, bool]]) -> tuple[Array, list[int]]:
+def _work(batch: Sequence[Piece]) -> tuple[Array, list[int]]:
     assert _tokenizer is not None  # noqa: S101 - _begin_worker made it
-    return _encode(_tokenizer, texts)
+    return _encode(_tokenizer, batch)
 
 
 def _die_with_parent() -> None:

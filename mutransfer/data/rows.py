@@ -73,28 +73,21 @@ def rows(
         yield tuple(_cell(row, column, origin, known or list(row)) for column in columns)
 
 
-def pairs(origin: Origin, source: str, target: str, *, limit: int | None = None) -> Iterator[tuple[str, str]]:
-    """Sentences and their translations.
-
-    Args:
-        source: column of the sentences, for example `de`, or `translation.de` where the hub nests them.
-        target: column of the translations.
-
-    Raises:
-        DataError: as `rows`, or a cell is not text.
-    """
-    for number, (one, other) in enumerate(rows(origin, (source, target), limit=limit)):
-        for column, cell in ((source, one), (target, other)):
-            if not isinstance(cell, str):
-                raise DataError(f"{origin.label}: row {number}: column {column!r} must be text, but got {cell!r}")
-        yield one, other
+def texts(
+    origin: Origin, column: str, *, limit: int | None = None, skip: int = 0, streaming: bool = False
+) -> Iterator[str]:
+    """The cells of a text column, as `rows`; raises `DataError` if one is not text."""
+    found = rows(origin, (column,), limit=limit, skip=skip, streaming=streaming)
+    for number, (cell,) in enumerate(found, start=skip):
+        if not isinstance(cell, str):
+            raise DataError(f"{origin.label}: row {number}: column {column!r} must be text, but got {cell!r}")
+        yield cell
 
 
 def origin_key(origin: Origin) -> str:
     """What the rows depend on, for the cache: the files' content, or what the hub has now under that name.
 
-    Raises:
-        DataError: as `rows`.
+    Raises `DataError` if as `rows`.
     """
     need_extra("datasets", "hf", origin.kind)
     if origin.name is None:

@@ -51,8 +51,7 @@ class ShardedTokens:
 def open_shards(folder: Path) -> tuple[ShardedTokens, dict[str, Any]]:
     """The memory-mapped shards of a prepared folder, and its index. The ids are not read.
 
-    Raises:
-        DataError: the folder is not prepared completely, or a shard is missing or has the wrong size.
+    Raises `DataError` if the folder is not prepared completely, or a shard is missing or has the wrong size.
     """
     index = read_record(folder / INDEX)
     if index is None:
@@ -79,8 +78,7 @@ def open_shards(folder: Path) -> tuple[ShardedTokens, dict[str, Any]]:
 def read_record(path: Path) -> dict[str, Any] | None:
     """An index or a record of progress; None if the file does not exist.
 
-    Raises:
-        DataError: the file is damaged, or has another version.
+    Raises `DataError` if the file is damaged, or has another version.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -157,8 +155,7 @@ class ShardWriter:
     def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Write the last shard and the index, and remove the record of progress.
 
-        Raises:
-            UsageError: a file cannot be written.
+        Raises `UsageError` if a file cannot be written.
         """
         if self._held:
             self._flush(self.position)

@@ -12,18 +12,12 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from mutransfer.config.base import FieldProblem
-from mutransfer.config.data import (
-    AnyDataSection,
-    HuggingFaceTextSection,
-    TextSection,
-    TokenizerField,
-    TokenizerSection,
-)
+from mutransfer.config.data import AnyDataSection, HuggingFaceTextSection, TextSection, TokenizerField, TokenizerSection
 from mutransfer.data.corpus import blocks
-from mutransfer.data.dataset import need_extra
+from mutransfer.data.dataset import need_extra, reading
 from mutransfer.data.huggingface import origins
 from mutransfer.data.paths import matching_files
-from mutransfer.data.rows import JSON_ENDINGS, Origin, rows
+from mutransfer.data.rows import JSON_ENDINGS, Origin, texts
 from mutransfer.data.text import text_files
 from mutransfer.errors import DataError, UsageError
 
@@ -47,32 +41,17 @@ class Piece:
         return self.unit, self.document, self.number
 
 
-class Unit:
-    """One file, or one data set of the hub."""
-
-    label: str
-    size: int = 0
-    """Bytes; 0 if unknown."""
-    documents: int | None = None
-    """Number of documents for the display of progress; None if unknown."""
-
-    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:
-        """The pieces from a position on, in the unit with this number; raises `DataError` if it cannot be read."""
-        raise NotImplementedError
-
-    def facts(self) -> dict[str, Any]:
-        """What identifies the content. Shards are continued only if it has not changed."""
-        raise NotImplementedError
-
-
-class TextFile(Unit):
+class TextFile:
     """A file that is one document."""
+
+    documents = None
 
     def __init__(self, path: Path, *, raw: bool) -> None:
         self.path, self.label, self._raw = path, str(path), raw
         self.size = path.stat().st_size
 
-    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:  # noqa: D102
+    def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:
+        """The pieces from a position on, in the unit with this number; raises `DataError` if it cannot be read."""
         if document > 0 or not self.size:
             return
         waiting: Piece | None = None
@@ -83,27 +62,28 @@ class TextFile(Unit):
         if waiting is not None:
             yield Piece(number, 0, waiting.number, waiting.text, last=True)
 
-    def facts(self) -> dict[str, Any]:  # noqa: D102
+    def facts(self) -> dict[str, Any]:
+        """What identifies the content. Shards are continued only if it has not changed."""
         return {"file": self.path.name, "bytes": self.size, "changed": self.path.stat().st_mtime_ns}
 
     def _chunks(self) -> Iterator[str]:
         """The text in chunks. Any bytes are accepted if bytes are the tokens, otherwise UTF-8 only."""
+        errors, newline = ("surrogateescape", "") if self._raw else ("strict", None)
         try:
-            with self.path.open(
-                encoding="utf-8",
-                errors="surrogateescape" if self._raw else "strict",
-                newline="" if self._raw else None,
-            ) as file:
+            with reading(self.path), self.path.open(encoding="utf-8", errors=errors, newline=newline) as file:
                 while chunk := file.read(_CHUNK):
                     yield chunk
         except UnicodeDecodeError:
             raise DataError(f"{self.path}: is not UTF-8 text; only the tokenizer bytes reads any file") from None
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
-class Rows(Unit):
-    """A file of rows or a data set of the hub. The text of a row is a document."""
+class Rows:
+    """A file of rows or a data set of the hub. The text of a row is a document. Its methods are as in `TextFile`."""
+
+    size = 0
+    """Bytes; 0 if unknown."""
+    documents: int | None = None
+    """Number of documents for the display of progress; None if unknown."""
 
     def __init__(self, origin: Origin, column: str, limit: int | None, path: Path | None = None) -> None:
         self.label, self._origin, self._column, self._limit, self._path = origin.label, origin, column, limit, path
@@ -119,23 +99,22 @@ class Rows(Unit):
                 self.documents = _about_lines(path)
 
     def pieces(self, number: int, document: int = 0, piece: int = 0) -> Iterator[Piece]:  # noqa: D102
-        found = rows(self._origin, (self._column,), limit=self._limit, skip=document, streaming=True)
-        for index, (cell,) in enumerate(found, start=document):
-            if not isinstance(cell, str):
-                raise DataError(f"{self.label}: row {index}: column {self._column!r} must be text, but got {cell!r}")
-            texts = list(blocks([cell]))
-            for part, text in enumerate(texts):
+        found = texts(self._origin, self._column, limit=self._limit, skip=document, streaming=True)
+        for index, cell in enumerate(found, start=document):
+            parts = list(blocks([cell]))
+            for part, text in enumerate(parts):
                 if index > document or part >= piece:
-                    yield Piece(number, index, part, text, last=part == len(texts) - 1)
+                    yield Piece(number, index, part, text, last=part == len(parts) - 1)
 
     def facts(self) -> dict[str, Any]:  # noqa: D102
         known: dict[str, Any] = {"column": self._column, "limit": self._limit}
         if self._path is not None:
             stat = self._path.stat()
             return {"file": self._path.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns, **known}
-        origin = self._origin
-        return {"name": origin.name, "config": origin.config, "revision": origin.revision, "split": origin.split,
-                **known}  # fmt: skip
+        return {name: getattr(self._origin, name) for name in ("name", "config", "revision", "split")} | known
+
+
+Unit = TextFile | Rows
 
 
 @dataclass(frozen=True)
@@ -183,20 +162,14 @@ def source_of(section: AnyDataSection) -> DataSource:
 def corpus_of_text(section: TextSection) -> DataSource:
     """The corpus in the files of `data: {kind: text}`."""
     raw = section.tokenizer.kind == "bytes"
-    files, held_out = text_files(section)
-    return DataSource(
-        tuple(TextFile(path, raw=raw) for path in files.values()),
-        tuple(TextFile(path, raw=raw) for path in held_out.values()),
-    )
+    return DataSource(*(tuple(TextFile(path, raw=raw) for path in part.values()) for part in text_files(section)))
 
 
 def corpus_of_rows(section: HuggingFaceTextSection) -> DataSource:
     """The corpus in the text column of `data: {kind: huggingface-text}`."""
     training, validation = origins(section)
-    return DataSource(
-        _units(training, section.column, section.limit),
-        _units(validation, section.column, None) if validation is not None else (),
-    )
+    held_out = () if validation is None else _units(validation, section.column, None)
+    return DataSource(_units(training, section.column, section.limit), held_out)
 
 
 def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> DataSource:
@@ -213,19 +186,15 @@ def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> DataS
 
 def _about_lines(path: Path) -> int:
     """Estimate of the number of lines, from the first chunk."""
-    try:
-        with path.open("rb") as file:
-            begin = file.read(_CHUNK)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    with reading(path), path.open("rb") as file:
+        begin = file.read(_CHUNK)
     return max(1, begin.count(b"\n")) * path.stat().st_size // max(1, len(begin))
 
 
 def tokenizer_of(name: str | None, vocab_size: int | None, eos: str | None) -> TokenizerSection:
     """The tokenizer from the options of `prepare`; `name` is a kind or a file.
 
-    Raises:
-        UsageError: an option is wrong.
+    Raises `UsageError` if an option is wrong.
     """
     kinds = ("bytes", "words", "bpe")
     if name is not None and name not in kinds and not Path(name).expanduser().exists():

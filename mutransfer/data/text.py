@@ -13,7 +13,7 @@ import numpy as np
 from mutransfer.config.data import TextSection
 from mutransfer.data.cache import files_key
 from mutransfer.data.corpus import read_text, token_dataset
-from mutransfer.data.dataset import TokenDataset
+from mutransfer.data.dataset import TokenDataset, reading
 from mutransfer.data.paths import matching_files
 from mutransfer.errors import DataError
 
@@ -29,18 +29,13 @@ def load(section: TextSection) -> TokenDataset:
     label = section.source if section.source == "python-stdlib" else ", ".join(section.paths)
     if section.tokenizer.kind == "bytes":  # read as they are, in any encoding
         content, other = _joined(files), _joined(held_out)
-        return TokenDataset(
-            np.frombuffer(content + other, dtype=np.uint8),
-            seq_len=section.seq_len,
-            vocab_size=section.spec.vocab_size,
-            validation_fraction=section.validation_fraction,
-            label=label,
-            held_out=len(other) if section.validation_paths else None,
-        )
+        ids = np.frombuffer(content + other, dtype=np.uint8)
+        tail = len(other) if section.validation_paths else None
+        return TokenDataset(ids, section, vocab_size=section.spec.vocab_size, label=label, held_out=tail)
     return token_dataset(
         section,
-        lambda: documents(files),
-        (lambda: documents(held_out)) if section.validation_paths else None,
+        lambda: _documents(files),
+        (lambda: _documents(held_out)) if section.validation_paths else None,
         key=files_key(files) + (files_key(held_out) if held_out else ""),
         label=label,
     )
@@ -49,8 +44,7 @@ def load(section: TextSection) -> TokenDataset:
 def text_files(section: TextSection) -> tuple[dict[str, Path], dict[str, Path]]:
     """The files of the training part, and of the validation part if it has its own.
 
-    Raises:
-        DataError: no file matches, or a file cannot be read.
+    Raises `DataError` if no file matches, or a file cannot be read.
     """
     stdlib = section.source == "python-stdlib"
     files = _stdlib_files() if stdlib else matching_files(section.paths, "data.paths")
@@ -58,16 +52,13 @@ def text_files(section: TextSection) -> tuple[dict[str, Path], dict[str, Path]]:
     return _shuffled(files), _shuffled(held_out)
 
 
-def documents(files: dict[str, Path]) -> Iterator[str]:
-    """The text of each file that is not empty; see `read_text` for errors."""
+def _documents(files: dict[str, Path]) -> Iterator[str]:
     return (text for text in map(read_text, files.values()) if text)
 
 
 def _joined(files: dict[str, Path]) -> bytes:
-    try:
+    with reading():
         return b"\n".join(path.read_bytes() for path in files.values())
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def _shuffled(files: dict[str, Path]) -> dict[str, Path]:

@@ -159,10 +159,8 @@ class Words(Tokenizer):
         return " ".join(words).replace(" \n ", "\n").replace(" \n", "\n")
 
     def dump(self) -> str:  # noqa: D102
-        data = {
-            "kind": "words", "vocab_size": self.vocab_size, "specials": list(self.specials), "words": self._words,
-        }  # fmt: skip
-        return json.dumps(data, ensure_ascii=False)
+        data = {"kind": "words", "vocab_size": self.vocab_size, "specials": list(self.specials)}
+        return json.dumps(data | {"words": self._words}, ensure_ascii=False)
 
     def _look_up(self, words: Sequence[str]) -> Array:
         known, unknown = self._ids.get, self._ids[UNK]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mutransfer.config.data import TokensSection
-from mutransfer.data.dataset import Array, Shards, TokenDataset, require_file
-from mutransfer.data.shards import open_shards
+from mutransfer.data.dataset import Array, TokenDataset, require_file
+from mutransfer.data.shards import ShardedTokens, open_shards
 from mutransfer.errors import DataError
 
 
@@ -16,7 +16,7 @@ def load(section: TokensSection) -> TokenDataset:
     """Map the file or the shards. Each batch checks its ids against `vocab_size`."""
     folder = Path(section.path).expanduser()
     held_out: int | None = None
-    tokens: Array | Shards
+    tokens: Array | ShardedTokens
     if folder.is_dir():
         tokens, index = open_shards(folder)
         held_out = index["held_out"]
@@ -26,14 +26,7 @@ def load(section: TokensSection) -> TokenDataset:
             )
     else:
         tokens = _flat(section)
-    return TokenDataset(
-        tokens,
-        seq_len=section.seq_len,
-        vocab_size=section.vocab_size,
-        validation_fraction=section.validation_fraction,
-        label=section.path,
-        held_out=held_out,
-    )
+    return TokenDataset(tokens, section, vocab_size=section.vocab_size, label=section.path, held_out=held_out)
 
 
 def _flat(section: TokensSection) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from mutransfer.config.data import TranslationSection
 from mutransfer.config.data.base import END, PAIR_SPECIALS
 from mutransfer.data.cache import cache_key, files_key
-from mutransfer.data.dataset import Array, require_file
+from mutransfer.data.dataset import Array, require_file, split_rows
 from mutransfer.data.pairs import Held, Ids, PairDataset
 from mutransfer.data.tokenizer import UNK, open_tokenizer
 from mutransfer.data.words import spaced, unspaced
@@ -24,11 +24,8 @@ def load(section: TranslationSection) -> PairDataset:
     """Read and encode all pairs. A tokenizer that is trained is trained on each side of the training part."""
     train = _read(section.path, section)
     if section.validation is None:
-        order = np.random.default_rng(0).permutation(len(train))
-        size = round(len(train) * section.validation_fraction)
-        if not 0 < size < len(train):
-            raise DataError(f"{section.path}: too small to split: {len(train)} pairs")
-        validation, train = [train[row] for row in order[:size]], [train[row] for row in sorted(order[size:])]
+        rows, held_rows = split_rows(len(train), section.validation_fraction, section.path, what="pairs")
+        validation, train = [train[row] for row in held_rows], [train[row] for row in sorted(rows)]
     else:
         validation = _read(section.validation, section)
     held = validation if section.test is None else _read(section.test, section)
@@ -47,18 +44,9 @@ def load(section: TranslationSection) -> PairDataset:
     if section.too_long == "drop":
         pairs = [pair for pair, short in zip(pairs, fits, strict=True) if short]
         held_out = [(one, other) for one, other in held_out if max(len(one), len(other)) < section.seq_len]
-    return PairDataset(
-        pairs,
-        held_out,
-        spec=section.spec,
-        label=section.path,
-        held=Held(
-            sources=[[*ids, END][: section.seq_len] for ids in source.encode([one for one, _ in held])],
-            references=[other for _, other in held],
-        ),
-        decode=target.decode,
-        notes=tuple(notes),
-    )
+    sources = [[*ids, END][: section.seq_len] for ids in source.encode([one for one, _ in held])]
+    complete = Held(sources, references=[other for _, other in held])
+    return PairDataset(pairs, held_out, section, held=complete, decode=target.decode, notes=tuple(notes))
 
 
 class _Side:
@@ -69,11 +57,9 @@ class _Side:
         self._lowercase, self._words = section.lowercase, section.tokenizer.kind == "words"
         self._field = (section.source_field, section.target_field)[index]
         key = cache_key("translation", section.model_dump(), index, files_key({"train": Path(section.path)}))
+        specials = (UNK,) if self._words else ()
         self._tokenizer = open_tokenizer(
-            section.tokenizer,
-            lambda: map(self._prepared, texts),
-            specials=(UNK,) if self._words else (),
-            key=key,
+            section.tokenizer, lambda: map(self._prepared, texts), specials=specials, key=key
         )
 
     def encode(self, texts: Sequence[str]) -> list[Array]:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mutransfer.training.linear import members_first
+
 
 def folded_attention(
     query: Tensor,
@@ -46,14 +48,10 @@ class _Folded(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
         """(N mapped, B, …) becomes (N·B, …), and back; queries without a batch get N for one."""
         size = info.batch_size
-
-        def first(tensor: Tensor, dim: int | None) -> Tensor:
-            return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-
-        query, key, value = (first(tensor, dim) for tensor, dim in zip(args[:3], in_dims[:3], strict=True))
+        query, key, value = (members_first(args[place], in_dims[place], size) for place in range(3))
         mask, batch = args[3], query.shape[1:-2]
         if mask is not None and (in_dims[3] is not None or mask.dim() > 2):
-            mask = first(mask, in_dims[3])
+            mask = members_first(mask, in_dims[3], size)
             mask = mask.reshape(size, *[1] * (query.dim() - mask.dim()), *mask.shape[1:])
             mask = mask.expand(size, *batch[:1], *mask.shape[1 + len(batch[:1]) :])
             mask = mask.flatten(0, 1) if batch else mask

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +17,7 @@ from mutransfer.data.pairs import PairDataset
 from mutransfer.errors import DataError
 from mutransfer.models.decoding import translate
 from mutransfer.models.seq2seq import Decoding, Seq2Seq
+from mutransfer.training.metrics import Alive, unwatched
 
 _AT_ONCE = 64
 
@@ -30,35 +30,22 @@ class Bleu:
         _sacrebleu()
 
     def __call__(
-        self,
-        config: RunConfig,
-        model: nn.Module,
-        data: Dataset,
-        device: torch.device,
-        *,
-        alive: Callable[[], None] = lambda: None,
+        self, config: RunConfig, model: nn.Module, data: Dataset, device: torch.device, *, alive: Alive = unwatched
     ) -> float:
         """Translate and compare."""
         found = translations(config, model, data, device, alive=alive)
         references = cast(PairDataset, data).held.references[: len(found)]
-        scored = _sacrebleu().corpus_bleu(
-            found, [references], lowercase=cast(TranslationSection, config.data).lowercase
-        )
-        return float(scored.score)
+        lowercase = cast(TranslationSection, config.data).lowercase
+        return float(_sacrebleu().corpus_bleu(found, [references], lowercase=lowercase).score)
 
 
 bleu = Bleu()
 
 
 def translations(
-    config: RunConfig,
-    model: nn.Module,
-    data: Dataset,
-    device: torch.device,
-    *,
-    alive: Callable[[], None] = lambda: None,
+    config: RunConfig, model: nn.Module, data: Dataset, device: torch.device, *, alive: Alive = unwatched
 ) -> list[str]:
-    """The model's translations of the held-out sentences, by the config's beam search; `alive` as in `Measure`."""
+    """The model's translations of the held-out sentences, by the config's beam search."""
     model, pairs = cast(Seq2Seq, model), cast(PairDataset, data)
     sources = pairs.held.sources[: config.evaluation.examples]
     order = sorted(range(len(sources)), key=lambda row: len(sources[row]))  # alike in length: little padding

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_model
@@ -15,14 +16,9 @@ from mutransfer.files import write_atomic
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain data; older checkpoints beside it are removed after the new one is complete.
 
-    Raises:
-        UsageError: the disk refuses.
+    Raises `UsageError` if the disk refuses.
     """
-
-    def write(file: IO[bytes]) -> None:
-        torch.save(state, file)
-
-    write_atomic(path, write)
+    write_atomic(path, functools.partial(torch.save, state))
     for older in path.parent.glob("step-*.pt"):
         if older.name < path.name:
             older.unlink(missing_ok=True)
@@ -31,8 +27,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint.
 
-    Raises:
-        UsageError: it is truncated, damaged, or holds anything but tensors and plain data.
+    Raises `UsageError` if it is truncated, damaged, or holds anything but tensors and plain data.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)

@@ -140,11 +140,7 @@ def last_lines(folder: Path) -> str:
 
 
 def require_program(config: RunConfig, folder: Path) -> None:
-    """Refuse a command that cannot be started.
-
-    Raises:
-        UsageError: there is no such program, or this is not a POSIX system.
-    """
+    """Raises `UsageError` if there is no such program, or this is not a POSIX system."""
     section = cast(CommandSection, config.model)
     program = placeholders.fill(section.command[0], values_of(config, folder.resolve()))
     if os.name != "posix":
@@ -173,11 +169,7 @@ def values_of(config: RunConfig, folder: Path, *, resume: bool = False) -> dict[
 def _environment(section: CommandSection, values: dict[str, str]) -> dict[str, str]:
     """The worker's environment (CUDA_VISIBLE_DEVICES is its device), all settings, and the config's own variables."""
     own = {placeholders.ENVIRONMENT_PREFIX + name.upper(): value for name, value in values.items()}
-    return {
-        **os.environ,
-        **own,
-        **{name: placeholders.fill(text, values) for name, text in section.environment.items()},
-    }
+    return {**os.environ, **own} | {name: placeholders.fill(text, values) for name, text in section.environment.items()}
 
 
 @contextmanager

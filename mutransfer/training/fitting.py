@@ -1,60 +1,26 @@
-"""The part of the in-process trainer that imports torch: runs and trials through the training loop."""
+"""The in-process trainer's hooks into the training loop. Imports torch."""
+
+# ruff: noqa: D102 - `Hooks` describes the methods
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-
-import torch
+from collections.abc import Collection, Mapping
 
 from mutransfer.config.load import save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Dataset, notes_of
-from mutransfer.errors import NothingUsable, UsageError
-from mutransfer.files import disk_errors, make_folder, write_atomic, write_json
+from mutransfer.errors import UsageError
+from mutransfer.files import disk_errors, write_atomic, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
-from mutransfer.training.folder import TrainFolder, TrainResult
-from mutransfer.training.learner import Learner, is_out_of_memory
-from mutransfer.training.loop import Hooks, fit, fit_pack
-from mutransfer.training.losses import MetricsFile
+from mutransfer.training.folder import TrainFolder
+from mutransfer.training.learner import Learner
+from mutransfer.training.loop import Hooks
 from mutransfer.training.trainers.base import Progress, RunWatch, TrialWatch
 
 
-def fit_run(config: RunConfig, folder: TrainFolder, *, device: str, watch: RunWatch) -> TrainResult:
-    """Train `config` in `folder`: config, plan, metrics, checkpoints and weights go there.
-
-    Raises:
-        NothingUsable: the memory does not suffice.
-        UsageError: the checkpoint is of other data or of another plan.
-    """
-    with _enough_memory(config, folder, device):
-        return fit(config, MetricsFile(folder.metrics), _FolderHooks(config, folder, watch), device=device)
-
-
-def fit_trials(
-    configs: Sequence[RunConfig],
-    folders: Sequence[Path],
-    *,
-    device: str,
-    threads: int,
-    packed: bool,
-    watch: TrialWatch,
-) -> list[TrainResult]:
-    """Train `configs`, and write `metrics.jsonl` into the folder of each. Too little memory is an outcome of all."""
-    torch.set_num_threads(threads)
-    metrics = [MetricsFile(make_folder(folder) / "metrics.jsonl") for folder in folders]
-    try:
-        return fit_pack(configs, metrics, _TrialHooks(watch), device=device, packed=packed)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return [TrainResult("out_of_memory") for _ in configs]
-
-
-class _TrialHooks(Hooks):
+class TrialHooks(Hooks):
     """Reports progress, and asks the pruner."""
 
     def __init__(self, watch: TrialWatch) -> None:
@@ -67,22 +33,7 @@ class _TrialHooks(Hooks):
         return self._watch.prunes(step, losses)
 
 
-@contextmanager
-def _enough_memory(config: RunConfig, folder: TrainFolder, device: str) -> Iterator[None]:
-    """Say what to change where the model is too large for the device."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise NothingUsable(
-            f"{folder.root}: out of memory on {device}: a model of width {config.model.width} does not fit with its "
-            f"gradients, its optimizer's state and batches of {config.training.batch_size}; take smaller batches "
-            "(training.batch_size), training.precision bf16, or a device with more memory"
-        ) from error
-
-
-class _FolderHooks(Hooks):
+class FolderHooks(Hooks):
     """Checkpoints, plan and weights of a run that has a folder."""
 
     def __init__(self, config: RunConfig, folder: TrainFolder, watch: RunWatch) -> None:
@@ -108,28 +59,19 @@ class _FolderHooks(Hooks):
         return int(state["step"])
 
     def save(self, learner: Learner, data: Dataset, steps_done: int) -> None:
-        state = {
-            "step": steps_done,
-            "data": data.fingerprint,
-            "plan": learner.plan.fingerprint,
-            **learner.state_dict(),
-        }
-        save_checkpoint(self._folder.checkpoint(steps_done), state)
+        what = {"step": steps_done, "data": data.fingerprint, "plan": learner.plan.fingerprint}
+        save_checkpoint(self._folder.checkpoint(steps_done), what | learner.state_dict())
 
     def finish(self, learner: Learner) -> None:
         with disk_errors(self._folder.weights):
             save_weights(self._folder.weights, learner.model)
-        self._export()
-
-    def _export(self) -> None:
-        """The trained model in its own library's format too, or why not; the weights stand in either case."""
         exporter = self._config.model.exporter
         if exporter is None:
             return
+        # The model in its own library's format too, or why not; the weights stand in either case.
         shutil.rmtree(self._folder.pretrained, ignore_errors=True)  # a previous export of other weights
-        home, _, name = exporter.partition(":")
         try:
-            getattr(importlib.import_module(home), name)(self._config, self._folder.weights, self._folder.pretrained)
+            pkgutil.resolve_name(exporter)(self._config, self._folder.weights, self._folder.pretrained)
         except UsageError as error:
             write_atomic(self._folder.not_pretrained, f"{error}\n")
 

@@ -100,11 +100,7 @@ class TrainFolder:
         write_json(self.result, asdict(result))
 
     def read_result(self) -> TrainResult | None:
-        """How the run ended, None when it has not.
-
-        Raises:
-            UsageError: the file is damaged.
-        """
+        """How the run ended, None when it has not; raises `UsageError` if the file is damaged."""
         if not self.result.exists():
             return None
         try:

@@ -7,7 +7,6 @@ the capture fails, everything goes on without.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,21 +22,11 @@ Gradients = tuple[Tensor, list[Tensor | None]]
 Compute = Callable[[Tensors, Tensor], Gradients]
 
 
-class Capture(Protocol):
-    """What records a computation. `CUDACapture` is the real one."""
+class Capture:
+    """Records a computation as a `torch.cuda.CUDAGraph`."""
 
     def warm_up(self, run: Callable[[], Gradients]) -> Gradients:
-        """Run as the capture will."""
-
-    def record(self, run: Callable[[], Gradients]) -> tuple[Gradients, Callable[[], None]]:
-        """Tensors that hold the results, and what computes them again from the same memory."""
-
-
-class CUDACapture:
-    """`torch.cuda.CUDAGraph`."""
-
-    def warm_up(self, run: Callable[[], Gradients]) -> Gradients:
-        """See `Capture`: on another stream, as PyTorch's notes on CUDA graphs ask."""
+        """Run on another stream, as the capture will and as PyTorch's notes on CUDA graphs ask."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -46,7 +35,7 @@ class CUDACapture:
         return found
 
     def record(self, run: Callable[[], Gradients]) -> tuple[Gradients, Callable[[], None]]:
-        """See `Capture`."""
+        """Tensors that hold the results, and what computes them again from the same memory."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             found = run()
@@ -61,7 +50,7 @@ class Graphed:
 
     def __init__(self, compute: Compute, state: Sequence[Tensor], capture: Capture | None = None) -> None:
         """`compute` may change the tensors of `state` (buffers) in place, and reads nothing else that is replaced."""
-        self._compute, self._state, self._capture = compute, state, capture or CUDACapture()
+        self._compute, self._state, self._capture = compute, state, capture or Capture()
         self._calls = 0
         self._given: Tensors = ()
         self._recorded: tuple[Gradients, Callable[[], None]] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -57,23 +57,9 @@ class Learner:
         return loss.detach()
 
     def evaluate(self, batches: Iterable[Batch]) -> float:
-        """Mean loss per target over `batches`, without a gradient.
-
-        Raises:
-            DataError: none of them has a target that counts.
-        """
-        self.model.eval()
-        total, count = torch.zeros((), device=self.device), 0
-        with torch.no_grad():
-            for batch in batches:
-                targets = counted(batch, self.config.model.criterion)
-                if targets:  # without targets the mean is NaN
-                    total += self._loss(batch, train=False) * targets
-                    count += targets
-        self.model.train()
-        if not count:
-            raise no_targets(self.config, "the validation part")
-        return float(total) / count
+        """As `mean_losses`, for one run."""
+        total = torch.zeros(1, device=self.device)
+        return mean_losses(self.model, self.config, batches, lambda batch: self._loss(batch, train=False), total)[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Model and optimizer state."""
@@ -89,6 +75,31 @@ class Learner:
         targets = to_device(batch[1], self.device)
         with precision(self.config, self.device):
             return loss_of(self._forward, self.config.model.criterion, inputs, targets, train=train)
+
+
+def mean_losses(
+    model: nn.Module, config: RunConfig, batches: Iterable[Batch], loss: Callable[[Batch], Tensor], total: Tensor
+) -> list[float]:
+    """Mean loss per target over `batches`, without a gradient.
+
+    Args:
+        loss: gives the losses of a batch, one per run; they are summed in `total` (N,), which starts as zeros.
+
+    Raises:
+        DataError: none of the batches has a target that counts.
+    """
+    model.eval()
+    count = 0
+    with torch.no_grad():
+        for batch in batches:
+            targets = counted(batch, config.model.criterion)
+            if targets:  # without targets the mean is NaN
+                total += loss(batch) * targets
+                count += targets
+    model.train()
+    if not count:
+        raise no_targets(config, "the validation part")
+    return [value / count for value in total.tolist()]
 
 
 def start_at(model: nn.Module, plan: Plan, config: RunConfig) -> None:

@@ -23,6 +23,11 @@ def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     return out
 
 
+def members_first(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """(N, …) of a tensor that vmap maps along `dim`, or that all `size` members share if it is None."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
 class _PackedLinear(torch.autograd.Function):
     """A linear layer with a batching rule, which needs `setup_context`; torch binds a signature at every call."""
 
@@ -56,14 +61,11 @@ class _PackedLinear(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         """The layers of the members of a pack."""
         size = info.batch_size
-
-        def first(tensor: Tensor, dim: int | None) -> Tensor:
-            return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-
+        x = members_first(x, in_dims[0], size)
         if in_dims[1] is None and in_dims[2] is None:  # the members share the layer: their rows are rows
-            return F.linear(first(x, in_dims[0]), weight, bias), 0
-        weight, bias = first(weight, in_dims[1]), None if bias is None else first(bias, in_dims[2])
-        return _Stacked.apply(first(x, in_dims[0]), weight, bias), 0  # type: ignore[no-untyped-call]
+            return F.linear(x, weight, bias), 0
+        bias = None if bias is None else members_first(bias, in_dims[2], size)
+        return _Stacked.apply(x, members_first(weight, in_dims[1], size), bias), 0  # type: ignore[no-untyped-call]
 
 
 class _Stacked(torch.autograd.Function):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,8 +34,7 @@ class Hooks:
     """Steps between two questions of `prunes`; 0 asks none."""
 
     def start(self, learner: Learner, data: Dataset) -> int:
-        """Prepare the learner; returns the number of steps that are already done."""
-        del learner, data
+        """Prepare the learner, and return the number of steps that are already done."""
         return 0
 
     def save(self, learner: Learner, data: Dataset, steps_done: int) -> None:
@@ -61,7 +61,6 @@ class Hooks:
             losses: by position, of those still training: the validation loss where there was a validation at this
                 step, else the mean training loss of the last `prune_every` steps.
         """
-        del step, losses
         return ()
 
     def alive(self) -> None:
@@ -69,18 +68,8 @@ class Hooks:
 
 
 def fit(config: RunConfig, metrics: MetricsFile, hooks: Hooks, *, device: str = "cpu") -> TrainResult:
-    """Train `config` to its end, to its divergence, or until the hooks say stop.
-
-    Args:
-        metrics: where losses go; when `hooks.start` returns a step, its earlier records are kept.
-        device: a torch device: `cpu`, `cuda`, `cuda:1`, `mps`.
-
-    On CPU, with the same number of threads, losses are a function of the config alone, bit by bit.
-
-    Raises:
-        DataError: the data cannot be used.
-        UsageError: files cannot be read or written.
-    """
+    """`fit_pack` for one run. On CPU, with the same number of threads, its losses depend on the config alone, bit by
+    bit."""
     return fit_pack([config], [metrics], hooks, device=device, packed=False)[0]
 
 
@@ -92,9 +81,11 @@ def fit_pack(
     device: str = "cpu",
     packed: bool = True,
 ) -> list[TrainResult]:
-    """`fit` for several runs.
+    """Train `configs` to their end, to their divergence, or until the hooks say stop.
 
     Args:
+        metrics: where losses go; when `hooks.start` returns a step, its earlier records are kept.
+        device: a torch device: `cpu`, `cuda`, `cuda:1`, `mps`.
         packed: train them as one program (`training.pack`), even a single one; otherwise one after another.
 
     A member that diverges is dropped and costs nothing from then on. The hooks' `start`, `save` and `finish` are for
@@ -103,14 +94,15 @@ def fit_pack(
     Raises:
         CannotPack: the runs differ in more than hparams and seed, or the model has an operation without a batching
             rule.
-        DataError, UsageError: as `fit`.
+        DataError: the data cannot be used.
+        UsageError: files cannot be read or written.
     """
-    data = load_data(configs[0].data)
+    place = torch.device(device)
     if packed:
-        return _Fit(configs, metrics, hooks, data, device, PackLearner).run()
+        return _Fit(configs, metrics, hooks, lambda: PackLearner(configs, place)).run()
     results = []
     for config, file in zip(configs, metrics, strict=True):
-        results += _Fit([config], [file], hooks, data, device, lambda configs, place: Learner(configs[0], place)).run()
+        results += _Fit([config], [file], hooks, functools.partial(Learner, config, place)).run()
     return results
 
 
@@ -121,11 +113,10 @@ class _Member:
         self.config, self.metrics = config, metrics
         self.schedule = Schedule.of(config.hparams, config.training.steps)
         self.monitor = Monitor(config.training.divergence_factor)
-        self.outcome: Outcome = "completed"
-        self.steps = 0
         self.validation_loss: float | None = None
         self.metrics_found: dict[str, float] = {}
-        self.seconds = 0.0
+        self.result: TrainResult | None = None
+        """How it ended; None while it trains."""
 
     def take(self, losses: Sequence[float]) -> list[tuple[int, float]]:
         """Judge and write the losses of the next steps; those that count, each with its step."""
@@ -136,22 +127,18 @@ class _Member:
             self.metrics.add({"step": step, "loss": value, "lr": lr * schedule.factor(step)})
         return counted
 
-    def end(self, outcome: Outcome, seconds: float) -> None:
+    def end(self, outcome: Outcome, seconds: float, parameters: int) -> None:
         """Record how it ended, and write the remaining losses."""
-        self.outcome, self.steps, self.seconds = outcome, len(self.monitor.losses), seconds
-        self.metrics.flush()
-
-    def result(self, parameters: int) -> TrainResult:
-        """How it ended."""
-        return TrainResult(
-            outcome=self.outcome,
-            steps=self.steps,
+        self.result = TrainResult(
+            outcome=outcome,
+            steps=len(self.monitor.losses),
             training_loss=self.monitor.final_loss(),
             validation_loss=self.validation_loss,
-            seconds=self.seconds,
+            seconds=seconds,
             parameters=parameters,
             metrics=self.metrics_found,
         )
+        self.metrics.flush()
 
 
 class _Fit:
@@ -162,15 +149,13 @@ class _Fit:
         configs: Sequence[RunConfig],
         metrics: Sequence[MetricsFile],
         hooks: Hooks,
-        data: Dataset,
-        device: str,
-        learner: Callable[[Sequence[RunConfig], torch.device], Learner | PackLearner],
+        make: Callable[[], Learner | PackLearner],
     ) -> None:
+        self._data = load_data(configs[0].data)
         self._began = time.perf_counter()
         self._members = [_Member(*pair) for pair in zip(configs, metrics, strict=True)]
         self._alive = list(self._members)
-        self._training, self._data, self._hooks = configs[0].training, data, hooks
-        self._learner = learner(configs, torch.device(device))
+        self._training, self._hooks, self._learner = configs[0].training, hooks, make()
         # On a GPU, reading a loss waits for the device; on a CPU it costs a little per member.
         every = 1 if isinstance(self._learner, Learner) else _PACK_LOOKS_EVERY
         if self._learner.device.type != "cpu":
@@ -181,7 +166,9 @@ class _Fit:
     def run(self) -> list[TrainResult]:
         """Train to the end."""
         training, hooks = self._training, self._hooks
-        done = self._start()
+        done = hooks.start(self._learner, self._data) if isinstance(self._learner, Learner) else 0
+        for member in self._members:
+            member.monitor.add(member.metrics.restart(done))
         while done < training.steps and self._alive:
             self._pending.add(self._step(done))
             done += 1
@@ -209,7 +196,7 @@ class _Fit:
                 self._end(self._alive, "interrupted")
         if self._alive:
             self._complete(done)
-        return [member.result(self._learner.plan.parameter_count) for member in self._members]
+        return [member.result for member in self._members if member.result is not None]
 
     def _flush_is_due(self) -> bool:
         """This opens a file per member, which is slow compared with a short step of a large pack."""
@@ -218,37 +205,25 @@ class _Fit:
         self._flushed = now if due else self._flushed
         return due
 
-    def _start(self) -> int:
-        first = self._hooks.start(self._learner, self._data) if isinstance(self._learner, Learner) else 0
-        for member in self._members:
-            member.monitor.add(member.metrics.restart(first))
-        return first
-
     def _step(self, step: int) -> Tensor:
         """One update; the losses (N,) of those still training."""
-        batches = self._batches(step)
-        if isinstance(self._learner, PackLearner):
-            return self._learner.train_step(step, batches)
-        return self._learner.train_step(step, batches[0])[None]
-
-    def _batches(self, step: int) -> list[Batch]:
-        """One batch where all members have one seed, else one each."""
         seeds = [member.config.training.seed for member in self._alive]
-        batches = {
-            seed: self._data.batch(step, batch_size=self._training.batch_size, seed=seed)
-            for seed in dict.fromkeys(seeds)
-        }
-        return [batches[seed] for seed in (seeds if len(batches) > 1 else seeds[:1])]
+        size = self._training.batch_size
+        batches = {seed: self._data.batch(step, batch_size=size, seed=seed) for seed in dict.fromkeys(seeds)}
+        if isinstance(self._learner, Learner):
+            return self._learner.train_step(step, batches[seeds[0]])[None]
+        # One batch where all members have one seed, else one each.
+        return self._learner.train_step(step, [batches[seed] for seed in (seeds if len(batches) > 1 else seeds[:1])])
 
     def _evaluate(self) -> list[float]:
-        training = self._training
-        batches = self._data.validation(batch_size=training.batch_size, batches=training.eval_batches)
-        found = self._learner.evaluate(map(self._alive_at, batches))
-        return found if isinstance(found, list) else [found]
+        def batches() -> Iterator[Batch]:
+            training = self._training
+            for batch in self._data.validation(batch_size=training.batch_size, batches=training.eval_batches):
+                self._hooks.alive()
+                yield batch
 
-    def _alive_at(self, batch: Batch) -> Batch:
-        self._hooks.alive()
-        return batch
+        found = self._learner.evaluate(batches())
+        return found if isinstance(found, list) else [found]
 
     def _fetch(self) -> None:
         """Bring pending losses to the host, and drop the members that they show to have diverged."""
@@ -288,18 +263,13 @@ class _Fit:
         fine = [member for member in self._alive if member.validation_loss is not None]
         if fine and isinstance(self._learner, Learner):
             self._hooks.finish(self._learner)
-        if self._hooks.measures() or self._members[0].config.evaluation.trials:
-            self._measure(fine)
-        seconds = self._share()
-        for member in self._alive:
-            member.end("completed" if member in fine else "diverged", seconds)
-
-    def _measure(self, members: Sequence[_Member]) -> None:
-        """The metrics that a config asks for beside the loss."""
-        learner = self._learner
-        for member in members:
+        learner, asked = self._learner, self._hooks.measures() or self._members[0].config.evaluation.trials
+        for member in fine if asked else ():
             model = learner.model if isinstance(learner, Learner) else learner.member(self._alive.index(member))
             member.metrics_found = measure(member.config, model, self._data, learner.device, alive=self._hooks.alive)
+        seconds = self._share()
+        for member in self._alive:
+            member.end("completed" if member in fine else "diverged", seconds, self._learner.plan.parameter_count)
 
     def _end(self, members: Sequence[_Member], outcome: Outcome) -> None:
         """End these members; the others continue."""
@@ -307,7 +277,7 @@ class _Fit:
             return
         seconds = self._share()
         for member in members:
-            member.end(outcome, seconds)
+            member.end(outcome, seconds, self._learner.plan.parameter_count)
         kept = [index for index, member in enumerate(self._alive) if member not in members]
         self._alive = [self._alive[index] for index in kept]
         if kept and isinstance(self._learner, PackLearner):

@@ -28,8 +28,7 @@ def loss_of(forward: Callable[..., Any], loss: Loss, inputs: Tensors, targets: T
         train: whether to smooth labels; validation never does.
     """
     if loss.kind == "returned":
-        returned: Tensor = wide(forward(*inputs, targets))
-        return returned
+        return wide(forward(*inputs, targets))
     outputs = wide(forward(*inputs))
     if loss.kind == "mse":
         return F.mse_loss(outputs, targets)
@@ -76,11 +75,7 @@ def counted(batch: Batch, loss: Loss) -> int:
 
 
 def no_targets(config: RunConfig, what: str) -> DataError:
-    """The error for a mean over no targets.
-
-    Args:
-        what: of which part of the data, such as "training batch 3".
-    """
+    """The error for a mean over no targets of `what`, such as "the validation part"."""
     return DataError(
         f"{config.data.label}: {what} has no target that counts: "
         f"all are {IGNORED}, which says that there is nothing to predict, and so there is no loss; leave such "

@@ -99,11 +99,7 @@ class MetricsFile:
         self._lines.append(line + "\n")
 
     def flush(self) -> None:
-        """Append what was added to the file.
-
-        Raises:
-            UsageError: the disk refuses.
-        """
+        """Append what was added to the file; raises `UsageError` if the disk refuses."""
         if self._path is None or not self._lines:
             return
         with disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
@@ -113,8 +109,7 @@ class MetricsFile:
     def restart(self, steps: int) -> list[float]:
         """Drop records beyond the first `steps` steps, as after an interruption; the losses kept, in order.
 
-        Raises:
-            UsageError: the file lacks some of those steps.
+        Raises `UsageError` if the file lacks some of those steps.
         """
         if self._path is None:
             return []

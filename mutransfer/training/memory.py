@@ -13,13 +13,10 @@ _BYTES = 4 * 2
 
 
 def require_memory(config: RunConfig, device: str) -> None:
-    """Refuse a model whose weights and gradients are larger than all of the machine's memory.
+    """Raise `NothingUsable` for a model whose weights and gradients are larger than all of the machine's memory.
 
     For the CPU only: Linux grants memory that it does not have, and then ends this process or another one. A GPU's
     allocator refuses by itself.
-
-    Raises:
-        NothingUsable: it cannot fit.
     """
     if device != "cpu" or "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return

@@ -12,6 +12,13 @@ from torch import nn
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Dataset
 
+Alive = Callable[[], None]
+"""Called after every part of a measurement, since a silent worker is ended after some time."""
+
+
+def unwatched() -> None:
+    """The `Alive` of a measurement that nobody waits for."""
+
 
 class Measure(Protocol):
     """One metric."""
@@ -20,26 +27,15 @@ class Measure(Protocol):
         """Raises `DataError` where something that it needs is not installed."""
 
     def __call__(
-        self,
-        config: RunConfig,
-        model: nn.Module,
-        data: Dataset,
-        device: torch.device,
-        *,
-        alive: Callable[[], None] = lambda: None,
+        self, config: RunConfig, model: nn.Module, data: Dataset, device: torch.device, *, alive: Alive = unwatched
     ) -> float:
-        """Measure `model`, in eval mode and without gradients.
-
-        Args:
-            alive: called after every part of the work, since a silent worker is ended after some time.
-        """
+        """Measure `model`, in eval mode and without gradients."""
 
 
 def measures_of(config: RunConfig) -> dict[str, Measure]:
     """The metrics that a config asks for, each ready to be called.
 
-    Raises:
-        DataError: a package that one needs is not installed.
+    Raises `DataError` if a package that one needs is not installed.
     """
     known, asked = config.model.metrics, config.evaluation.metrics
     found = {}
@@ -51,14 +47,9 @@ def measures_of(config: RunConfig) -> dict[str, Measure]:
 
 
 def measure(
-    config: RunConfig,
-    model: nn.Module,
-    data: Dataset,
-    device: torch.device,
-    *,
-    alive: Callable[[], None] = lambda: None,
+    config: RunConfig, model: nn.Module, data: Dataset, device: torch.device, *, alive: Alive
 ) -> dict[str, float]:
-    """Every metric that the config asks for; `alive` as in `Measure`."""
+    """Every metric that the config asks for."""
     was_training = model.training
     model.eval()
     try:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -20,8 +21,8 @@ from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.training.graphs import Compute, Gradients, Graphed
 from mutransfer.training.kernels import PackedKernels
-from mutransfer.training.learner import precision, start_at
-from mutransfer.training.loss import Tensors, counted, inputs_of, loss_of, losses_of, no_targets, to_device, wide
+from mutransfer.training.learner import mean_losses, precision, start_at
+from mutransfer.training.loss import Tensors, inputs_of, loss_of, losses_of, to_device, wide
 from mutransfer.training.pack_optimizers import pack_optimizer
 from mutransfer.training.schedules import Schedule
 
@@ -34,14 +35,10 @@ class PackLearner:
     """`training.learner.Learner` for several runs at once; losses are (N,)."""
 
     def __init__(self, configs: Sequence[RunConfig], device: torch.device, *, graphs: bool = True) -> None:
-        """Build and stack the members.
-
-        Args:
-            graphs: on a GPU, compute gradients by a CUDA graph.
+        """Build and stack the members; with `graphs`, a GPU computes gradients by a CUDA graph.
 
         Raises:
-            CannotPack: the configs differ in more than hparams and seed, or in the optimizer, or ask for
-                torch.compile.
+            CannotPack: the configs differ in more than hparams and seed or in the optimizer, or ask for torch.compile.
         """
         _require_alike(configs)
         self.config, self.device, self._graphs = configs[0], device, graphs
@@ -52,9 +49,8 @@ class PackLearner:
             self._template = build_model(self.config.model, self.config.data.spec)
         self._parameters, self._buffers = self._stack()
         self._set_hparams()
-        self._optimizer = pack_optimizer(
-            self._template, self._parameters, self.plan, [config.hparams for config in configs]
-        )
+        hparams = [config.hparams for config in configs]
+        self._optimizer = pack_optimizer(self._template, self._parameters, self.plan, hparams)
         self._kernels = PackedKernels()
 
     def train_step(self, step: int, batches: Sequence[Batch]) -> Tensor:
@@ -68,7 +64,8 @@ class PackLearner:
         found = {name: grad for name, grad in zip(self._parameters, grads, strict=True) if grad is not None}
         with torch.no_grad():
             self._clip(found)
-            self._optimizer.step(found, self._lr_factors(step))
+            factors = [schedule.factor(step) for schedule in self._schedules]
+            self._optimizer.step(found, [factors[which] for which in self._schedule_of])
         return losses
 
     def _gradients(self, *, shared: bool) -> Compute:
@@ -87,11 +84,6 @@ class PackLearner:
     def _can_graph(self) -> bool:
         return self._graphs and self.device.type == "cuda"
 
-    def _lr_factors(self, step: int) -> list[float]:
-        """The factor of each member's schedule at `step`."""
-        factors = [schedule.factor(step) for schedule in self._schedules]
-        return [factors[which] for which in self._schedule_of]
-
     def _set_hparams(self) -> None:
         """The parts of the members' hparams that a step needs: the distinct schedules (mostly one) and which of them
         each member has, and the clipping thresholds (N,)."""
@@ -104,23 +96,13 @@ class PackLearner:
         self._schedule_of = [self._schedules.index(schedule) for schedule in own]
 
     def evaluate(self, batches: Iterable[Batch]) -> list[float]:
-        """Each member's mean loss per target over `batches`, which all share, without a gradient.
+        """As `mean_losses`, for every member on the same batches."""
 
-        Raises:
-            DataError: none of them has a target that counts.
-        """
-        self._template.eval()
-        total, count = torch.zeros(len(self._members), device=self.device), 0
-        with torch.no_grad():
-            for batch in batches:
-                targets = counted(batch, self.config.model.criterion)
-                if targets:  # without targets the mean is NaN
-                    total += self._losses(*self._on_device([batch]), shared=True, train=False) * targets
-                    count += targets
-        self._template.train()
-        if not count:
-            raise no_targets(self.config, "the validation part")
-        return [value / count for value in total.tolist()]
+        def losses(batch: Batch) -> Tensor:
+            return self._losses(*self._on_device([batch]), shared=True, train=False)
+
+        total = torch.zeros(len(self._members), device=self.device)
+        return mean_losses(self._template, self.config, batches, losses, total)
 
     def keep(self, members: Sequence[int]) -> None:
         """Go on with these members only (positions among the present ones)."""
@@ -137,12 +119,10 @@ class PackLearner:
     def member(self, index: int) -> nn.Module:
         """One member as a model by itself; the next call changes it."""
         with torch.no_grad():
-            for stacked, own in (
-                (self._parameters, dict(self._template.named_parameters())),
-                (self._buffers, dict(self._template.named_buffers())),
-            ):
-                for name, tensor in own.items():
-                    tensor.copy_(stacked[name][index])
+            for name, parameter in self._template.named_parameters():
+                parameter.copy_(self._parameters[name][index])
+            for name, buffer in self._template.named_buffers():
+                buffer.copy_(self._buffers[name][index])
         return self._template
 
     def _stack(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -151,12 +131,10 @@ class PackLearner:
         buffers: dict[str, list[Tensor]] = {}
         for config in self._members:
             start_at(self._template, self.plan, config)
-            for found, state in (
-                (parameters, self._template.named_parameters()),
-                (buffers, self._template.named_buffers()),
-            ):
-                for name, tensor in state:
-                    found.setdefault(name, []).append(tensor.detach().clone())
+            for name, parameter in self._template.named_parameters():
+                parameters.setdefault(name, []).append(parameter.detach().clone())
+            for name, buffer in self._template.named_buffers():
+                buffers.setdefault(name, []).append(buffer.detach().clone())
         stacked = {name: torch.stack(own).requires_grad_() for name, own in parameters.items()}
         return stacked, {name: torch.stack(own) for name, own in buffers.items()}
 
@@ -208,9 +186,7 @@ class PackLearner:
             grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)))
 
 
-def _joined(arrays: Sequence[Array]) -> Any:
-    import numpy as np
-
+def _joined(arrays: Sequence[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.stack(arrays)
 
 

@@ -7,7 +7,6 @@ up to rounding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,19 +20,9 @@ from mutransfer.training.optimizers import Together, optimizer_over, peaked_grou
 NamedTensors = Mapping[str, Tensor]
 
 
-class PackOptimizer(Protocol):
-    """The interface between a pack and its optimizer."""
-
-    def step(self, grads: NamedTensors, factors: Sequence[float]) -> None:
-        """One update in place; `factors` are the members' schedules at this step."""
-
-    def keep(self, members: Sequence[int], parameters: NamedTensors) -> None:
-        """Go on with these members only, whose stacked parameters are `parameters`."""
-
-
 def pack_optimizer(
     template: nn.Module, parameters: NamedTensors, plan: Plan, members: Sequence[Hparams]
-) -> PackOptimizer:
+) -> Stacked | _Sliced:
     """The optimizer of members that differ in hparams only.
 
     Args:
@@ -63,7 +52,7 @@ class _Sliced:
         self._build(parameters)
 
     def step(self, grads: NamedTensors, factors: Sequence[float]) -> None:
-        """See `PackOptimizer`."""
+        """One update in place; `factors` are the members' schedules at this step."""
         for (name, index), own in self._slices.items():
             own.grad = grads[name][index].contiguous()  # torch's fused updates take the memory as it lies
         for group in self._optimizer.param_groups:
@@ -71,7 +60,7 @@ class _Sliced:
         self._optimizer.step()
 
     def keep(self, members: Sequence[int], parameters: NamedTensors) -> None:
-        """See `PackOptimizer`."""
+        """Go on with these members only, whose stacked parameters are `parameters`."""
         old = self._slices
         states = {own: state for part in self._parts() for own, state in part.state.items()}
         self._members = [self._members[index] for index in members]

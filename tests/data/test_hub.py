@@ -18,14 +18,14 @@ PROGRAM = """
 import sys
 from mutransfer.config.data import HuggingFaceTextSection
 from mutransfer.data import load_data
-from mutransfer.data.rows import Origin, pairs
+from mutransfer.data.rows import Origin, rows
 from mutransfer.errors import DataError
 name = sys.argv[1]
 section = HuggingFaceTextSection(kind="huggingface-text", name=name, column="translation.de", seq_len=8,
                                  validation_split="validation")
 try:
     print(load_data(section).fingerprint)
-    print(next(pairs(Origin(name=name, split="validation"), "translation.de", "translation.en")))
+    print(next(rows(Origin(name=name, split="validation"), ("translation.de", "translation.en"))))
 except DataError as error:
     print("refused:", error)
 """

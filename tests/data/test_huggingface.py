@@ -21,7 +21,7 @@ from mutransfer.config.data import (
     TextSection,
     TokenizerSection,
 )
-from mutransfer.data.rows import Origin, pairs, rows
+from mutransfer.data.rows import Origin, rows
 from mutransfer.errors import DataError
 from mutransfer.testing.data_sources import DataSourceContract, TokenSourceContract, check_epochs, fresh
 from tests.conftest import TEXT, real_data
@@ -202,9 +202,9 @@ def test_pairs_of_nested_and_plain_columns(tmp_path: Path) -> None:
     write_rows(nested, cells, column="translation")
     plain.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
     wanted = [(cell["de"], cell["en"]) for cell in cells]
-    assert list(pairs(Origin(files=(str(nested),)), "translation.de", "translation.en")) == wanted
-    assert list(pairs(Origin(files=(str(plain),)), "de", "en")) == wanted
-    assert list(pairs(Origin(files=(str(plain),)), "de", "en", limit=3)) == wanted[:3]
+    assert list(rows(Origin(files=(str(nested),)), ("translation.de", "translation.en"))) == wanted
+    assert list(rows(Origin(files=(str(plain),)), ("de", "en"))) == wanted
+    assert list(rows(Origin(files=(str(plain),)), ("de", "en"), limit=3)) == wanted[:3]
     assert list(rows(Origin(files=(str(plain),)), ("en",), skip=1500, limit=2000)) == [
         (e,) for _, e in wanted[1500:2000]
     ]
@@ -212,7 +212,7 @@ def test_pairs_of_nested_and_plain_columns(tmp_path: Path) -> None:
 
 def test_multi30k_is_read_to_its_end() -> None:
     path = real_data("multi30k", "validation.jsonl")
-    found = list(pairs(Origin(files=(str(path),)), "de", "en"))
+    found = list(rows(Origin(files=(str(path),)), ("de", "en")))
     assert len(found) == 1014
     assert all(found[0])
 

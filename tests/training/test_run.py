@@ -157,7 +157,7 @@ def test_a_model_that_does_not_fit_into_memory_is_no_bug(gpt, folder, monkeypatc
     def refuse(*arguments, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 6399999999936 bytes.")
 
-    monkeypatch.setattr("mutransfer.training.fitting.fit", refuse)
+    monkeypatch.setattr("mutransfer.training.loop.fit", refuse)
     with pytest.raises(NothingUsable, match=r"out of memory on cpu: a model of width 16 does not fit .*batches"):
         train(build(gpt), folder)
 
@@ -166,7 +166,7 @@ def test_what_is_refused_at_its_start_leaves_no_folder_and_what_stood_there_stay
     def refuse(*arguments, **options):
         raise DataError("no")
 
-    monkeypatch.setattr("mutransfer.training.fitting.fit", refuse)
+    monkeypatch.setattr("mutransfer.training.loop.fit", refuse)
     with pytest.raises(DataError):
         train(build(gpt), TrainFolder(tmp_path / "new" / "run"))
     assert not (tmp_path / "new").exists()

@@ -20,7 +20,6 @@ TRAINERS: Registry[type[Trainer]] = Registry(
 def trainer_of(config: RunConfig) -> Trainer:
     """The trainer of a config's runs.
 
-    Raises:
-        UsageError: there is no trainer of that name, or its package cannot be imported.
+    Raises `UsageError` if there is no trainer of that name, or its package cannot be imported.
     """
     return TRAINERS.load(config.trainer.name)()

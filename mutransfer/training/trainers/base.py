@@ -66,21 +66,14 @@ class Trainer(ABC):
 
     @abstractmethod
     def require_run(self, config: RunConfig, folder: Path, *, device: str | None) -> None:
-        """Refuse a run that cannot work, before anything is written.
-
-        Args:
-            device: as for `train`.
-
-        Raises:
-            MutransferError: what the user must change.
-        """
+        """Refuse a run that cannot work, before anything is written: raise the `MutransferError` that says what the
+        user must change. `device` as for `train`."""
 
     @abstractmethod
     def require_trials(self, config: RunConfig, folder: Path) -> None:
         """Refuse a sweep whose trials cannot work, before anything is written. It runs in the coordinator's process.
 
-        Raises:
-            MutransferError: what the user must change.
+        Raises `MutransferError` if what the user must change.
         """
 
     @abstractmethod

@@ -8,7 +8,10 @@ from pathlib import Path
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.trainer import IN_PROCESS
 from mutransfer.data import load_data
+from mutransfer.errors import NothingUsable
+from mutransfer.files import make_folder
 from mutransfer.training.folder import TrainFolder, TrainResult
+from mutransfer.training.losses import MetricsFile
 from mutransfer.training.trainers.base import RunWatch, Trainer, TrialWatch
 
 
@@ -41,9 +44,21 @@ class InProcessTrainer(Trainer):
     def train(  # noqa: D102 - see `Trainer`
         self, config: RunConfig, folder: TrainFolder, *, device: str | None, watch: RunWatch
     ) -> TrainResult:
-        from mutransfer.training.fitting import fit_run
+        from mutransfer.training.fitting import FolderHooks
+        from mutransfer.training.learner import is_out_of_memory
+        from mutransfer.training.loop import fit
 
-        return fit_run(config, folder, device=device or "cpu", watch=watch)
+        place = device or "cpu"
+        try:
+            return fit(config, MetricsFile(folder.metrics), FolderHooks(config, folder, watch), device=place)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise NothingUsable(
+                f"{folder.root}: out of memory on {place}: a model of width {config.model.width} does not fit with "
+                f"its gradients, its optimizer's state and batches of {config.training.batch_size}; take smaller "
+                "batches (training.batch_size), training.precision bf16, or a device with more memory"
+            ) from error
 
     def train_trials(
         self,
@@ -59,9 +74,20 @@ class InProcessTrainer(Trainer):
 
         A trial's losses have the same bits in a pack of any size, including 1. Without packing the last bit may differ.
         """
-        from mutransfer.training.fitting import fit_trials
+        import torch
 
-        return fit_trials(configs, folders, device=device, threads=threads, packed=packed, watch=watch)
+        from mutransfer.training.fitting import TrialHooks
+        from mutransfer.training.learner import is_out_of_memory
+        from mutransfer.training.loop import fit_pack
+
+        torch.set_num_threads(threads)
+        metrics = [MetricsFile(make_folder(folder) / "metrics.jsonl") for folder in folders]
+        try:
+            return fit_pack(configs, metrics, TrialHooks(watch), device=device, packed=packed)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return [TrainResult("out_of_memory") for _ in configs]
 
     def warm_up(self, config: RunConfig, *, threads: int) -> None:  # noqa: D102 - see `Trainer`
         import torch
