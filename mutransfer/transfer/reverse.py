@@ -21,7 +21,7 @@ def reverse_config(config: RunConfig, width: int, *, origin: str = "config") -> 
 
     Raises:
         UsageError: `width` is not wider than the config's model, or that is a reverse one already.
-        ConfigError: `width` fits not the model's other fields.
+        ConfigError: `width` does not fit the model's other fields.
     """
     if config.reverse:
         raise UsageError(f"{origin}: is a reverse config already; reverse the one it was made from")

@@ -98,7 +98,7 @@ def make_target(
         proxy: the sweep's config, for callers that have loaded it.
 
     Raises:
-        UsageError: the width is below the base width, an override fits not the model or the data, there is no
+        UsageError: the width is below the base width, an override does not fit the model or the data, there is no
             such trial, or the sweep's files are damaged.
         NothingUsable: no trial of the sweep completed.
     """

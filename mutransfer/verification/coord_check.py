@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn, optim
@@ -19,7 +19,7 @@ from mutransfer.parametrization.rules import gradient_sized
 from mutransfer.verification import coord_words
 from mutransfer.verification.coordinates import Measurements, OnProgress, measure
 from mutransfer.verification.hints import hint_for
-from mutransfer.verification.reason import Hint, as_values
+from mutransfer.verification.reason import Hint, as_values, plain
 from mutransfer.verification.subject import FACTORS, ConfigSubject, ModuleBatch, ModuleSubject, Subject
 from mutransfer.verification.verdict import ModuleVerdict, first_failure, judge
 
@@ -28,6 +28,7 @@ STEPS = 8
 LEAST_STEPS = 6
 """Behind a readout and queries that start at zero, keys begin to move in the third step; the last half is judged."""
 SEEDS = 3
+_SETTINGS = ("parametrization", "axis", "sizes", "steps", "seeds", "threshold", "lr")
 CheckOutcome = Literal["passed", "failed", "no power"]
 
 
@@ -87,13 +88,7 @@ class CoordinateCheck:
             "culprit": self.culprit,
             "hint": self.hint,
             "cause": None if self.cause is None else as_values(self.cause),
-            "parametrization": self.parametrization,
-            "axis": self.axis,
-            "sizes": list(self.sizes),
-            "steps": self.steps,
-            "seeds": self.seeds,
-            "threshold": self.threshold,
-            "lr": self.lr,
+            **plain({name: getattr(self, name) for name in _SETTINGS}),
             "modules": [_as_dict(one) for one in self.modules],
             "control": None if self.control is None else [_as_dict(one) for one in self.control],
             "warnings": list(self.warnings),
@@ -330,4 +325,4 @@ def _warnings(plan: Plan | None, measured: Measurements) -> tuple[str, ...]:
 def _as_dict(one: ModuleVerdict) -> dict[str, Any]:
     """A module's verdict as JSON-ready data, each reason with its sentence."""
     reasons = [{**as_values(reason), "sentence": coord_words.reason(reason)} for reason in one.reasons]
-    return {**one.as_dict(), "reasons": reasons}
+    return {**plain(asdict(one)), "reasons": reasons}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,14 +32,6 @@ class Slope:
     def outside(self, low: float, high: float) -> bool:
         """Whether the whole interval lies beyond low or beyond high."""
         return self.high < low or self.low > high
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready data; an interval without an end has None there."""
-        return {
-            "value": self.value,
-            "low": self.low if math.isfinite(self.low) else None,
-            "high": self.high if math.isfinite(self.high) else None,
-        }
 
 
 def fit_slope(sizes: ArrayLike, values: ArrayLike) -> Slope:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from mutransfer.verification.reason import (
     Quantity,
     Reason,
     Unusable,
-    as_values,
 )  # fmt: skip
 from mutransfer.verification.slopes import Slope, fit_slope
 
@@ -84,23 +83,6 @@ class ModuleVerdict:
         )
         by_slope = any(slope is not None and slope.outside(*band) for slope, band in slopes)
         return self.outcome == "fail" and (by_slope or not all(isinstance(one, BadSlope) for one in self.reasons))
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "module": self.module,
-            "kind": self.kind,
-            "role": self.role,
-            "outcome": self.outcome,
-            "size": None if self.size is None else self.size.as_dict(),
-            "change": None if self.change is None else self.change.as_dict(),
-            "update": None if self.update is None else self.update.as_dict(),
-            "size_allowed": list(self.size_allowed),
-            "change_allowed": list(self.change_allowed),
-            "update_allowed": list(self.update_allowed),
-            "reasons": [as_values(one) for one in self.reasons],
-            "first_step": self.first_step if math.isfinite(self.first_step) else None,
-        }
 
 
 def judge(
@@ -185,7 +167,8 @@ def _judge_numbers(
         change_allowed = (size_allowed[0], NARROW_LOGITS * threshold)
     # What a depth rule asks of each block: with α < 1 the blocks are lazy by design.
     update_expected = update_exponent if place == "inside" else 0.0
-    update_allowed = _around(update_expected, UPDATE_TOLERANCE * threshold)
+    reach = UPDATE_TOLERANCE * threshold
+    update_allowed = update_expected - reach, update_expected + reach
     tables: list[tuple[Quantity, Numbers, tuple[float, float], str | None]] = [
         ("size", values["rms"][..., 0], size_allowed, None)
     ]
@@ -233,10 +216,6 @@ def _judge_numbers(
         reasons=tuple(reasons),
         first_step=first_step,
     )
-
-
-def _around(middle: float, reach: float) -> tuple[float, float]:
-    return middle - reach, middle + reach
 
 
 def _place_in_depth(name: str) -> Literal["outside", "inside", "first", "last"]:

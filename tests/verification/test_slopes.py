@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from mutransfer.verification.reason import as_values
 from mutransfer.verification.slopes import Slope, fit_slope
 
 SIZES = np.array([32, 64, 128, 256, 512])
@@ -34,7 +35,7 @@ def test_one_line_through_two_points_says_nothing_of_its_error() -> None:
     slope = fit_slope([1, 2], [[1.0, 2.0]])
     assert slope.value == 1
     assert math.isinf(slope.high)
-    assert slope.as_dict() == {"value": 1.0, "low": None, "high": None}
+    assert as_values(slope) == {"value": 1.0, "low": None, "high": None}
 
 
 def test_inside_and_outside_are_about_the_whole_interval() -> None:
