@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
-from mutransfer.models.huggingface import attention_modules, make
+from mutransfer.models.huggingface import make
 from mutransfer.parametrization.apply import INPUT_MULTIPLIER, OUTPUT_MULTIPLIER, set_multipliers
 from mutransfer.parametrization.facts import facts_of
 
@@ -87,7 +87,7 @@ def folded(trained: nn.Module) -> nn.Module:
             state[name] *= factors.get(name, next(iter(own), 1.0) if len(own) < 2 else 1.0)
     _fold_attention(trained, state)
     config.use_cache = "MaskedLM" not in type(trained).__name__
-    plain = make(config, "sdpa", masked="MaskedLM" in type(trained).__name__)
+    plain = make(config, "masked tokens" if "MaskedLM" in type(trained).__name__ else "tokens")
     plain.load_state_dict(state)
     return plain
 
@@ -104,9 +104,10 @@ def _factors(model: nn.Module) -> dict[str, float]:
 
 
 def _fold_attention(model: nn.Module, state: dict[str, Tensor]) -> None:
-    heads = facts_of(model).attention
-    for name, module in attention_modules(model).items():
-        factor = float(module.attention_scale) * heads[name] ** 0.5  # type: ignore[arg-type]  # buffer
+    modules = dict(model.named_modules())
+    for name, size in facts_of(model).attention.items():
+        module = modules[name]
+        factor = float(module.attention_scale) * size**0.5  # a buffer
         if math.isclose(factor, 1.0, rel_tol=1e-6):
             continue
         children = dict(module.named_children())
@@ -116,7 +117,7 @@ def _fold_attention(model: nn.Module, state: dict[str, Tensor]) -> None:
             query = "q_proj" if "q_proj" in children else "query"
             _scale(state, [f"{name}.{query}.weight", f"{name}.{query}.bias"], factor, slice(None))
         elif type(children.get("c_attn")).__name__ == "Conv1D":  # (in, 3 · width): queries first
-            queries = slice(int(module.split_size))  # type: ignore[arg-type]  # an int
+            queries = slice(int(module.split_size))  # an int
             state[f"{name}.c_attn.weight"][:, queries] *= factor
             state[f"{name}.c_attn.bias"][queries] *= factor
         else:
