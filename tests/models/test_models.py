@@ -121,7 +121,7 @@ def test_attention_is_standard_attention_at_base_width(gpt):
         layer(x).view(2, 16, 2, 8).transpose(1, 2) for layer in (attention.query, attention.key, attention.value)
     )
     standard = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(2, 16, 16)
-    torch.testing.assert_close(attention(x), attention.out(standard))
+    torch.testing.assert_close(attention(x, causal=True), attention.out(standard))
 
 
 def test_tied_model_shares_one_tensor(gpt):
