@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,21 +20,34 @@ import torch
 from torch import Tensor, nn
 
 from mutransfer.config.data import DataSpec
+from mutransfer.config.data.base import PAD
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.errors import ConfigError, PlanError
 from mutransfer.models.huggingface_config import config_at, dropouts, transformers
 from mutransfer.models.module import hand_on_logits
 from mutransfer.models.transformer import named
 from mutransfer.parametrization.facts import ModelFacts, carry
+from mutransfer.parametrization.layers import is_layer
+from mutransfer.parametrization.rules import Role
 from mutransfer.private import attention_of
 
 _HEAD_SIZES = ("qk_head_dim", "head_dim", "attention_head_size", "head_size")
 _POSITIONS = ("wpe", "position_embeddings", "embed_positions")
-_QUERIES = ("q_proj", "query")
+ALONE = ("q_proj", "query", "q_lin", "q_b_proj", "q")
+"""Names of layers that give queries only."""
+_PARTS = ("query_key_value", "c_attn", "qkv_proj", "Wqkv", "x_proj")
+QUERIES = (*ALONE, *_PARTS)
+"""Names of layers that give queries, by themselves or with keys and values."""
+_ROUTER = re.compile(r"Router|Gate$|TopK|HyperConnection")
+_PER_CHANNEL = re.compile(r"bias$|^A_log$|^scale$")
 _HEADS = {
     "tokens": ("AutoModelForCausalLM", "causal language model"),
     "masked tokens": ("AutoModelForMaskedLM", "model for masked tokens"),
+    "token pairs": ("AutoModelForSeq2SeqLM", "encoder–decoder"),
+    "classes": ("AutoModelForImageClassification", "image classifier"),
 }
+# Whole numbers that follow the width, and that a forward pass makes a multiplier of.
+_HELD = ("model_dim", "d_model_size")
 
 
 def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
@@ -43,15 +57,15 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
         ConfigError: the config cannot be read, or its fields do not fit the width.
         PlanError: heads are to widen, and the scale of this family's attention is out of reach.
     """
-    config = config_at(section, spec)  # type: ignore[arg-type]
+    config = config_at(section, spec)
     model = _made(section, config, spec)
     if section.width != section.base_width:
         base = section.at_width(section.base_width)
-        _hold_multipliers(model, _made(base, config_at(base, spec), spec))  # type: ignore[arg-type]
+        _hold_multipliers(model, _made(base, config_at(base, spec), spec))
     heads = _scale_attention(model, section)
     if not section.norm_gain:
         _fix_gains(model)
-    carry(model, _facts(model, section, heads))
+    carry(model, _facts(model, section, spec, heads))
     hand_on_logits(model, f"model kind huggingface ({section.config})")
     return model
 
@@ -67,11 +81,11 @@ def make(config: Any, takes: str, attention: str | None = None) -> nn.Module:
     """The plain model of a transformers config.
 
     Args:
-        takes: `consumed_as` of its data: the model predicts next tokens, or guesses masked ones.
+        takes: `consumed_as` of its data. With token pairs it is called with source and target ids, (B, S) and (B, T).
         attention: `eager` or `sdpa`; the family's default when left out.
     """
     head, what = _HEADS[takes]
-    if hasattr(config, "is_decoder") and type(config) in transformers().MODEL_FOR_MASKED_LM_MAPPING:
+    if hasattr(config, "is_decoder"):
         config.is_decoder = takes == "tokens"  # where next tokens are predicted, no token may see later ones
     try:
         model: nn.Module = getattr(transformers(), head).from_config(
@@ -80,7 +94,15 @@ def make(config: Any, takes: str, attention: str | None = None) -> nn.Module:
     except (ValueError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"model.config: transformers has no {what} of this config: {first}") from None
+    if takes == "token pairs":
+        model.register_forward_pre_hook(_source_and_target, with_kwargs=True)
     return model
+
+
+def _source_and_target(module: nn.Module, inputs: tuple[Tensor, ...], keywords: Any) -> tuple[Any, dict[str, Any]]:
+    del module, keywords
+    source, target = inputs
+    return (), {"input_ids": source, "attention_mask": (source != PAD).long(), "decoder_input_ids": target}
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -168,7 +190,7 @@ def _hold_multipliers(model: nn.Module, base: nn.Module) -> None:
     for module, other in zip(model.modules(), base.modules(), strict=True):
         for name, value in vars(other).items():
             own = vars(module).get(name)
-            if isinstance(value, float) and isinstance(own, float) and name != "scaling":
+            if (isinstance(value, float) and isinstance(own, float) and name != "scaling") or name in _HELD:
                 setattr(module, name, value)
         for name, held in other.named_buffers(recurse=False):
             buffer = getattr(module, name)
@@ -185,9 +207,31 @@ def _fix_gains(model: nn.Module) -> None:
             module.register_buffer("weight", weight.data)
 
 
-def _facts(model: nn.Module, section: HuggingFaceSection, heads: dict[str, int]) -> ModelFacts:
+def _roles(modules: dict[str, nn.Module]) -> dict[str, Role]:
+    """Roles that shapes cannot tell: of experts in one tensor, of routers that hold a weight by themselves, of numbers
+    per channel and state, and of matrices that give parts which grow together with parts which do not."""
+    found: dict[str, Role] = {}
+    for name, module in modules.items():
+        kind, own = type(module).__name__, name.rpartition(".")[2]
+        for parameter, tensor in module.named_parameters(recurse=False):
+            role: Role | None = None
+            if is_layer(module):
+                if own in _PARTS:
+                    role = "hidden" if tensor.ndim == 2 else "vector"
+            elif "Experts" in kind and tensor.ndim == 3:
+                role = "hidden"
+            elif _PER_CHANNEL.search(parameter):
+                role = "vector"
+            elif _ROUTER.search(kind) and tensor.ndim == 2:
+                role = "output"
+            if role is not None:
+                found[f"{name}.{parameter}"] = role
+    return found
+
+
+def _facts(model: nn.Module, section: HuggingFaceSection, spec: DataSpec, heads: dict[str, int]) -> ModelFacts:
     modules = dict(model.named_modules(remove_duplicate=False))
-    queries = [name for name in modules if name.rpartition(".")[2] in _QUERIES]
+    queries = [name for name in modules if name.rpartition(".")[2] in ALONE]
     if section.zero_query and not queries:
         raise ConfigError(
             "model.zero_query: is impossible: queries, keys and values of this family are one matrix; leave it out"
@@ -200,7 +244,12 @@ def _facts(model: nn.Module, section: HuggingFaceSection, heads: dict[str, int])
     names = {module: name for name, module in modules.items()}
     facts = ModelFacts(
         readouts=None if head is None else (names[head],),
-        positions=tuple(name for name in named(model, nn.Embedding) if name.rpartition(".")[2] in _POSITIONS),
+        positions=tuple(
+            name
+            for name in named(model, nn.Embedding)
+            if name.rpartition(".")[2] in _POSITIONS and modules[name].weight.requires_grad
+        ),
+        roles=_roles(modules),
         # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
         gains={names[table]: math.sqrt(section.base_width)} if tied else {},
         init_std={f"{name}.weight": 0.0 for name in queries} if section.zero_query is not False else {},
@@ -209,4 +258,11 @@ def _facts(model: nn.Module, section: HuggingFaceSection, heads: dict[str, int])
         if kept
         else (),
     )
+    if spec.consumed_as == "tokens" and type(model.config) in transformers().MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        facts = facts.extended(
+            warnings=(
+                f"{section.config} is an encoder–decoder family. On data of single sequences only its decoder is "
+                "trained, without cross attention; data kind translation trains both",
+            )
+        )
     return facts.extended(roles=section.roles, finite=section.finite)

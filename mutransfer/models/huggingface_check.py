@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mutransfer.config.data import ClassSpec, PairSpec
+from mutransfer.config.factory import said
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import PlanError
 from mutransfer.models import build_model
@@ -32,25 +34,44 @@ def require_own_function(config: RunConfig) -> None:
     _randomize(model)
     plain = make(copy.deepcopy(model.config), spec.consumed_as, "eager").eval()
     plain.load_state_dict(model.state_dict(), strict=False)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, spec.vocab_size, (_EXAMPLES, spec.seq_len), generator=generator)
+    inputs = random_inputs(spec, _EXAMPLES)
     with torch.no_grad():
-        own, theirs = model(tokens), plain(tokens).logits
-        difference = _distance(own, theirs)
+        try:
+            own, theirs = model(*inputs), plain(*inputs).logits
+        except Exception as error:  # any that the family's own code raises
+            raise PlanError(f"{section.label}: {type(plain).__name__} cannot be run on {spec.consumed_as}: "
+                            f"{said(error)}") from None  # fmt: skip
+        difference = distance(own, theirs)
         if not difference < TOLERANCE:
             raise PlanError(
                 f"{section.label}: the logits differ from those of the family's own eager model by {difference:.2g} of "
                 f"their standard deviation, so another function would be trained ({type(plain).__name__})"
             )
-        if spec.consumed_as == "tokens" and spec.seq_len > 1:
-            changed, place = tokens.clone(), spec.seq_len // 2
-            changed[:, place] = (changed[:, place] + 1) % spec.vocab_size
-            seen = _distance(own[:, :place], model(changed)[:, :place])
-            if not seen < TOLERANCE:
-                raise PlanError(
-                    f"{section.label}: {type(plain).__name__} is not causal: a changed token changes earlier logits by "
-                    f"{seen:.2g} of their standard deviation, so it cannot be trained to predict next tokens"
-                )
+        if spec.consumed_as not in ("tokens", "token pairs"):
+            return
+        place = own.shape[1] // 2
+        changed = inputs[-1].clone()
+        changed[:, place] = (changed[:, place] + 1) % own.shape[-1]
+        seen = distance(own[:, :place], model(*inputs[:-1], changed)[:, :place]) if place else 0.0
+        if not seen < TOLERANCE:
+            raise PlanError(
+                f"{section.label}: {type(plain).__name__} is not causal: a changed token changes earlier logits by "
+                f"{seen:.2g} of their standard deviation, so it cannot be trained to predict next tokens"
+            )
+
+
+def random_inputs(spec: Any, examples: int) -> tuple[Tensor, ...]:
+    """A batch of random examples of the data that a spec describes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(vocabulary: int, length: int) -> Tensor:
+        return torch.randint(0, vocabulary, (examples, length), generator=generator)
+
+    if isinstance(spec, ClassSpec):
+        return (torch.randn(examples, *spec.shape, generator=generator),)
+    if isinstance(spec, PairSpec):
+        return tokens(spec.source_vocab, spec.source_len), tokens(spec.target_vocab, spec.target_len)
+    return (tokens(spec.vocab_size, spec.seq_len),)
 
 
 def _randomize(model: nn.Module) -> None:
@@ -63,5 +84,6 @@ def _randomize(model: nn.Module) -> None:
                 parameter.add_(scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
+def distance(one: Tensor, other: Tensor) -> float:
+    """Largest difference over the standard deviation of `other`."""
     return float((one - other).abs().max() / other.std().clamp_min(1e-9))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mutransfer.config.data import TokenSpec
+from mutransfer.config.data import ClassSpec, DataSpec, PairSpec, TokenSpec
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.config.models.base import MOST_DEPTH
 from mutransfer.config.models.huggingface import config_file
@@ -25,7 +25,7 @@ from mutransfer.hub import why_unreachable
 # Sizes of transformers configs that follow width, by the names that families give them. What a config calls by its
 # family's own name is found under the common one too (`attribute_map`).
 _HIDDEN = re.compile(
-    r"hidden_size|d_model|n_embd|emb_dim|dim|word_embed_proj_dim|(input_|output_)?embedding_size|embedding_dim|"
+    r"hidden_size|d_model|n_embd|emb_dim|dim|word_embed_proj_dim|(\w+_)?embed_dim|(input_|output_)?embedding_size|embedding_dim|"
     r"attention_hidden_size|lru_width|mamba_d_ssm"
 )
 _INNER = re.compile(
@@ -71,7 +71,7 @@ def transformers() -> ModuleType:
     return found
 
 
-def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
+def config_at(section: HuggingFaceSection, spec: DataSpec) -> Any:
     """The transformers config of a section at its width, for data of shape `spec`.
 
     Vocabulary and positions are the data's, special tokens are none, dropout is zero unless the section keeps it. The
@@ -100,18 +100,36 @@ def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
         plain.pop("layer_types", None)  # one per layer of the config's own depth; made anew
     whole = _made(plain, section.config)
     plain.update(own(_widths(section, whole)))
-    plain.update(dict.fromkeys(_SPECIAL_TOKENS))
-    positions = spec.seq_len
-    if plain["model_type"] in _OFFSET_POSITIONS:
+    try:
+        _made({**plain, **dict.fromkeys(_SPECIAL_TOKENS)}, section.config)
+        plain.update(dict.fromkeys(_SPECIAL_TOKENS))
+    except ConfigError:  # a family that requires them; in a model without padding they have no effect
+        plain.update(dict.fromkeys(_SPECIAL_TOKENS, 0))
+    data = own({**_sizes(spec), "use_cache": False})
+    if plain["model_type"] in _OFFSET_POSITIONS and "max_position_embeddings" in data:
         plain["pad_token_id"] = 1
-        positions += 2
-    plain.update(own({"vocab_size": spec.vocab_size, "max_position_embeddings": positions, "use_cache": False}))
+        data["max_position_embeddings"] += 2
+    plain.update({name: value for name, value in data.items() if name in known})
     layers = getattr(whole, "num_hidden_layers", None)
     if isinstance(layers, int) and layers > MOST_DEPTH:
         raise ConfigError(f"model.config: {section.config}: has {layers} layers; at most {MOST_DEPTH} are built")
     if not section.dropout:
         plain.update(dict.fromkeys(dropouts(whole), 0.0))
     return _made({**plain, **overrides}, section.config)
+
+
+def _sizes(spec: DataSpec) -> dict[str, Any]:
+    """Fields of a config that follow the data."""
+    if isinstance(spec, ClassSpec):
+        channels, *sides = spec.shape
+        return {"num_channels": channels, "image_size": sides[0] if len(set(sides)) == 1 else sides,
+                "num_labels": spec.classes}  # fmt: skip
+    if isinstance(spec, PairSpec):
+        length = max(spec.source_len, spec.target_len)
+        return {"vocab_size": max(spec.source_vocab, spec.target_vocab), "max_position_embeddings": length}
+    if isinstance(spec, TokenSpec):
+        return {"vocab_size": spec.vocab_size, "max_position_embeddings": spec.seq_len}
+    raise ConfigError(f"data: gives {spec.consumed_as}, which no model of the transformers library is trained on here")
 
 
 def dropouts(config: Any) -> list[str]:
