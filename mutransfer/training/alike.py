@@ -57,7 +57,7 @@ def _require_close(what: str, alone: Tensor, packed: Tensor) -> None:
         close = torch.allclose(packed, alone, rtol=_TOLERANCE, atol=_TOLERANCE * size, equal_nan=True)
     if not close:
         raise CannotPack(
-            f"a pack trains something else than the model by itself: after {_STEPS} steps {what} differ. The model keeps "
-            "state that a pack loses, such as a buffer that a forward pass assigns instead of changing it in place; "
-            "--pack 1 trains one by one"
+            f"a pack trains something else than the model by itself: after {_STEPS} steps {what} differ. The model "
+            "keeps state that a pack loses, such as a buffer that a forward pass assigns instead of changing it in "
+            "place; --pack 1 trains one by one"
         )
