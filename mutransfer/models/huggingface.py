@@ -35,9 +35,10 @@ _HEAD_SIZES = ("qk_head_dim", "head_dim", "attention_head_size", "head_size")
 _POSITIONS = ("wpe", "position_embeddings", "embed_positions")
 ALONE = ("q_proj", "query", "q_lin", "q_b_proj", "q")
 """Names of layers that give queries only."""
-_PARTS = ("query_key_value", "c_attn", "qkv_proj", "Wqkv", "x_proj")
-QUERIES = (*ALONE, *_PARTS)
+_FUSED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv")
+QUERIES = (*ALONE, *_FUSED)
 """Names of layers that give queries, by themselves or with keys and values."""
+_PARTS = (*_FUSED, "x_proj", "in_proj", "kv_a_proj_with_mqa")
 _ROUTER = re.compile(r"Router|Gate$|TopK|HyperConnection")
 _PER_CHANNEL = re.compile(r"bias$|^A_log$|^scale$")
 _HEADS = {
@@ -66,7 +67,7 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
     if not section.norm_gain:
         _fix_gains(model)
     carry(model, _facts(model, section, spec, heads))
-    hand_on_logits(model, f"model kind huggingface ({section.config})")
+    hand_on_logits(model, section.label)
     return model
 
 
@@ -218,8 +219,12 @@ def _roles(modules: dict[str, nn.Module]) -> dict[str, Role]:
             if is_layer(module):
                 if own in _PARTS:
                     role = "hidden" if tensor.ndim == 2 else "vector"
+                elif isinstance(module, nn.Conv1d) and module.groups > 1:
+                    role = "vector"
             elif "Experts" in kind and tensor.ndim == 3:
                 role = "hidden"
+            elif parameter in _POSITIONS:
+                role = "input"
             elif _PER_CHANNEL.search(parameter):
                 role = "vector"
             elif _ROUTER.search(kind) and tensor.ndim == 2:

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from mutransfer.config.data import ClassSpec, DataSpec, PairSpec, TokenSpec
+from mutransfer.config.data.base import PAD
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.config.models.base import MOST_DEPTH
 from mutransfer.config.models.huggingface import config_file
@@ -105,6 +106,8 @@ def config_at(section: HuggingFaceSection, spec: DataSpec) -> Any:
         plain.update(dict.fromkeys(_SPECIAL_TOKENS))
     except ConfigError:  # a family that requires them; in a model without padding they have no effect
         plain.update(dict.fromkeys(_SPECIAL_TOKENS, 0))
+    if isinstance(spec, PairSpec):
+        plain["pad_token_id"] = PAD
     data = own({**_sizes(spec), "use_cache": False})
     if plain["model_type"] in _OFFSET_POSITIONS and "max_position_embeddings" in data:
         plain["pad_token_id"] = 1

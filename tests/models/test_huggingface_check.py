@@ -59,7 +59,7 @@ def hf(tmp_path, gpt):
         path = tmp_path / f"{family}.json"
         path.write_text(json.dumps({"model_type": family, **fields}), encoding="utf-8")
         section = {"kind": "huggingface", "config": str(path), "width": width, "base_width": 32, **model}
-        return build(gpt, model=section, data=data, hparams={"lr": 0.01}, search=None)
+        return build({**gpt, "data": data}, model=section, hparams={"lr": 0.01}, search=None)
 
     return made
 
@@ -103,11 +103,9 @@ def test_a_scale_that_is_wrong_is_noticed(hf, monkeypatch):
 
 
 def test_a_family_that_sees_ahead_is_refused(hf):
-    with pytest.raises(PlanError, match="CpmAntForCausalLM is not causal"):
-        require_own_function(
-            hf("cpmant", {"hidden_size": 32, "num_attention_heads": 4, "dim_head": 8, "dim_ff": 64,
-                          "num_hidden_layers": 1, "prompt_length": 4, "prompt_types": 2, "segment_types": 2})
-        )  # fmt: skip
+    fields = {"d_model": 32, "n_layer": 1, "n_head": 4, "d_head": 8, "d_inner": 64}
+    with pytest.raises(PlanError, match="XLNetLMHeadModel is not causal"):
+        require_own_function(hf("xlnet", fields))
 
 
 def test_numbers_that_follow_the_width_are_held_at_the_base_width(hf):

@@ -84,6 +84,10 @@ class HuggingFaceSection(BaseModelSection):
         return self
 
     @property
+    def label(self) -> str:  # noqa: D102
+        return f"model kind huggingface ({self.config})"
+
+    @property
     def has_biases(self) -> bool:
         """A family's own affair: whether there are any is seen when the model is built."""
         return True
