@@ -19,6 +19,11 @@ def dataset_fingerprint(dataset: Any) -> str:
     return str(dataset._fingerprint)
 
 
+def attention_of(model: Any) -> str:
+    """Name of the attention implementation that a model of transformers uses; it has a setter, and no public getter."""
+    return str(model.config._attn_implementation)
+
+
 @contextmanager
 def hub_offline() -> Iterator[None]:
     """Keep huggingface_hub and datasets from asking the hub. Both read HF_HUB_OFFLINE at import only, so their modules'

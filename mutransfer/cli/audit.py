@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _OF_PLAN = ("parametrization", "optimizer", "width", "base_width", "fingerprint", "parameter_count")
 
 
+_SHOWN = ("role", "tied_to", "frozen", "fan_in", "m_in", "m_out")
+
+
 def run(
     config: ConfigFile,
     width: Annotated[int | None, typer.Option(help="Width; the config's when left out.", min=1)] = None,
@@ -65,7 +68,9 @@ def audit_rows(plan: Plan, before: Settings, after: Settings) -> list[dict[str, 
             {
                 "parameter": name,
                 "shape": list(scaling.shape),
-                **{field: getattr(scaling, field) for field in ("role", "tied_to", "fan_in", "m_in", "m_out")},
+                **{
+                    field: getattr(scaling, field) for field in ("role", "tied_to", "frozen", "fan_in", "m_in", "m_out")
+                },
                 "init_std": pair(before.init_std[name], after.init_std[name]),
                 "lr": [base.lr, own.lr],
                 "weight_decay": [base.weight_decay, own.weight_decay],
@@ -93,7 +98,7 @@ def _show(config: RunConfig, plan: Plan, rows: list[dict[str, Any]], attention: 
             [
                 row["parameter"] + (f" = {row['tied_to']}" if row["tied_to"] else ""),
                 "×".join(map(str, row["shape"])) or "scalar",
-                row["role"],
+                row["role"] + (" (frozen)" if row["frozen"] else ""),
                 str(row["fan_in"]),
                 f"{row['m_in']:g}",
                 pair(row["init_std"], "as made"),

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -14,20 +15,35 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mutransfer.config.data import TokenSpec
+from mutransfer.config.data import ClassSpec, DataSpec, PairSpec, TokenSpec
+from mutransfer.config.data.base import PAD
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.config.models.base import MOST_DEPTH
 from mutransfer.config.models.huggingface import config_file
 from mutransfer.errors import ConfigError, UsageError, nearest
 from mutransfer.hub import why_unreachable
 
-# Fields of transformers configs that follow width, by what they count. Each family has some of them.
-_HIDDEN = ("hidden_size", "word_embed_proj_dim", "embedding_size")
-_INNER = ("intermediate_size", "n_inner", "ffn_dim")
-_HEADS = ("num_attention_heads", "num_key_value_heads")
-_HEAD_DIM = ("head_dim",)
+# Sizes of transformers configs that follow width, by the names that families give them. What a config calls by its
+# family's own name is found under the common one too (`attribute_map`).
+_HIDDEN = re.compile(
+    r"hidden_size|d_model|n_embd|emb_dim|dim|word_embed_proj_dim|(\w+_)?embed_dim|(input_|output_)?embedding_size|embedding_dim|"
+    r"attention_hidden_size|lru_width|mamba_d_ssm"
+)
+_INNER = re.compile(
+    r"(\w+_)?intermediate_size(_mlp)?|n_inner|d_inner|(\w+_)?ffn_dim|(\w+_)?hidden_dim|dff|dim_ff|d_ff|ffn_hidden_size|"
+    r"feed_forward_size|(q|kv|o)_lora_rank|time_step_rank|mamba_dt_rank"
+)
+_HEADS = re.compile(
+    r"n_heads?|num_heads|(\w+_)?(attention|key_value|kv|key|value)_heads|n_mamba_heads|mamba_(n|num)_heads"
+)
+_HEAD_DIM = re.compile(r"(\w+_)?head_dim|d_kv|d_head|dim_head|attention_head_size")
 _NOT_TAKEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# Families whose positions are counted from pad_token_id + 1 on.
+_OFFSET_POSITIONS = {
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "data2vec-text",
+    "longformer", "mpnet", "ibert", "esm", "luke",
+}  # fmt: skip
 
 
 @functools.cache
@@ -56,42 +72,67 @@ def transformers() -> ModuleType:
     return found
 
 
-def config_at(section: HuggingFaceSection, spec: TokenSpec) -> Any:
+def config_at(section: HuggingFaceSection, spec: DataSpec) -> Any:
     """The transformers config of a section at its width, for data of shape `spec`.
 
-    Vocabulary and positions are the data's, special tokens are none, dropout is zero unless the section keeps it.
+    Vocabulary and positions are the data's, special tokens are none, dropout is zero unless the section keeps it. The
+    section's overrides have the last word.
 
     Raises:
         ConfigError: the config cannot be read, has no such field, or a field is not a whole number at this width.
     """
     plain = dict(_loaded(section.config))
-    kind = type(_made(plain, section.config))
-    names = dict(kind.attribute_map)  # {the name we use: the family's own}
+    whole = _made(plain, section.config)
+    kind, names = type(whole), dict(whole.attribute_map)  # {the name we use: the family's own}
 
-    def own(name: str) -> str:
-        return str(names.get(name, name))
+    def own(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {str(names.get(name, name)): value for name, value in given.items()}
 
-    known = set(_made(plain, section.config).to_dict()) | set(names)
+    known = {*whole.to_dict(), *names}
     for field, given in (("overrides", section.overrides), ("width_fields", section.width_fields)):
         for name in given:
             if name not in known:
                 hint = nearest(name, sorted(known), "its fields are")
                 raise ConfigError(f"model.{field}.{name}: is not a field of {kind.__name__}; {hint}")
-    plain.update({own(name): value for name, value in section.overrides.items()})
+    overrides = own(section.overrides)
+    plain.update(overrides)
     if section.depth is not None:
-        plain[own("num_hidden_layers")] = section.depth
+        plain.update(own({"num_hidden_layers": section.depth}))
         plain.pop("layer_types", None)  # one per layer of the config's own depth; made anew
     whole = _made(plain, section.config)
-    plain.update({own(name): value for name, value in _widths(section, whole).items()})
-    plain.update(dict.fromkeys(_SPECIAL_TOKENS))
-    plain["vocab_size"], plain[own("max_position_embeddings")] = spec.vocab_size, spec.seq_len
-    plain["use_cache"] = False
+    plain.update(own(_widths(section, whole)))
+    try:
+        _made({**plain, **dict.fromkeys(_SPECIAL_TOKENS)}, section.config)
+        plain.update(dict.fromkeys(_SPECIAL_TOKENS))
+    except ConfigError:  # a family that requires them; in a model without padding they have no effect
+        plain.update(dict.fromkeys(_SPECIAL_TOKENS, 0))
+    if isinstance(spec, PairSpec):
+        plain["pad_token_id"] = PAD
+    data = own({**_sizes(spec), "use_cache": False})
+    if plain["model_type"] in _OFFSET_POSITIONS and "max_position_embeddings" in data:
+        plain["pad_token_id"] = 1
+        data["max_position_embeddings"] += 2
+    plain.update({name: value for name, value in data.items() if name in known})
     layers = getattr(whole, "num_hidden_layers", None)
     if isinstance(layers, int) and layers > MOST_DEPTH:
         raise ConfigError(f"model.config: {section.config}: has {layers} layers; at most {MOST_DEPTH} are built")
     if not section.dropout:
         plain.update(dict.fromkeys(dropouts(whole), 0.0))
-    return _made(plain, section.config)
+    return _made({**plain, **overrides}, section.config)
+
+
+def _sizes(spec: DataSpec) -> dict[str, Any]:
+    """Fields of a config that follow the data."""
+    if isinstance(spec, ClassSpec):
+        channels, *sides = spec.shape
+        return {"num_channels": channels, "image_size": sides[0] if len(set(sides)) == 1 else sides,
+                "num_labels": spec.classes}  # fmt: skip
+    if isinstance(spec, PairSpec):
+        length = max(spec.source_len, spec.target_len)
+        return {"vocab_size": max(spec.source_vocab, spec.target_vocab), "max_position_embeddings": length}
+    if isinstance(spec, TokenSpec):
+        return {"vocab_size": spec.vocab_size, "max_position_embeddings": spec.seq_len}
+    raise ConfigError(f"data: gives {spec.consumed_as}, which no model of the transformers library is trained on here")
 
 
 def dropouts(config: Any) -> list[str]:
@@ -102,18 +143,22 @@ def dropouts(config: Any) -> list[str]:
 
 def _widths(section: HuggingFaceSection, config: Any) -> dict[str, int]:
     """`{field: value}` of what follows width."""
-    hidden, width, found = config.hidden_size, section.width, {}
-    growing = (*_HIDDEN, *_INNER, *(_HEADS if section.grow == "heads" else _HEAD_DIM))
-    for name in dict.fromkeys((*growing, *section.width_fields)):
-        value = getattr(config, name, None)
-        if name in section.width_fields:
-            wanted = Fraction(section.width_fields[name]).limit_denominator(1 << 20) * width
-        elif isinstance(value, int):
+    hidden, width, found = getattr(config, "hidden_size", None), section.width, {}
+    if not isinstance(hidden, int):
+        raise ConfigError(f"model.config: {section.config}: {type(config).__name__} has no hidden_size to scale")
+    common = {own: name for name, own in config.attribute_map.items()}
+    heads = _HEADS if section.grow == "heads" else _HEAD_DIM
+    for name, value in config.to_dict().items():
+        called = (name, common.get(name, name))
+        rounded = any(_INNER.fullmatch(one) for one in called)
+        given = next((section.width_fields[one] for one in called if one in section.width_fields), None)
+        if given is not None:
+            wanted = Fraction(given).limit_denominator(1 << 20) * width
+        elif _is_size(value) and (rounded or any(_HIDDEN.fullmatch(one) or heads.fullmatch(one) for one in called)):
             wanted = Fraction(value * width, hidden)
+            wanted = Fraction(round(wanted)) if rounded else wanted
         else:
             continue
-        if wanted.denominator != 1 and name in _INNER and name not in section.width_fields:
-            wanted = Fraction(round(wanted))
         if wanted.denominator != 1 or wanted < 1:
             raise ConfigError(
                 f"model.width: at width {width} {name} would be {float(wanted):g}, and has to be a whole number: "
@@ -123,9 +168,13 @@ def _widths(section: HuggingFaceSection, config: Any) -> dict[str, int]:
     return found
 
 
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _advice(name: str, value: Any, hidden: int, wanted: Fraction) -> str:
     least = f"take multiples of {wanted.denominator} times this width"
-    if name in _HEADS and isinstance(value, int):
+    if _HEADS.fullmatch(name) and isinstance(value, int):
         return f"{least}, grow: head_dim, or another {name} or head size in overrides (here {value} at {hidden})"
     return f"{least}, or give the field in width_fields"
 

@@ -49,7 +49,11 @@ def build(section: ModuleSection, spec: DataSpec) -> nn.Module:
     carry(
         model,
         facts.extended(
-            readouts=section.readouts, roles=section.roles, init_std=section.init_std, finite=section.finite
+            readouts=section.readouts,
+            roles=section.roles,
+            init_std=section.init_std,
+            as_made=section.as_made,
+            finite=section.finite,
         ),
     )
     hand_on_logits(model, section.factory)

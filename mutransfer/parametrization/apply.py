@@ -20,9 +20,9 @@ from mutransfer.config.hparams import Hparams
 from mutransfer.config.load import first_problem
 from mutransfer.errors import PlanError, nearest
 from mutransfer.optimizers import OPTIMIZERS
-from mutransfer.parametrization.layers import is_layer
+from mutransfer.parametrization.layers import takes_multipliers
 from mutransfer.parametrization.meaning import ATTENTION_SCALE, RELATIVE_SCALE, RESIDUAL_SCALE
-from mutransfer.parametrization.plan import Plan, Scaling
+from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.settings import Settings, settings
 
 # Prefixed, so that they meet no attribute of the user's.
@@ -51,7 +51,7 @@ def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, hparams: Hparams 
                 generator = torch.Generator(parameter.device).manual_seed(_stream(seed, name))
                 parameter.normal_(0.0, std, generator=generator)
         for module in model.modules():
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None and module.weight.requires_grad:
                 module.weight[module.padding_idx].zero_()
     _install(model, plan, numbers)
 
@@ -98,15 +98,23 @@ def parameter_groups(model: nn.Module, plan: Plan, *, lr: float, **values: Any) 
 
 
 def optimizer_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dict[str, Any]]:
-    """`parameter_groups` with every number, momentum and betas included."""
+    """`parameter_groups` with every number, momentum and betas included.
+
+    Raises:
+        PlanError: as `parameter_groups`; no parameter is trained.
+    """
     numbers = _settings(model, plan, hparams, {})
     groups: dict[Any, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         own = numbers.optimizer[name]
         known = {key: value for key, value in asdict(own).items() if value is not None}
         group = groups.setdefault(own, {"params": [], "names": [], **known})
         group["params"].append(parameter)
         group["names"].append(name)
+    if not groups:
+        raise PlanError("the model has no parameter that is trained: all have requires_grad=False")
     return list(groups.values())
 
 
@@ -133,7 +141,7 @@ def _install(model: nn.Module, plan: Plan, numbers: Settings) -> None:
     for name, own in numbers.modules.items():
         rule = plan.modules[name]
         if rule.weight is not None:
-            if not _takes_input_multiplier(modules[name]):
+            if not takes_multipliers(modules[name]):
                 raise PlanError(
                     f"{name or 'the model'}: its weight is not in a layer whose input can be multiplied, and the rule "
                     f"asks for an input × {own.input_multiplier:g}; make it the weight of an nn.Linear"
@@ -152,8 +160,8 @@ def _install(model: nn.Module, plan: Plan, numbers: Settings) -> None:
 
 def _require_fit(model: nn.Module, plan: Plan) -> None:
     """Refuse a plan made for another model or width: silently training with it is the bug µP users fear."""
-    own: Mapping[str, Scaling] = {name: scaling for name, scaling in plan.parameters.items() if scaling.tied_to is None}
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    own = plan.parameters
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
     strangers = sorted(shapes.keys() ^ own.keys())
     if strangers:
         raise PlanError(f"the plan is of another model: only one of the two has {', '.join(strangers[:5])}")
@@ -162,13 +170,6 @@ def _require_fit(model: nn.Module, plan: Plan) -> None:
             raise PlanError(
                 f"the plan is of another width: {name} has shape {shape}, and the plan says {tuple(own[name].shape)}"
             )
-
-
-def _takes_input_multiplier(module: nn.Module) -> bool:
-    """nn.MultiheadAttention computes with its weights by itself, where no hook of a layer is called."""
-    return is_layer(module) and not isinstance(
-        module, nn.MultiheadAttention | nn.modules.linear.NonDynamicallyQuantizableLinear
-    )
 
 
 def _stream(seed: int, name: str) -> int:

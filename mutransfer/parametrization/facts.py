@@ -41,6 +41,9 @@ class ModelFacts(BaseModel):
     """`{parameter: role}` where its shape cannot tell."""
     init_std: Mapping[str, float] = Field(default_factory=dict)
     """`{parameter: std at base width}` instead of the default."""
+    as_made: tuple[str, ...] = ()
+    """Parameters, and modules with all their parameters, whose initial values stay as the module made them: pretrained
+    weights, prior biases, gates that start at zero."""
     attention: Mapping[str, PositiveInt] = Field(default_factory=dict)
     """`{attention module: head size}`: each has a scalar buffer `attention_scale`, multiplies q·k by it, and the plan
     sets it."""

@@ -87,7 +87,9 @@ def suspect_bottlenecks(shapes: Sequence[ParameterShape], *, given: Callable[[st
         if shape.role != "output" or shape.tied_to is not None or given(shape.name):
             continue
         after = following(shapes[place:])
-        if after is not None:
+        # A single one may be a head that is registered before the trunk.
+        alone = sum(one.role == "output" and one.tied_to is None for one in shapes) == 1
+        if after is not None and not (alone and after.fan_in != shape.fan_out):
             takes = f"takes {shape.fan_out} inputs and " if after.fan_in == shape.fan_out else ""
             warnings.append(
                 f"{shape.name}: goes from the width to {shape.fan_out} at every width, so its input is multiplied by "

@@ -36,11 +36,13 @@ class ParameterShape:
     multiplies: bool
     """Whether activations are multiplied by it as by a matrix; not so lookup tables, biases and gains."""
     in_layer: bool = True
-    """Whether it belongs to a layer whose output can be multiplied from outside."""
+    """Whether it belongs to a layer whose input and output can be multiplied from outside."""
     tied_to: str | None = None
     """Name of the parameter whose tensor this one shares."""
     in_branch: bool = False
     """Whether it belongs to a residual block whose branches a depth rule scales."""
+    frozen: bool = False
+    """Whether it is not trained (`requires_grad=False`); its values stay as its module made them."""
 
     @property
     def looks_up(self) -> bool:
@@ -78,6 +80,8 @@ class Scaling:
     multiplies: bool
     """Whether activations are multiplied by it as by a matrix."""
     tied_to: str | None = None
+    frozen: bool = False
+    """Whether it is not trained and keeps the values that its module made."""
 
 
 @dataclass(frozen=True)
@@ -193,14 +197,20 @@ def make_plan(
         )
     if parametrization == "interpolated" and any(shape.tied_to for shape in shapes):
         raise PlanError("interpolated needs untied weights: a tied readout's multiplier cannot be moved into its init")
-    parameters = {shape.name: _scaling(shape, record, parametrization, options) for shape in shapes}
+    # A weight that cannot be multiplied has the rule without a multiplier; a tied one has no such rule.
+    tied = {name for shape in shapes if shape.tied_to for name in (shape.name, shape.tied_to)}
+    multiplied = {shape.name for shape in shapes if shape.in_layer or shape.name in tied}
+    parameters = {
+        shape.name: _scaling(shape, record, parametrization, options, multiplier=shape.name in multiplied)
+        for shape in shapes
+    }
     return Plan(
         parametrization=parametrization,
         optimizer=record.name,
         width=width,
         base_width=base_width,
         parameters=parameters,
-        modules=_modules(shapes, parameters, names),
+        modules=_modules(shapes, parameters, names, multiplied),
         attention={
             name: rules.attention_scale(head_dim, base, parametrization=parametrization, init=options.init)
             for name, (head_dim, base) in names.head_dims.items()
@@ -214,26 +224,31 @@ def make_plan(
 
 
 def _modules(
-    shapes: Iterable[ParameterShape], parameters: Mapping[str, Scaling], names: ModuleNames
+    shapes: Iterable[ParameterShape], parameters: Mapping[str, Scaling], names: ModuleNames, multiplied: set[str]
 ) -> dict[str, ModuleScaling]:
     """The modules that are multiplied; the same ones at every width and for all hparams."""
     found = {name: ModuleScaling(gain=gain) for name, gain in names.gains.items()}
     enters = entrances(parameters)
     for shape in shapes:
-        multiplied = shape.role == "output" or parameters[shape.name].forward != 1.0
+        before = shape.name in multiplied and (shape.role == "output" or parameters[shape.name].forward != 1.0)
         hparam: OutputHparam | None = None
         if shape.module in names.readouts and shape.role == "output":
             hparam = "temperature"
         elif shape.name in enters and shape.in_layer:
             hparam = "position_scale" if shape.module in names.positions else "embedding_scale"
-        if multiplied or hparam is not None:
-            weight = shape.name if multiplied else None
+        if before or hparam is not None:
+            weight = shape.name if before else None
             found[shape.module] = ModuleScaling(weight, names.gains.get(shape.module, 1.0), hparam)
     return found
 
 
 def _scaling(
-    shape: ParameterShape, optimizer: Optimizer, parametrization: Parametrization, options: Options
+    shape: ParameterShape,
+    optimizer: Optimizer,
+    parametrization: Parametrization,
+    options: Options,
+    *,
+    multiplier: bool,
 ) -> Scaling:
     m_in, m_out = shape.fan_in / shape.base_fan_in, shape.fan_out / shape.base_fan_out
     is_matrix = shape.role == "hidden" and len(shape.shape) == 2
@@ -243,7 +258,7 @@ def _scaling(
         m_in,
         m_out,
         optimizer=family,
-        rule=rules.rule_of(parametrization, shape.role, init=options.init, lr=options.lr),
+        rule=rules.rule_of(parametrization, shape.role, init=options.init, lr=options.lr, multiplier=multiplier),
         lookup_exponent=options.lookup_exponent if shape.looks_up else 0.0,
         depth=options.depth if shape.in_branch else None,
         lr_factor=options.lr_factor,
@@ -264,4 +279,5 @@ def _scaling(
         eps=numbers.eps,
         multiplies=shape.multiplies,
         tied_to=shape.tied_to,
+        frozen=shape.frozen,
     )

@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
 from mutransfer.optimizers.base import Optimizer
 from mutransfer.parametrization.facts import ModelFacts, facts_of, first, matched
 from mutransfer.parametrization.growth import check_growth, suspect_bottlenecks
-from mutransfer.parametrization.layers import LOOKUPS, TRANSPOSED, is_layer, layout_of
+from mutransfer.parametrization.layers import LOOKUPS, TRANSPOSED, is_layer_bias, layout_of, takes_multipliers
 from mutransfer.parametrization.meaning import modules_of, readouts_of, require_entrances
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
 from mutransfer.parametrization.rules import ROLES, Options, Parametrization, Role
@@ -101,17 +102,17 @@ def plan_for(
     warnings += said.warnings
     modules = modules_of(model, said, base, base_facts)
     shapes: dict[str, ParameterShape] = {}
-    owners: dict[int, str] = {}
+    tied: dict[int, list[str]] = {}
     blocks = set(modules.blocks)  # looked up for every parameter: there may be thousands of both
+    _require_roles(base_uses, wider_uses, given)
     for name, use in uses.items():
         shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given))
-        owner = owners.setdefault(id(use.parameter), name)
-        shapes[name] = replace(
-            shape,
-            tied_to=None if owner == name else owner,
-            in_branch=any(around in blocks for around in _around(name)),
-        )
+        tied.setdefault(id(use.parameter), []).append(name)
+        shapes[name] = replace(shape, in_branch=any(around in blocks for around in _around(name)))
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
+    for names in tied.values():  # an embedding owns what it shares, whichever module is registered first
+        owner = next((name for name in names if shapes[name].role == "input"), names[0])
+        shapes.update({name: replace(shapes[name], tied_to=owner) for name in names if name != owner})
     modules = replace(modules, readouts=readouts_of(said, list(shapes.values())))
     require_entrances(modules, shapes)
     warnings += suspect_bottlenecks(list(shapes.values()), given=is_given)
@@ -121,10 +122,15 @@ def plan_for(
             std = _match(name, overrides)
             if std is None:
                 continue
+            if shape.frozen:
+                raise PlanError(f"init_std: {name} is not trained (requires_grad=False) and keeps the values it has")
             owner = shape.tied_to or name
             for alias, other in list(shapes.items()):
                 if (other.tied_to or alias) == owner:
                     shapes[alias] = replace(other, base_init_std=std)
+    as_made = [one if fnmatch.filter(shapes, one) or one in shapes else f"{one}.*" for one in said.as_made]
+    for name in matched(as_made, shapes, "ModelFacts.as_made"):
+        shapes[name] = replace(shapes[name], base_init_std=None)
     if "output" not in {shape.role for shape in shapes.values()}:
         warnings.append(
             "no parameter is a readout (width → finite): if logits come from a weight used by hand, as in "
@@ -166,10 +172,16 @@ def built(
     """The module of that width and its facts: given, returned beside the module, or carried by it.
 
     Raises:
-        PlanError: the module carries more than one `ModelFacts`.
+        PlanError: the module carries more than one `ModelFacts`, or has a lazy layer.
     """
     made = factory(width)
     model, returned = made if isinstance(made, tuple) else (made, None)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise PlanError(
+                f"{name}: belongs to a lazy layer, whose sizes are not known before data has passed through it; use "
+                "the layer that is not lazy, with its sizes"
+            )
     if facts is not None:
         return model, facts(width) if callable(facts) else facts
     return model, returned or facts_of(model)
@@ -233,7 +245,8 @@ def _require_same_names(*models: Mapping[str, _Use]) -> None:
 
 
 def _match(name: str, patterns: Mapping[str, _T]) -> _T | None:
-    return next((value for pattern, value in patterns.items() if fnmatch.fnmatchcase(name, pattern)), None)
+    found = (value for pattern, value in patterns.items() if pattern == name or fnmatch.fnmatchcase(name, pattern))
+    return next(found, None)
 
 
 def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> ParameterShape:
@@ -245,7 +258,7 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
     grows = [a != b for a, b in zip(base_shape, wider.parameter.shape, strict=True)]
     layout = _layout(use)
     if layout is None:
-        role = given or _role_without_layout(use.name, base_shape, grows)
+        role = given or _role_without_layout(base_shape, grows) or "scalar"  # `_require_roles` has seen it
         out_dim, in_dim = _dimensions_without_layout(role, grows)
     else:
         out_dim, in_dim = layout
@@ -258,7 +271,10 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
 
     base_fan_in = size(base_shape, in_dim) * kernel
     std: float | None = None
-    if use.name.endswith("bias") and is_layer(use.module):
+    frozen = not use.parameter.requires_grad
+    if frozen:
+        std = None
+    elif is_layer_bias(use.name, use.module):
         std = 0.0
     elif isinstance(use.module, LOOKUPS):
         std = 1.0
@@ -273,9 +289,10 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
         base_fan_in=base_fan_in,
         base_fan_out=size(base_shape, out_dim),
         base_init_std=std,
-        decays=role in ("input", "hidden", "output") or (role == "scalar" and len(shape) >= 2),
+        decays=not frozen and (role in ("input", "hidden", "output") or (role == "scalar" and len(shape) >= 2)),
         multiplies=(layout is not None or role in ("hidden", "output")) and not isinstance(use.module, LOOKUPS),
-        in_layer=is_layer(use.module),
+        in_layer=takes_multipliers(use.module),
+        frozen=frozen,
     )
 
 
@@ -294,18 +311,40 @@ def _role(*, in_grows: bool, out_grows: bool) -> Role:
     return "input" if out_grows else "scalar"
 
 
-def _role_without_layout(name: str, shape: tuple[int, ...], grows: list[bool]) -> Role:
+def _role_without_layout(shape: tuple[int, ...], grows: list[bool]) -> Role | None:
     """Role of a raw parameter, where its shape leaves no doubt."""
     growing = sum(grows)
     if growing == 0:
         return "scalar"
     if growing == 1 and math.prod(shape) == shape[grows.index(True)]:
         return "vector"
-    if growing == 2 and len(shape) == 2:
-        return "hidden"
+    return "hidden" if growing == 2 and len(shape) == 2 else None
+
+
+def _require_roles(base: Mapping[str, _Use], wider: Mapping[str, _Use], given: Mapping[str, Role]) -> None:
+    """Refuse weights outside any known layer whose shapes do not tell their role, all in one message."""
+    unknown = {}
+    for name, use in base.items():
+        shape = tuple(use.parameter.shape)
+        grows = [a != b for a, b in zip(shape, wider[name].parameter.shape, strict=True)]
+        if _match(name, given) is None and _layout(use) is None and _role_without_layout(shape, grows) is None:
+            unknown[name] = (shape, sum(grows))
+    if not unknown:
+        return
+    lines = [
+        f"    {name} of shape {shape}: "
+        + (
+            "hidden, if activations are multiplied by it (a matrix for each expert or head)"
+            if growing > 1
+            else "output, if activations are multiplied by it (a router, a projection); input, if it is looked up or "
+            "added (positions, tokens); vector, if it holds numbers for each channel"
+        )
+        for name, (shape, growing) in unknown.items()
+    ]
+    first = next(iter(unknown))
     raise PlanError(
-        f"{name} of shape {shape} is not a weight of a known layer, so its shape does not tell its role: "
-        f"give roles={{{name!r}: 'input'}} (or hidden, output, vector, scalar)"
+        f"the shape of {'this weight' if len(lines) == 1 else 'these weights'} does not tell the role: no layer of a "
+        f"known class owns it. Give roles, as in roles={{{first!r}: 'hidden'}}:\n" + "\n".join(lines)
     )
 
 
@@ -343,11 +382,11 @@ def _start(shapes: dict[str, ParameterShape], zero: Collection[str]) -> None:
     """Readouts start at zero. A tied embedding is also the readout: std 1 would give logits of size √width, so it gets
     1/√fan_in."""
     for shape in list(shapes.values()):
-        if shape.module in zero and shape.role == "output":
+        if shape.module in zero and shape.role == "output" and not shape.frozen:
             shapes[shape.name] = replace(shape, base_init_std=0.0)
     for shape in list(shapes.values()):
         owner = shapes.get(shape.tied_to or "")
-        if owner is not None and {owner.role, shape.role} == {"input", "output"}:
+        if owner is not None and not owner.frozen and {owner.role, shape.role} == {"input", "output"}:
             readout = shape if shape.role == "output" else owner
             std = 1.0 / math.sqrt(readout.base_fan_in)
             shapes[owner.name] = replace(owner, base_init_std=std)

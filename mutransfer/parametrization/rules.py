@@ -99,10 +99,14 @@ NTK: Table = {
 RULES: dict[Parametrization, Table] = {"mup": MUP, "sp": SP, "ntk": NTK}
 
 
-def rule_of(parametrization: Parametrization, role: Role, *, init: float = 1.0, lr: float = 1.0) -> Rule:
+def rule_of(
+    parametrization: Parametrization, role: Role, *, init: float = 1.0, lr: float = 1.0, multiplier: bool = True
+) -> Rule:
     """The rule of `role`.
 
     Args:
+        multiplier: False for the equivalent rule without a forward multiplier, for weights whose input cannot be
+            multiplied.
         init: for `interpolated`: exponent of the init scaling, 0 as in `sp`, 1 as in `mup`.
         lr: for `interpolated`: exponent of the lr (and ε) scaling likewise.
 
@@ -110,7 +114,8 @@ def rule_of(parametrization: Parametrization, role: Role, *, init: float = 1.0, 
     only: a multiplier f is the same as init f·σ, lr f·η under Adam and f²·η under SGD, ε/f (TP-V Lemma J.1).
     """
     if parametrization != "interpolated":
-        return RULES[parametrization][role]
+        rule = RULES[parametrization][role]
+        return rule if multiplier else _without_multiplier(rule)
     sp, mup = (_without_multiplier(RULES[end][role]) for end in ("sp", "mup"))
     share = {"init_std": init, "adam_lr": lr, "sgd_lr": lr, "muon_lr": lr, "adam_eps": lr, "forward": 1.0}
     mixed = {}

@@ -14,6 +14,7 @@ from torch import Tensor
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
 from mutransfer.data.dataset import Batch, Dataset
+from mutransfer.training.alike import require_alike
 from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import counted, no_targets
@@ -99,6 +100,7 @@ def fit_pack(
     """
     place = torch.device(device)
     if packed:
+        require_alike(configs[0], load_data(configs[0].data))
         return _Fit(configs, metrics, hooks, lambda: PackLearner(configs, place)).run()
     results = []
     for config, file in zip(configs, metrics, strict=True):

@@ -49,8 +49,7 @@ class PackLearner:
             self._template = build_model(self.config.model, self.config.data.spec)
         self._parameters, self._buffers = self._stack()
         self._set_hparams()
-        hparams = [config.hparams for config in configs]
-        self._optimizer = pack_optimizer(self._template, self._parameters, self.plan, hparams)
+        self._optimizer = pack_optimizer(self._template, self._trained, self.plan, [one.hparams for one in configs])
         self._kernels = PackedKernels()
 
     def train_step(self, step: int, batches: Sequence[Batch]) -> Tensor:
@@ -61,7 +60,7 @@ class PackLearner:
         """
         inputs, targets = self._on_device(batches)
         losses, grads = self._gradients(shared=len(batches) == 1)(inputs, targets)
-        found = {name: grad for name, grad in zip(self._parameters, grads, strict=True) if grad is not None}
+        found = {name: grad for name, grad in zip(self._trained, grads, strict=True) if grad is not None}
         with torch.no_grad():
             self._clip(found)
             factors = [schedule.factor(step) for schedule in self._schedules]
@@ -74,12 +73,17 @@ class PackLearner:
 
             def compute(inputs: Tensors, targets: Tensor) -> Gradients:
                 losses = self._losses(inputs, targets, shared=shared, train=True)
-                grads = torch.autograd.grad(losses.sum(), list(self._parameters.values()), allow_unused=True)
+                grads = torch.autograd.grad(losses.sum(), list(self._trained.values()), allow_unused=True)
                 return losses.detach(), list(grads)
 
             graphed = self._can_graph()
             self._computes[shared] = Graphed(compute, list(self._buffers.values())) if graphed else compute
         return self._computes[shared]
+
+    @property
+    def _trained(self) -> dict[str, Tensor]:
+        """The stacked parameters that are not frozen."""
+        return {name: parameter for name, parameter in self._parameters.items() if parameter.requires_grad}
 
     def _can_graph(self) -> bool:
         return self._graphs and self.device.type == "cuda"
@@ -110,11 +114,12 @@ class PackLearner:
         self._members = [self._members[member] for member in members]
         self._set_hparams()
         self._parameters = {
-            name: one.detach().index_select(0, index).requires_grad_() for name, one in self._parameters.items()
+            name: one.detach().index_select(0, index).requires_grad_(one.requires_grad)
+            for name, one in self._parameters.items()
         }
         self._buffers = {name: one.index_select(0, index) for name, one in self._buffers.items()}
         self._computes.clear()  # graphs of tensors that no longer exist
-        self._optimizer.keep(members, self._parameters)
+        self._optimizer.keep(members, self._trained)
 
     def member(self, index: int) -> nn.Module:
         """One member as a model by itself; the next call changes it."""
@@ -135,7 +140,8 @@ class PackLearner:
                 parameters.setdefault(name, []).append(parameter.detach().clone())
             for name, buffer in self._template.named_buffers():
                 buffers.setdefault(name, []).append(buffer.detach().clone())
-        stacked = {name: torch.stack(own).requires_grad_() for name, own in parameters.items()}
+        trained = {name for name, parameter in self._template.named_parameters() if parameter.requires_grad}
+        stacked = {name: torch.stack(own).requires_grad_(name in trained) for name, own in parameters.items()}
         return stacked, {name: torch.stack(own) for name, own in buffers.items()}
 
     def _on_device(self, batches: Sequence[Batch]) -> tuple[Tensors, Tensor]:

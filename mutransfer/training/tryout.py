@@ -5,6 +5,8 @@ An error in the user's code, or in a package, is then one message, before any fo
 
 from __future__ import annotations
 
+import pkgutil
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,8 @@ def try_out(config: RunConfig) -> None:
     if not config.model.foreign:
         return
     plan = plan_of(config)
+    if config.model.rehearsal is not None:
+        pkgutil.resolve_name(config.model.rehearsal)(config)
     small = config.model_copy(update={"model": config.model.at_width(config.model.base_width), "search": None})
     data = load_data(config.data)
     label = config.model.label

@@ -177,6 +177,8 @@ class _Recorder:
     def _update(self, module: nn.Module, call: _Call, values: Tensor) -> Tensor | None:
         if not self._initial or not is_layer(module):
             return None
+        if not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            return None  # frozen: there is no update to judge
         prefix = "" if call.name == OUTPUT else f"{call.name}."
         now = {name: parameter.data for name, parameter in module.named_parameters()}
         self._again = True

@@ -451,3 +451,50 @@ def build_at_six(own, data):
 def test_data_for_no_model_of_ours(own, gpt):
     with pytest.raises(ValueError, match="module gives what its factory returns, but model kind gpt takes tokens"):
         build({**gpt, "data": {"kind": "module", "factory": f"{HERE}:examples"}})
+
+
+def frozen(width: int, vocab_size: int) -> nn.Module:
+    model = Net(width, vocab_size)
+    model.embedding.weight.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_packs_leave_frozen_weights_alone(own, optimizer):
+    configs = [own("frozen", hparams={"lr": lr, "optimizer": optimizer}) for lr in (0.01, 0.02)]
+    alone = [fit_pack([one], [MetricsFile(None)], Hooks(), packed=False)[0].validation_loss for one in configs]
+    packed = [one.validation_loss for one in fit_pack(configs, [MetricsFile(None)] * 2, Hooks())]
+    assert packed == pytest.approx(alone, rel=2e-3 if optimizer == "muon" else 2e-4)
+
+
+class Running(nn.Module):
+    """Divides by a running size of its activations."""
+
+    def __init__(self, width, assigns):
+        super().__init__()
+        self.first, self.last, self.assigns = nn.Linear(6, width), nn.Linear(width, 2), assigns
+        self.register_buffer("size", torch.ones(()))
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        if self.training:
+            now = 0.5 * self.size + 0.5 * x.detach().square().mean()
+            if self.assigns:
+                self.size = now
+            else:
+                self.size.copy_(now)
+        return self.last(x / (self.size + 1e-3).sqrt())
+
+
+def running(width: int, assigns: bool = False) -> nn.Module:
+    return Running(width, assigns)
+
+
+def test_a_buffer_that_a_pack_would_lose_is_noticed(own):
+    data = {"kind": "module", "factory": f"{HERE}:examples", "size": 100, "finite_sizes": [6, 2]}
+    kept, lost = (own("running", data=data, assigns=assigns) for assigns in (False, True))
+    (alone,) = fit_pack([kept], [MetricsFile(None)], Hooks(), packed=False)
+    (packed,) = fit_pack([kept], [MetricsFile(None)], Hooks())
+    assert packed.validation_loss == pytest.approx(alone.validation_loss, rel=1e-4)
+    with pytest.raises(CannotPack, match="The model keeps state that a pack loses"):
+        fit_pack([lost], [MetricsFile(None)], Hooks())

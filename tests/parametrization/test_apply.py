@@ -133,16 +133,73 @@ def test_plan_of_another_model_or_width_is_refused(gpt, mlp):
         parameter_groups(model, plan_of(build(mlp)), lr=1.0)
 
 
-def test_readout_outside_any_layer_is_refused():
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_readout_outside_any_layer_trains_as_one_with_a_multiplier(optimizer):
+    class Head(nn.Module):
+        def __init__(self, width, *, raw):
+            super().__init__()
+            self.layer = nn.Linear(4, width)
+            self.head = nn.Parameter(torch.zeros(10, width)) if raw else nn.Linear(width, 10, bias=False)
+
+        def forward(self, x):
+            x = self.layer(x).relu()
+            return F.linear(x, self.head) if isinstance(self.head, nn.Parameter) else self.head(x)
+
+    x, outputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), []
+    for raw in (False, True):
+        roles = {"head": "output"} if raw else {}
+        plan = plan_for(lambda w, raw=raw: Head(w, raw=raw), width=32, base_width=8, optimizer=optimizer, roles=roles)
+        model = Head(32, raw=raw)
+        initialize(model, plan, temperature=0.5)
+        groups = parameter_groups(model, plan, lr=0.01)
+        trained = (torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD)(groups)
+        for _ in range(5):
+            trained.zero_grad()
+            (model(x) - 1).square().mean().backward()
+            trained.step()
+        outputs.append(model(x).detach())
+    torch.testing.assert_close(outputs[0], outputs[1])
+    assert outputs[0].abs().max() > 1e-3
+
+
+def test_a_tied_readout_outside_any_layer_is_refused():
     class Raw(nn.Module):
         def __init__(self, width):
             super().__init__()
-            self.layer = nn.Linear(4, width)
-            self.head = nn.Parameter(torch.zeros(10, width))
+            self.table = nn.Embedding(10, width)
+            self.head = self.table.weight
 
     plan = plan_for(Raw, width=16, base_width=8, roles={"head": "output"})
     with pytest.raises(PlanError, match=r"its weight is not in a layer.*nn\.Linear"):
         initialize(Raw(16), plan)
+
+
+class Frozen(nn.Module):
+    """An embedding that stays, and one whose values are kept and trained."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.fixed, self.kept = nn.Embedding(5, width), nn.Linear(width, width)
+        self.fixed.weight.requires_grad_(False)
+        self.head = nn.Linear(width, 3)
+        self.facts = ModelFacts(as_made=("kept",))
+
+
+def test_frozen_weights_and_those_as_made_keep_their_values():
+    model = Frozen(16)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    plan = plan_for(Frozen, width=16, base_width=8)
+    initialize(model, plan)
+    same = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
+    assert same == {"fixed.weight", "kept.weight", "kept.bias"}
+    assert plan.parameters["fixed.weight"].frozen
+    names = {name for group in parameter_groups(model, plan, lr=0.1) for name in group["names"]}
+    assert names == {"kept.weight", "kept.bias", "head.weight", "head.bias"}
+    with pytest.raises(PlanError, match=r"init_std: fixed\.weight is not trained"):
+        plan_for(Frozen, width=16, base_width=8, init_std={"fixed.*": 1.0})
+    model.requires_grad_(False)
+    with pytest.raises(PlanError, match="no parameter that is trained"):
+        parameter_groups(model, plan, lr=0.1)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])

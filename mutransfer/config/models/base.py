@@ -75,6 +75,9 @@ class BaseModelSection(Section):
     exporter: ClassVar[str | None] = None
     """`package.module:function` that writes a trained model in a format of its own, called as
     `function(config, weights, folder)`."""
+    rehearsal: ClassVar[str | None] = None
+    """`package.module:function`, called with the config before anything is trained; it raises where the model that
+    would be trained is not the one that the section names."""
     residual: ClassVar[bool] = False
     """Whether it is a pre-norm residual model, for which there are depth rules."""
 

@@ -22,6 +22,7 @@ class HuggingFaceSection(BaseModelSection):
 
     implementation = "mutransfer.models.huggingface:build"
     exporter = "mutransfer.models.huggingface_export:save_pretrained"
+    rehearsal = "mutransfer.models.huggingface_check:require_own_function"
     consumes = "tokens"
     attention = True
     foreign = True
@@ -59,8 +60,8 @@ class HuggingFaceSection(BaseModelSection):
 
     @classmethod
     def accepts(cls, given: str) -> bool:
-        """Tokens for a causal model, masked ones for one that guesses them."""
-        return given in ("tokens", "masked tokens")
+        """Tokens for a causal model, masked ones for one that guesses them, pairs for an encoder–decoder, images."""
+        return given in ("tokens", "masked tokens", "token pairs", "classes")
 
     @property
     def criterion(self) -> Loss:  # noqa: D102
@@ -81,6 +82,10 @@ class HuggingFaceSection(BaseModelSection):
             if name in self.overrides:
                 raise FieldProblem(("overrides", name), "is in width_fields too")
         return self
+
+    @property
+    def label(self) -> str:  # noqa: D102
+        return f"model kind huggingface ({self.config})"
 
     @property
     def has_biases(self) -> bool:

@@ -54,6 +54,8 @@ class ModuleSection(BaseModelSection):
     """Role by parameter name or pattern, where shapes cannot tell."""
     init_std: dict[str, float] = Field(default_factory=dict)
     """Initial std at base width by parameter name or pattern, instead of 1 for embeddings and 1/√fan_in."""
+    as_made: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Parameters, and modules with all their parameters, whose initial values stay as the factory made them."""
     readouts: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Modules that produce the logits, by name or pattern; hparams.temperature divides these. The default is found
     from shapes: the layers from the width to a constant size that no further layer follows."""

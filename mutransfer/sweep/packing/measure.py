@@ -188,8 +188,11 @@ def solo_step(config: RunConfig, place: Any) -> Callable[[int], Any]:
 
 def pack_step(config: RunConfig, size: int, place: Any) -> tuple[Callable[[int], Any], int]:
     """A function that trains one step of `size` trials, and the parameters of one."""
+    from mutransfer.data import load_data
+    from mutransfer.training.alike import require_alike
     from mutransfer.training.pack import PackLearner
 
+    require_alike(config, load_data(config.data))
     pack, batches = PackLearner([config] * size, place), _batches(config)
     return lambda at: pack.train_step(at, [batches[at % 2]]), pack.plan.parameter_count
 
