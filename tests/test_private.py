@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,3 +53,15 @@ def test_the_hub_is_off_within_and_as_before_behind(monkeypatch):
             datasets.load_dataset("nobody/nothing-of-this-name")
     assert not hub.constants.is_offline_mode()
     assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_a_model_of_transformers_knows_its_attention():
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("needs the extra hf")
+    from mutransfer.models.huggingface_config import transformers
+
+    config = transformers().AutoConfig.for_model("gpt2", n_embd=8, n_layer=1, n_head=2, vocab_size=5)
+    model = transformers().AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    assert private.attention_of(model) == "eager"
+    model.set_attn_implementation("sdpa")
+    assert private.attention_of(model) == "sdpa"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -72,6 +73,9 @@ def main() -> None:
     """Entry point of the `mutransfer` script."""
     # Importing torch makes a million objects and no garbage: default thresholds collect for half a second.
     gc.set_threshold(100_000, 20, 20)
+    for stream in (sys.stdout, sys.stderr):  # a CI runner's or Windows's code page may lack η, µ or an arrow
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     code = 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stopped)  # until a verb has work that it can save

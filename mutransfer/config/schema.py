@@ -285,6 +285,12 @@ class RunConfig(Section):
         return self.model.trainer
 
     @property
+    def factories(self) -> list[str]:
+        """Names of the user's own functions and classes in the config."""
+        named = (getattr(one, "factory", None) for one in (self.model, self.data, self.hparams.optimizer))
+        return [name for name in named if name is not None]
+
+    @property
     def pruning_every(self) -> int:
         """Steps between two looks of a pruner."""
         return self.training.eval_every or self.training.log_every

@@ -33,7 +33,12 @@ def load(section: DataModuleSection) -> Dataset:
             f"{label} returned a {type(found).__name__}; it must return a pair of arrays "
             "(inputs, targets), or an object with batch, validation and fingerprint"
         )
-    return ArrayDataset(*_arrays(found, label), validation_fraction=section.validation_fraction, label=label)
+    inputs, targets = _arrays(found, label)
+    for array in (*inputs, targets):
+        _require_finite(array, label)
+    if len(targets) > 1 and (targets == targets[0]).all():
+        raise DataError(f"{label}: all {len(targets)} targets are {targets[0]}, so there is nothing to learn")
+    return ArrayDataset(inputs, targets, validation_fraction=section.validation_fraction, label=label)
 
 
 class OwnDataset:
@@ -92,17 +97,28 @@ class ArrayDataset(ExampleDataset):
             lengths = ", ".join(str(len(one)) for one in (*inputs, targets))
             raise DataError(f"{label}: inputs and targets must have the same number of examples, but have {lengths}")
         super().__init__(*split_rows(size, validation_fraction, label), fingerprint(*inputs, targets))
-        self._inputs, self._targets = inputs, targets
+        self._inputs, self.targets = inputs, targets
 
     def _examples_at(self, rows: Array) -> Batch:
         chosen = tuple(one[rows] for one in self._inputs)
-        return chosen if len(chosen) > 1 else chosen[0], self._targets[rows]
+        return chosen if len(chosen) > 1 else chosen[0], self.targets[rows]
 
 
 def _arrays(pair: Sequence[Any], label: str) -> tuple[tuple[Array, ...], Array]:
     inputs, targets = pair
     several = inputs if isinstance(inputs, tuple) else (inputs,)
     return tuple(_array(one, label) for one in several), _array(targets, label)
+
+
+def _require_finite(array: Array, label: str) -> None:
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        row, *place = bad[0].tolist()
+        inside = f", position {', '.join(map(str, place))}" if place else ""
+        raise DataError(
+            f"{label}: row {row}{inside} is {array[tuple(bad[0])]}; training needs finite numbers, and {len(bad)} "
+            "values are not. Fill them in, or leave these rows out"
+        )
 
 
 def _array(value: Any, label: str) -> Array:

@@ -187,7 +187,7 @@ def _register(own: str) -> None:
 
 def _hold_multipliers(model: nn.Module, base: nn.Module) -> None:
     """Give every number inside a model that follows the width its value at the base width: √width on embeddings and
-    the like would change what the plan says of the layers around it."""
+    the like would change the rule of the layers around it."""
     for module, other in zip(model.modules(), base.modules(), strict=True):
         for name, value in vars(other).items():
             own = vars(module).get(name)

@@ -1,9 +1,8 @@
 """A trained model as a checkpoint that plain transformers loads: every multiplier folded into weights.
 
-    readout     weight × forward multiplier / temperature, bias / temperature
-    embedding   weight × its gain and scale
-    queries     weight and bias (or the gain of their norm) × attention scale / transformers' own 1/√head size; their
-                rows of a matrix that gives keys and values too
+    readout     weight × forward multiplier / temperature, bias / temperature.
+    embedding   weight × its gain and scale.
+    queries     weight and bias (or the gain of their norm) × attention scale / transformers' own 1/√head size.
 
 A weight that is embedding and readout at once cannot hold both factors, so the checkpoint of a tied model is untied.
 """

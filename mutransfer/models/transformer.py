@@ -3,11 +3,11 @@
 Shapes: B batch, S positions that ask, M positions that are attended to, D width, H heads, G heads of keys and values, K
 head size (D = H·K).
 
-    x           (B, S, D)       residual stream
+    x           (B, S, D)
     q           (B, H, S, K)
-    k, v        (B, G, M, K), each for H/G heads in a row
-    mask        (B, 1, 1, M)    True where a position may be attended to
-    bias        (H, S, S)       of relative positions
+    k, v        (B, G, M, K)
+
+Each head of keys and values serves H/G heads in a row. A mask (B, 1, 1, M) is True where a position may be attended to.
 
 Every width-dependent number is set from outside by `parametrization.apply`.
 """

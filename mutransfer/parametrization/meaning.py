@@ -44,7 +44,7 @@ def readouts_of(facts: ModelFacts, shapes: Sequence[ParameterShape]) -> tuple[st
     """The modules that produce the logits.
 
     Role `output` says how a weight scales, not what it is for: the router of a mixture of experts has it too. Without
-    facts, the readouts are the output layers that no further layer follows, or all of them where each is followed.
+    facts, the readouts are the output layers that no further layer follows, or the last one where each is followed.
 
     Raises:
         PlanError: a module that the facts name has no weight from the width to a constant size.
@@ -52,9 +52,9 @@ def readouts_of(facts: ModelFacts, shapes: Sequence[ParameterShape]) -> tuple[st
     owners = list(dict.fromkeys(shape.module for shape in shapes))
     outputs = list(dict.fromkeys(shape.module for shape in shapes if shape.role == "output"))
     if facts.readouts is None:
-        last = [shape.module for place, shape in enumerate(shapes)
-                if shape.role == "output" and not following(shapes[place:])]  # fmt: skip
-        return tuple(dict.fromkeys(last)) or tuple(outputs)
+        last = [one for place, one in enumerate(shapes) if one.role == "output" and not following(shapes[place:])]
+        layers = [one for one in last if one.in_layer] or last  # a weight by itself is a router more often than not
+        return tuple(dict.fromkeys(one.module for one in layers)) or tuple(outputs[-1:])
     named = matched(facts.readouts, owners, "ModelFacts.readouts")
     for name in named:
         if name not in outputs:

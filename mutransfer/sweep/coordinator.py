@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mutransfer.config.factory import code_of
 from mutransfer.config.load import differences, load_config, save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
@@ -169,7 +170,7 @@ def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: 
         if folder.trials.exists():
             raise UsageError(f"{folder.root}: has trials but no study.db; move it away to start over")
         save_config(config, folder.config)
-        return Study.create(folder, config, {"data": data}, should_stop=should_stop)
+        return Study.create(folder, config, {"data": data, "code": _code(config)}, should_stop=should_stop)
     study = Study(folder.study, config.search, should_stop=should_stop)
     with ExitStack() as refused:
         refused.callback(study.close)
@@ -183,9 +184,23 @@ def _open_study(folder: SweepFolder, config: RunConfig, data: str, should_stop: 
                 f"{folder.root}: the data has changed since this sweep began, so further trials would not be "
                 "comparable; give the config another name"
             )
+        if study.attributes.get("code", "") not in ("", _code(config)):
+            raise UsageError(
+                f"{folder.root}: the code of {config.model.label} has changed since this sweep began, so further "
+                "trials would be of another model; give the config another name, or take the change back"
+            )
         refused.pop_all()
     save_config(config, folder.config)
     return study
+
+
+def _code(config: RunConfig) -> str:
+    """What a study of foreign code remembers of it: the plan, and the user's files."""
+    if not config.model.foreign:
+        return ""
+    from mutransfer.models import plan_of
+
+    return f"{plan_of(config).fingerprint}-{code_of(config.factories)}"
 
 
 def _why_nothing(config: RunConfig, folder: SweepFolder, records: list[TrialRecord], repeats: Repeats) -> str:

@@ -1,4 +1,4 @@
-"""Tries a foreign model before anything starts: builds it, plans it, and runs it on one small batch.
+"""Tries a foreign model before anything starts: builds it, plans it, trains it for one step, evaluates and saves it.
 
 An error in the user's code, or in a package, is then one message, before any folder, study or trial is made.
 """
@@ -6,20 +6,28 @@ An error in the user's code, or in a package, is then one message, before any fo
 from __future__ import annotations
 
 import pkgutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from mutransfer.config.factory import said
 from mutransfer.config.schema import RunConfig
 from mutransfer.data import load_data
-from mutransfer.data.dataset import Batch, Dataset
+from mutransfer.data.dataset import IGNORED, Array, Batch, Dataset
 from mutransfer.errors import MutransferError, UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.parametrization.facts import facts_of
 from mutransfer.parametrization.settings import is_bias, is_norm_gain
+from mutransfer.training.checkpoint import save_weights
 from mutransfer.training.learner import start_at
 from mutransfer.training.loss import counted, inputs_of, loss_of, no_targets
+from mutransfer.training.optimizers import build_optimizer
 
 _EXAMPLES = 2
 
@@ -55,30 +63,90 @@ def try_out(config: RunConfig) -> None:
     for name, has, what in (("bias_lr", is_bias, "biases"), ("norm_gain_lr", is_norm_gain, "trainable norm gains")):
         if not any(has(parameter, one) for parameter, one in plan.parameters.items()):
             _refuse(config, name, f"the model has no {what}")
-    loss = _loss(small, model, data.batch(0, batch_size=_EXAMPLES, seed=0), label)
+    first = data.batch(0, batch_size=_EXAMPLES, seed=0)
+    _require_shapes(small, model, first, getattr(data, "targets", first[1]))
+    loss = _loss(small, model, first, label)
     if loss.ndim != 0 or not loss.requires_grad:
         what = f"of shape {tuple(loss.shape)}" if loss.ndim else "that depends on no parameter"
         raise UsageError(f"{label}: gives a loss {what}; a single number that can be differentiated is needed")
     _require_targets(config, data)
+    with _as_one_message(f"{label}: one step of training raised"):
+        loss.backward()  # type: ignore[no-untyped-call]
+        build_optimizer(model, plan_of(small), small.hparams).step()
+    model.eval()
     with torch.no_grad():
         for batch in data.validation(batch_size=_EXAMPLES, batches=1):
             _loss(small, model, batch, label)
+    with _as_one_message(f"{label}: saving and loading its weights raised"), tempfile.TemporaryDirectory() as folder:
+        save_weights(Path(folder) / "model.safetensors", model)
+        load_model(model, str(Path(folder) / "model.safetensors"))
+
+
+@contextmanager
+def _as_one_message(what: str) -> Iterator[None]:
+    try:
+        yield
+    except MutransferError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what} {said(error)}") from error
+
+
+def _require_shapes(config: RunConfig, model: nn.Module, batch: Batch, every_target: Array) -> None:
+    """Refuse outputs and targets that broadcast, or that line up by chance, into a loss of something else."""
+    loss, label = config.model.criterion, config.model.label
+    if loss.kind == "returned":
+        return
+    inputs = tuple(map(torch.from_numpy, inputs_of(batch)))
+    with _as_one_message(f"{label}: {_cannot_train(batch)}:"), torch.no_grad():
+        outputs = model(*inputs)
+    shape, wanted = tuple(outputs.shape), tuple(batch[1].shape)
+    if loss.kind == "mse":
+        if shape != wanted:
+            raise UsageError(
+                f"{label}: gives outputs of shape {shape}, and the targets have shape {wanted}, so that they would be "
+                "broadcast against each other; with loss mse both need the same shape"
+            )
+        return
+    classes = shape[-1] if shape else 0
+    if shape[:-1] != wanted or _has_classes_first(model, inputs, shape):
+        first = " (they seem to be the second dimension: transpose the outputs)" if len(shape) > 2 else ""
+        raise UsageError(
+            f"{label}: outputs of shape {shape} do not fit targets of shape {wanted}; with loss cross_entropy they "
+            f"need the targets' shape and the classes as their last dimension{first}"
+        )
+    wrong = np.argwhere((every_target != IGNORED) & ((every_target < 0) | (every_target >= classes)))
+    if len(wrong):
+        place = tuple(wrong[0].tolist())
+        raise UsageError(
+            f"{config.data.label}: the target in row {place[0]} is {every_target[place]}, but {label} gives {classes} "
+            f"classes, 0 to {classes - 1} ({IGNORED} marks a target that does not count)"
+        )
+
+
+def _has_classes_first(model: nn.Module, inputs: tuple[Tensor, ...], shape: tuple[int, ...]) -> bool:
+    """Whether outputs with as many positions as classes have them in the other order, seen from a shorter example."""
+    if len(shape) != 3 or shape[1] != shape[2]:
+        return False
+    shorter = tuple(one[:, :-1] if one.ndim > 1 and one.shape[1] == shape[1] else one for one in inputs)
+    try:
+        with torch.no_grad():
+            found = tuple(model(*shorter).shape)
+    except Exception:  # a model for one length only, which shows nothing
+        return False
+    return found == (shape[0], shape[1], shape[2] - 1)
 
 
 def _loss(config: RunConfig, model: nn.Module, batch: Batch, label: str) -> Tensor:
     """The loss of one batch; any error on the way becomes one message."""
-    targets = batch[1]
-    tensors = tuple(torch.from_numpy(array) for array in inputs_of(batch))
-    shapes = ", ".join(f"{tuple(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors)
-    try:
-        return loss_of(model, config.model.criterion, tensors, torch.from_numpy(targets), train=True)
-    except MutransferError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"{label}: cannot be trained on this data (inputs {shapes}, targets {tuple(targets.shape)} "
-            f"{targets.dtype}): {said(error)}"
-        ) from error
+    with _as_one_message(f"{label}: {_cannot_train(batch)}:"):
+        inputs = tuple(map(torch.from_numpy, inputs_of(batch)))
+        return loss_of(model, config.model.criterion, inputs, torch.from_numpy(batch[1]), train=True)
+
+
+def _cannot_train(batch: Batch) -> str:
+    inputs = ", ".join(f"{one.shape} {one.dtype}" for one in inputs_of(batch))
+    return f"cannot be trained on this data (inputs {inputs}, targets {batch[1].shape} {batch[1].dtype})"
 
 
 def _require_targets(config: RunConfig, data: Dataset) -> None:

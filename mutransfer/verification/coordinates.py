@@ -39,6 +39,8 @@ class ModuleFacts:
     """Whether its output depends on a trainable parameter."""
     finite: bool
     """Whether the model says that it does not grow on purpose: a pattern in `ModelFacts.finite` matches."""
+    has_weights: bool
+    """Whether it has a parameter of its own."""
     started: int
     finished: int
 
@@ -98,6 +100,7 @@ class _Look:
     shapes: dict[str, tuple[int, ...]]
     trainable: dict[str, bool]
     finite: dict[str, bool]
+    has_weights: dict[str, bool]
     started: dict[str, int]
     finished: dict[str, int]
     parameters: dict[str, tuple[float, float | None]]
@@ -162,12 +165,14 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
                 numbers = [number for part in parts for number in (rms(part), mean_abs(part))]
                 own[: len(numbers), step + 1] = numbers
     finite = trainee.facts.finite
+    owners = {name.rpartition(".")[0] for name in named}
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return _Look(
         values=values,
         shapes={name: activation.shape for name, activation in initial.items()},
         trainable={name: activation.trainable for name, activation in initial.items()},
         finite={name: any(fnmatch.fnmatchcase(name, one) for one in finite) for name in initial},
+        has_weights={name: name.partition("#")[0] in owners for name in initial},
         started={name: activation.started for name, activation in initial.items()},
         finished={name: activation.finished for name, activation in initial.items()},
         parameters={name: (rms(before[name]), lrs.get(id(parameter))) for name, parameter in trainable.items()},
@@ -199,6 +204,7 @@ def _add(into: Measurements, looks: Sequence[_Look]) -> None:
             own_name=own,
             trainable=looks[-1].trainable[own],
             finite=looks[-1].finite[own],
+            has_weights=looks[-1].has_weights[own],
             started=looks[-1].started[own],
             finished=looks[-1].finished[own],
         )

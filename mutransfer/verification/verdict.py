@@ -290,7 +290,8 @@ def _is_narrow(facts: ModuleFacts, measured: Measurements) -> bool:
     """Whether an output that does not grow lies between outputs that do."""
     others = [one for one in measured.modules.values() if one.grows]
     after = any(one.started > facts.finished for one in others)
-    return not facts.grows and facts.trainable and after and any(one.finished < facts.started for one in others)
+    before = any(one.finished < facts.started for one in others)
+    return not facts.grows and facts.trainable and facts.has_weights and before and after
 
 
 def _kind(name: str, facts: ModuleFacts, measured: Measurements) -> ModuleKind:

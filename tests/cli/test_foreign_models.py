@@ -104,3 +104,97 @@ def test_a_model_of_transformers_leaves_a_checkpoint_for_it(own: str) -> None:
     assert code == 0, err
     assert "For transformers: runs/own/train/pretrained" in out
     assert {path.name for path in Path("runs/own/train/pretrained").iterdir()} >= {"config.json", "model.safetensors"}
+
+
+ARRAYS = """\
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+def load(length=0, what=""):
+    x = np.random.default_rng(0).normal(size=(60, 6)).astype("float32")
+    y = (x[:, 0] > 0).astype("int64")
+    if what == "nan":
+        x[40, 3] = np.nan
+    if what == "labels":
+        y[20] = 7
+    if what == "constant":
+        y[:] = 1
+    if what == "numbers":
+        y = x[:, 0] * 2
+    if length:
+        x = np.random.default_rng(0).integers(0, 5, (60, length))
+        y = (x + 1) % 5
+    return x, y
+
+class Net(nn.Module):
+    def __init__(self, width, which):
+        super().__init__()
+        self.which, self.a, self.b = which, nn.Linear(6, width), nn.Linear(width, width)
+        self.table, self.head = nn.Embedding(5, width, sparse=which == "sparse"), nn.Linear(width, 2)
+        self.one, self.five = nn.Linear(width, 1), nn.Linear(width, 5)
+
+    def forward(self, x):
+        if self.which == "classes first":
+            return self.five(F.relu(self.b(self.table(x)))).mT
+        if self.which == "sparse":
+            return self.head(self.table((x[:, 0] > 0).long()))
+        hidden = torch.sigmoid(self.a(x))
+        other = self.b(hidden)
+        if self.which == "in place":
+            hidden += 1
+        return (self.one if self.which == "one output" else self.head)(hidden + other)
+
+def build(width, which="fine"):
+    return Net(width, which)
+"""
+ARRAY_CONFIG = """\
+name: own
+model: {kind: module, factory: "FILE:build", width: 32, base_width: 32}
+data: {kind: module, factory: "FILE:load"}
+training: {steps: 6, batch_size: 4, eval_batches: 1}
+search: {trials: 2, confirm: {top: 0}, space: {lr: {log_uniform: [1e-3, 1e-1]}}}
+"""
+
+
+@pytest.fixture
+def arrays(workspace: Path, request: pytest.FixtureRequest) -> str:
+    """`own.yaml` on arrays, and its file of code; the name."""
+    name = re.sub(r"\W", "_", f"arrays_{request.node.name}")
+    (workspace / f"{name}.py").write_text(ARRAYS, encoding="utf-8")
+    (workspace / "own.yaml").write_text(ARRAY_CONFIG.replace("FILE", name), encoding="utf-8")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("model.which=one output", "model.loss=mse", "data.what=numbers"),
+         r"gives outputs of shape \(2, 1\), and the targets have shape \(2,\), so that they would be broadcast"),
+        (("model.which=classes first", "data.length=5"), r"outputs of shape \(2, 5, 5\) do not fit.*transpose"),
+        (("model.which=classes first", "data.length=4"), r"outputs of shape \(2, 5, 4\) do not fit.*transpose"),
+        (("model.which=sparse",), "one step of training raised .*sparse"),
+        (("model.which=in place",), "one step of training raised RuntimeError: .*inplace operation"),
+        (("data.what=nan",), r"row 40, position 3 is nan; training needs finite numbers, and 1 values are not"),
+        (("data.what=labels",), r"the target in row 20 is 7, but .* gives 2 classes, 0 to 1"),
+        (("data.what=constant",), "all 60 targets are 1, so there is nothing to learn"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_learned_is_said_before_anything_starts(
+    arrays: str, refused: Refused, changes: tuple[str, ...], message: str
+) -> None:
+    sets = [word for change in changes for word in ("--set", change)]
+    assert re.search(message, refused("sweep", "own.yaml", *sets)), message
+
+
+def test_a_sweep_is_not_continued_with_other_code(arrays: str, refused: Refused) -> None:
+    first = invoke("sweep", "own.yaml", "--workers", "1", "--pack", "1", "--no-check", "--set", "search.threads=1")
+    assert first[0] == 0
+    file = Path(f"{arrays}.py")
+    file.write_text(ARRAYS + "# a comment changes nothing\n", encoding="utf-8")
+    more = ("sweep", "own.yaml", "--workers", "1", "--pack", "1", "--no-check", "--set", "search.threads=1", "--set",
+            "search.trials=3")  # fmt: skip
+    assert invoke(*more)[0] == 0
+    file.write_text(ARRAYS.replace("torch.sigmoid", "torch.relu"), encoding="utf-8")
+    assert "has changed since this sweep began" in refused(*more)

@@ -95,6 +95,7 @@ CASES: dict[str, ModelCase] = {
             "loss": {"factory": "tests.models.test_contract:doubled", "loss": "returned"},
             "zero_readout": {"zero_readout": False},
             "roles": {"roles": {"blocks.0.down.weight": "input"}},
+            "as_made": {"as_made": ["blocks.0.down"]},
             "init_std": {"init_std": {"embedding.weight": 0.5}},
         },
         refused=(
