@@ -39,7 +39,7 @@ _FUSED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv")
 QUERIES = (*ALONE, *_FUSED)
 """Names of layers that give queries, by themselves or with keys and values."""
 _PARTS = (*_FUSED, "x_proj", "in_proj", "kv_a_proj_with_mqa")
-_ROUTER = re.compile(r"Router|Gate$|TopK|HyperConnection")
+_ROUTER = re.compile(r"Router|Gate$|TopK|Hyper")
 _PER_CHANNEL = re.compile(r"bias$|^A_log$|^scale$")
 _HEADS = {
     "tokens": ("AutoModelForCausalLM", "causal language model"),
@@ -111,9 +111,15 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "scaling", None), float)
-        and "get_interface" in inspect.unwrap(type(module).forward).__code__.co_names
+        if isinstance(getattr(module, "scaling", None), float) and _asks_the_interface(type(module))
     }
+
+
+def _asks_the_interface(kind: type[nn.Module]) -> bool:
+    """Whether a forward pass takes its attention from the interface, and does not look at its name besides."""
+    code = inspect.unwrap(kind.forward).__code__
+    named = {one for const in code.co_consts for one in (const if isinstance(const, tuple) else (const,))}
+    return "get_interface" in code.co_names and not named & {"sdpa", "eager"}
 
 
 def _attend(

@@ -34,9 +34,10 @@ def require_alike(config: RunConfig, data: Dataset) -> None:
     key = json.dumps([known, str(config.hparams.optimizer), config.training.precision])
     if not config.model.foreign or key in _SEEN:
         return
-    members = [
-        config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})}) for seed in range(2)
-    ]
+    chosen = config.hparams.optimizer  # at defaults: an lr that diverges would make everything differ
+    hparams = type(config.hparams)(optimizer=chosen, lr=config.hparams.record.most_lr)
+    seeds = [config.training.model_copy(update={"seed": seed}) for seed in range(2)]
+    members = [config.model_copy(update={"training": training, "hparams": hparams}) for training in seeds]
     tried = (data.batch(step, batch_size=_EXAMPLES, seed=0) for step in range(_TRIED))
     batches = list(itertools.islice((one for one in tried if counted(one, config.model.criterion)), _STEPS))
     if not batches:
