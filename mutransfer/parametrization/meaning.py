@@ -77,8 +77,18 @@ def require_entrances(modules: ModuleNames, shapes: Mapping[str, ParameterShape]
 
 
 def _head_sizes(model: nn.Module, facts: ModelFacts) -> dict[str, int]:
-    named = _with_buffer(model, facts.attention, ATTENTION_SCALE, "attention")
-    return {name: facts.attention[pattern] for name, pattern in named.items()}
+    """`{attention module: head size}`. A module with the buffer and a whole number `head_dim` needs no fact."""
+    said = dict(facts.attention)
+    named = matched(said, [name for name, _ in model.named_modules()], "ModelFacts.attention")
+    for name, module in model.named_modules():
+        size = getattr(module, "head_dim", None)
+        if (
+            name not in named
+            and isinstance(size, int)
+            and isinstance(getattr(module, ATTENTION_SCALE, None), torch.Tensor)
+        ):
+            said[name] = size
+    return {name: said[pattern] for name, pattern in _with_buffer(model, said, ATTENTION_SCALE, "attention").items()}
 
 
 def _with_buffer(model: nn.Module, patterns: Iterable[str], buffer: str, field: str) -> dict[str, str]:

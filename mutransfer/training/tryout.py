@@ -54,8 +54,8 @@ def try_out(config: RunConfig) -> None:
     start_at(model, plan_of(small), small)
     facts = facts_of(model)
     for name, field, named in (
-        ("attention_temperature", "attention", facts.attention),
-        ("relative_scale", "relative", facts.relative),
+        ("attention_temperature", "attention", plan.attention),
+        ("relative_scale", "relative", plan.relative),
         ("position_scale", "positions", facts.positions),
     ):
         if not named:

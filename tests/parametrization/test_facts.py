@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -120,3 +122,12 @@ def test_a_buffer_and_its_fact_belong_together(buffer, field, value):
         build(buffer)
     with pytest.raises(PlanError, match=rf"attention has no buffer {buffer}.*its buffer {buffer}s has another name"):
         build(f"{buffer}s", **{field: value})
+
+
+def test_an_attention_module_that_knows_its_head_size_need_not_be_named():
+    def build(width):
+        model = Attentive(width, "attention_scale", ModelFacts())
+        model.attention.head_dim = width // 2
+        return model
+
+    assert plan_for(build, width=32, base_width=8).attention == {"attention": math.sqrt(4) / 16}
