@@ -10,6 +10,7 @@ import ast
 import difflib
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import math
 import os
@@ -136,17 +137,32 @@ def find_factory(field: str, name: str) -> Callable[..., Any]:
 def code_of(names: Iterable[str]) -> str:
     """12 hex digits that change with the user's code behind these factories, but not with its comments.
 
-    The code is that of every imported file in the folders of the factories' own files, installed packages left out.
+    The code is that of the factories' own files and of what these import, installed packages left out. What else the
+    process has imported does not count.
     """
     found: dict[str, str] = {}
-    homes = [getattr(sys.modules.get(name.partition(":")[0]), "__file__", None) for name in names]
-    roots = [Path(home).resolve().parent for home in homes if home]
-    for module in list(sys.modules.values()):
-        file = Path(getattr(module, "__file__", None) or "").resolve()
-        own = file.suffix == ".py" and "site-packages" not in file.parts
-        if own and any(root in file.parents for root in roots) and file.is_file():
-            found[str(file)] = ast.dump(ast.parse(file.read_text(encoding="utf-8")))
-    return hashlib.sha256(repr(sorted(found.values())).encode()).hexdigest()[:12]
+    todo = [name.partition(":")[0] for name in names]
+    while todo:
+        name = todo.pop()
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None) or ""
+        if name in found or not _is_users_own(name, file):
+            continue
+        tree = ast.parse(Path(file).read_bytes())
+        found[name] = ast.dump(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                todo += [one.name for one in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                relative = "." * node.level + (node.module or "")
+                home = importlib.util.resolve_name(relative, getattr(module, "__package__", None) or name)
+                todo += [home, *(f"{home}.{one.name}" for one in node.names)]
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:12]
+
+
+def _is_users_own(name: str, file: str) -> bool:
+    installed = {"site-packages", "dist-packages"} & set(Path(file).parts) or file.startswith(sys.base_prefix)
+    return file.endswith(".py") and not installed and name.partition(".")[0] != __name__.partition(".")[0]
 
 
 def said(error: BaseException) -> str:

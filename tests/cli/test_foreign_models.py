@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -31,13 +32,18 @@ VERBS = [("train", "own.yaml"), ("sweep", "own.yaml"), ("coord-check", "own.yaml
          ("transfer-check", "own.yaml")]  # fmt: skip
 
 
+def written(workspace: Path, request: pytest.FixtureRequest, code: str, config: str) -> str:
+    """Writes `own.yaml` and its file of code, of a name that no other test has imported; the name."""
+    name = re.sub(r"\W", "_", f"own_{request.node.name}")
+    (workspace / f"{name}.py").write_text(code, encoding="utf-8")
+    (workspace / "own.yaml").write_text(config.replace("FILE", name), encoding="utf-8")
+    return name
+
+
 @pytest.fixture
 def own(workspace: Path, request: pytest.FixtureRequest) -> str:
-    """`own.yaml` and its file of code, of a name that no other test has imported; the name."""
-    name = re.sub(r"\W", "_", f"own_{request.node.name}")
-    (workspace / f"{name}.py").write_text(CODE, encoding="utf-8")
-    (workspace / "own.yaml").write_text(CONFIG.replace("FILE", name), encoding="utf-8")
-    return name
+    """A model on text; the name of its file."""
+    return written(workspace, request, CODE, CONFIG)
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
@@ -160,11 +166,8 @@ search: {trials: 2, confirm: {top: 0}, space: {lr: {log_uniform: [1e-3, 1e-1]}}}
 
 @pytest.fixture
 def arrays(workspace: Path, request: pytest.FixtureRequest) -> str:
-    """`own.yaml` on arrays, and its file of code; the name."""
-    name = re.sub(r"\W", "_", f"arrays_{request.node.name}")
-    (workspace / f"{name}.py").write_text(ARRAYS, encoding="utf-8")
-    (workspace / "own.yaml").write_text(ARRAY_CONFIG.replace("FILE", name), encoding="utf-8")
-    return name
+    """A model on arrays; the name of its file."""
+    return written(workspace, request, ARRAYS, ARRAY_CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,8 @@ def test_a_sweep_is_not_continued_with_other_code(arrays: str, refused: Refused)
     assert first[0] == 0
     file = Path(f"{arrays}.py")
     file.write_text(ARRAYS + "# a comment changes nothing\n", encoding="utf-8")
+    Path("stranger.py").write_text("x = 1\n", encoding="utf-8")
+    importlib.import_module("stranger")  # in the same folder, and not imported by the model
     more = ("sweep", "own.yaml", "--workers", "1", "--pack", "1", "--no-check", "--set", "search.threads=1", "--set",
             "search.trials=3")  # fmt: skip
     assert invoke(*more)[0] == 0
