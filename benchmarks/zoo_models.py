@@ -14,8 +14,9 @@ import torch.nn.functional as F
 import torchvision.models as tv
 import vit_pytorch as vp
 import x_transformers as xt
+from loguru import logger
 from torch import Tensor, nn
-from vit_pytorch import deepvit, simple_vit, vit_for_small_dataset
+from vit_pytorch import parallel_vit, simple_vit, vit_for_small_dataset
 
 Kind = Literal["images", "tokens", "vectors", "signals", "graphs", "same"]
 CLASSES, VOCABULARY, SIZE, LENGTH = 10, 27, 16, 12
@@ -40,6 +41,7 @@ class Animal:
     """Its target is its input without noise."""
 
 
+logger.disable("x_transformers")  # it advises against heads below 32, for speed
 _POSITIONS: dict[str, Any] = {"*pos_embed*": "input"}
 _BIASES: dict[str, Any] = {"*relative_position_bias_table": "vector"}
 
@@ -104,11 +106,14 @@ def _two_heads(width: int) -> tuple[int, int]:
 
 
 def _decoder(**options: Any) -> Animal:
-    """A causal Transformer of x-transformers, heads of size 32."""
+    """A causal Transformer of x-transformers, heads of size 16; without absolute positions, which the package
+    multiplies by width^-1/2."""
 
     def build(width: int) -> nn.Module:
-        layers = xt.Decoder(dim=width, depth=2, heads=width // 32, attn_dim_head=32, **options)
-        return xt.TransformerWrapper(num_tokens=VOCABULARY, max_seq_len=LENGTH, attn_layers=layers)
+        layers = xt.Decoder(dim=width, depth=2, heads=width // 16, attn_dim_head=16, **options)
+        return xt.TransformerWrapper(
+            num_tokens=VOCABULARY, max_seq_len=LENGTH, use_abs_pos_emb=False, attn_layers=layers
+        )
 
     return Animal(build, "tokens")
 
@@ -317,7 +322,15 @@ def torchvision_vgg(width: int) -> nn.Module:
 
 def x_translator(width: int) -> nn.Module:
     """x-transformers' encoder and decoder, the source as the target."""
-    sizes = {"num_tokens": VOCABULARY, "depth": 1, "heads": width // 16, "max_seq_len": LENGTH, "attn_dim_head": 16}
+    sizes = {
+        "num_tokens": VOCABULARY,
+        "depth": 1,
+        "heads": width // 16,
+        "max_seq_len": LENGTH,
+        "attn_dim_head": 16,
+        "use_abs_pos_emb": False,
+        "rotary_pos_emb": True,
+    }
     model = xt.XTransformer(
         dim=width, **{f"{side}_{key}": size for side in ("enc", "dec") for key, size in sizes.items()}
     )
@@ -338,7 +351,7 @@ def torchvision_swin(width: int) -> nn.Module:
 
 def resnet(width: int) -> nn.Module:
     """timm's ResNetV2 with group norm, two stages."""
-    return tm.ResNetV2([1, 1], channels=[2 * width, 2 * width], stem_chs=width, num_classes=CLASSES)
+    return tm.ResNetV2([1, 1], channels=[4 * width, 4 * width], stem_chs=width, num_classes=CLASSES)
 
 
 def _narrow(animal: Animal) -> Animal:
@@ -352,10 +365,9 @@ ZOO: dict[str, Animal] = {
     "timm eva": _timm_vit("Eva", use_rot_pos_emb=True),
     "timm beit": _timm_vit("Beit", _POSITIONS | _BIASES, use_rel_pos_bias=True),
     "timm cait": _timm_vit("Cait"),
-    "timm xcit": _timm_vit("Xcit", {}),
-    "timm mixer": _timm("MlpMixer", img_size=SIZE, patch_size=4, embed_dim=_own, num_blocks=1),
-    "timm convnext": _narrow(
-        _timm("ConvNeXt", patch_size=2, depths=(1, 1, 1, 1), dims=lambda w: (w, 2 * w, 2 * w, 2 * w))
+    "timm xcit": _timm("Xcit", img_size=SIZE, patch_size=8, embed_dim=_own, depth=1, num_heads=_heads),
+    "timm mixer": _timm(
+        "MlpMixer", {"*mlp_tokens.fc2.weight": "output"}, img_size=SIZE, patch_size=4, embed_dim=_own, num_blocks=1
     ),
     "timm convmixer": _timm("ConvMixer", dim=_own, depth=1, kernel_size=3, patch_size=4),
     "timm swin": _timm(
@@ -375,19 +387,18 @@ ZOO: dict[str, Animal] = {
     "torchvision convnext": Animal(torchvision_convnext, "images"),
     "torchvision vgg": _narrow(Animal(torchvision_vgg, "images")),
     "torchvision swin": Animal(torchvision_swin, "images", roles=_BIASES),
-    "x-transformers decoder": _decoder(),
+    "x-transformers decoder": _decoder(rotary_pos_emb=True),
     "x-transformers rotary, swiglu, rmsnorm": _decoder(
         rotary_pos_emb=True, ff_glu=True, ff_swish=True, use_rmsnorm=True
     ),
     "x-transformers alibi": _decoder(alibi_pos_bias=True),
     "x-transformers relative": _decoder(rel_pos_bias=True),
-    "x-transformers one key head": _decoder(attn_one_kv_head=True),
-    "x-transformers sandwich norm": _decoder(sandwich_norm=True),
-    "x-transformers post-norm": _decoder(pre_norm=False),
+    "x-transformers sandwich norm": _decoder(rotary_pos_emb=True, sandwich_norm=True),
+    "x-transformers post-norm": _decoder(rotary_pos_emb=True, pre_norm=False),
     "x-transformers translator": Animal(x_translator, "tokens"),
     "vit-pytorch vit": _vit(vp.ViT),
     "vit-pytorch simple vit": _vit(simple_vit.SimpleViT, {}),
-    "vit-pytorch deepvit": _vit(deepvit.DeepViT),
+    "vit-pytorch parallel vit": _vit(parallel_vit.ViT),
     "vit-pytorch small dataset": _vit(vit_for_small_dataset.ViT),
     "torch encoder, pre-norm": Animal(partial(TorchEncoder, norm_first=True), "tokens"),
     "torch encoder, post-norm": Animal(partial(TorchEncoder, norm_first=False), "tokens"),

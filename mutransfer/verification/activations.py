@@ -64,7 +64,8 @@ def record(
         `{module name: activation}` in the order in which modules finish. A module called more than once has
         `name#2`, …; one that only hands on what its last child gave (a container) is left out; the model itself is
         `(output)`. Attention logits are `name.attention_logits`. Modules without a floating-point tensor among
-        their outputs, or with an empty one, are left out.
+        their outputs, or with an empty one, and those that get none and have no parameter, are left
+        out.
     """
     recorder = _Recorder(with_gradient=with_gradient, initial=initial or {})
     was_training = model.training

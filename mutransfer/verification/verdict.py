@@ -171,7 +171,10 @@ def _judge_numbers(
         sizes = measured.held.get(name, sizes)
         if _heads_widen(name, measured):
             size_allowed = (CLT - threshold, CLT / 2)
-    change_allowed = (CLT - threshold, threshold) if (narrow and lenient) or faded else flat
+    # A readout that does not start at zero (a tied one never does) also moves by its initial weights times the change
+    # before it, which is such a sum. The effect of its own weights is judged by the own update.
+    starts = kind == "readout" and bool(sizes.any())
+    change_allowed = (CLT - threshold, threshold) if (narrow and lenient) or faded or starts else flat
     if narrow and kind == "attention logits":  # they drift downwards, so that a smaller upper limit suffices
         change_allowed = (CLT - threshold, NARROW_LOGITS * threshold)
     # What a depth rule asks of each block: with α < 1 the blocks are lazy by design.
