@@ -155,12 +155,14 @@ class _Recorder:
             if self._again:
                 return
             call = self._running.pop()
+            is_given = _first_float(call.inputs) is not None or _first_float(call.keywords) is not None
+            if not is_given and next(module.parameters(), None) is None:
+                return  # a constant, such as ALiBi's biases: its size may follow the number of heads
             tensor = _first_float(output)
-            if (
-                tensor is None
-                or not tensor.numel()
-                or (key := (id(tensor), tensor_version(tensor))) in self._handed_out
-            ):
+            if tensor is None or not tensor.numel():
+                return
+            key = id(tensor), tensor_version(tensor)
+            if key in self._handed_out:
                 return
             self._handed_out[key] = tensor
             values = tensor.detach().float().clone()

@@ -111,3 +111,22 @@ def test_the_model_is_left_as_it_was() -> None:
     seen(model, torch.randn(2, 4))
     assert model.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_constants_and_empty_outputs_are_left_out() -> None:
+    class Bias(nn.Module):
+        def forward(self, length: int) -> Tensor:
+            return torch.arange(float(length))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.layer, self.idle = Bias(), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.idle(x[:0])
+            result: Tensor = self.layer(x) + self.bias(4)
+            return result
+
+    found = record(net := Net(), lambda: net(torch.ones(2, 4)))
+    assert list(found) == ["layer", "(output)"]
