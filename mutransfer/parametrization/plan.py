@@ -197,9 +197,11 @@ def make_plan(
         )
     if parametrization == "interpolated" and any(shape.tied_to for shape in shapes):
         raise PlanError("interpolated needs untied weights: a tied readout's multiplier cannot be moved into its init")
-    # A weight that cannot be multiplied has the rule without a multiplier; a tied one has no such rule.
-    tied = {name for shape in shapes if shape.tied_to for name in (shape.name, shape.tied_to)}
-    multiplied = {shape.name for shape in shapes if shape.in_layer or shape.name in tied}
+    # A weight that cannot be multiplied has the rule without a multiplier, and so has one that keeps its values: a
+    # multiplier would change what a pretrained layer computes. A tied one that is trained has no such rule.
+    tied = {name for shape in shapes if shape.tied_to and not shape.frozen for name in (shape.name, shape.tied_to)}
+    alone = {shape.name for shape in shapes if shape.in_layer and shape.base_init_std is not None}
+    multiplied = alone | tied
     parameters = {
         shape.name: _scaling(shape, record, parametrization, options, multiplier=shape.name in multiplied)
         for shape in shapes

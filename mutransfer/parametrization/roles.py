@@ -9,25 +9,22 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
 from mutransfer.optimizers.base import Optimizer
-from mutransfer.parametrization.facts import ModelFacts, facts_of, first, matched
+from mutransfer.parametrization.building import ModelFactory, on_meta
+from mutransfer.parametrization.facts import ModelFacts, first, matched
 from mutransfer.parametrization.growth import check_growth, suspect_bottlenecks
 from mutransfer.parametrization.layers import LOOKUPS, TRANSPOSED, is_layer_bias, layout_of, takes_multipliers
 from mutransfer.parametrization.meaning import modules_of, readouts_of, require_entrances
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
 from mutransfer.parametrization.rules import ROLES, Options, Parametrization, Role
+from mutransfer.parametrization.wrappers import named_modules
 
-ModelFactory = Callable[[int], nn.Module | tuple[nn.Module, ModelFacts]]
 _T = TypeVar("_T")
 
 
@@ -80,7 +77,7 @@ def plan_for(
         if value < 1:
             raise PlanError(f"{name} must be >= 1, but got {value}")
     (base, base_facts), (wider, _), (model, said) = (
-        _on_meta(factory, size, facts) for size in (base_width, 2 * base_width, width)
+        on_meta(factory, size, facts) for size in (base_width, 2 * base_width, width)
     )
     base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
     _require_same_names(base_uses, wider_uses, uses)
@@ -95,7 +92,7 @@ def plan_for(
     warnings = check_growth(
         _shapes(base_uses),
         _shapes(wider_uses),
-        lambda size: _shapes(_uses(_on_meta(factory, size, facts)[0])),
+        lambda size: _shapes(_uses(on_meta(factory, size, facts)[0])),
         base_width=base_width,
         given=is_given,
     )
@@ -117,20 +114,11 @@ def plan_for(
     require_entrances(modules, shapes)
     warnings += suspect_bottlenecks(list(shapes.values()), given=is_given)
     _start(shapes, modules.readouts if zero_readout else ())
-    for overrides in (said.init_std, init_std or {}):  # under any name of a tied weight
-        for name, shape in list(shapes.items()):
-            std = _match(name, overrides)
-            if std is None:
-                continue
-            if shape.frozen:
-                raise PlanError(f"init_std: {name} is not trained (requires_grad=False) and keeps the values it has")
-            owner = shape.tied_to or name
-            for alias, other in list(shapes.items()):
-                if (other.tied_to or alias) == owner:
-                    shapes[alias] = replace(other, base_init_std=std)
-    as_made = [one if fnmatch.filter(shapes, one) or one in shapes else f"{one}.*" for one in said.as_made]
+    _override_std(shapes, said.init_std)
+    as_made = [one if one in shapes or fnmatch.filter(shapes, one) else f"{one}.*" for one in said.as_made]
     for name in matched(as_made, shapes, "ModelFacts.as_made"):
         shapes[name] = replace(shapes[name], base_init_std=None)
+    _override_std(shapes, init_std or {})
     if "output" not in {shape.role for shape in shapes.values()}:
         warnings.append(
             "no parameter is a readout (width → finite): if logits come from a weight used by hand, as in "
@@ -148,60 +136,9 @@ def plan_for(
     )
 
 
-@contextmanager
-def meta_construction() -> Iterator[None]:
-    """Modules and tensors made inside have shapes and no memory, and are made in no time."""
-    with torch.device("meta"), _NoRandomInit():
-        yield
-
-
-class _NoRandomInit(TorchFunctionMode):
-    """Skips `torch.nn.init`: on `meta` it fills nothing, and its first call there imports for seconds."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def built(
-    factory: ModelFactory, width: int, facts: ModelFacts | Callable[[int], ModelFacts] | None = None
-) -> tuple[nn.Module, ModelFacts]:
-    """The module of that width and its facts: given, returned beside the module, or carried by it.
-
-    Raises:
-        PlanError: the module carries more than one `ModelFacts`, or has a lazy layer.
-    """
-    made = factory(width)
-    model, returned = made if isinstance(made, tuple) else (made, None)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise PlanError(
-                f"{name}: belongs to a lazy layer, whose sizes are not known before data has passed through it; use "
-                "the layer that is not lazy, with its sizes"
-            )
-    if facts is not None:
-        return model, facts(width) if callable(facts) else facts
-    return model, returned or facts_of(model)
-
-
-def _on_meta(
-    factory: ModelFactory, width: int, facts: ModelFacts | Callable[[int], ModelFacts] | None
-) -> tuple[nn.Module, ModelFacts]:
-    try:
-        with meta_construction():
-            return built(factory, width, facts)
-    except (RuntimeError, NotImplementedError) as error:
-        raise PlanError(
-            f"the model cannot be built at width {width} on the meta device, where tensors have no values: {error}"
-        ) from error
-
-
 def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
     """Refuse layers of torch that hide a scale or a layout in which a rule would silently go wrong."""
-    for (name, module), wide in zip(base.named_modules(), wider.modules(), strict=True):
+    for (name, module), (_, wide) in zip(named_modules(base), named_modules(wider), strict=True):
         if isinstance(module, TRANSPOSED) and module.groups != 1:
             raise PlanError(f"{name}: a transposed convolution with groups has no rule here; use groups=1")
         if isinstance(module, nn.MultiheadAttention) and isinstance(wide, nn.MultiheadAttention):
@@ -218,7 +155,7 @@ def _uses(model: nn.Module) -> dict[str, _Use]:
     """Every name of every parameter; a tied one appears under each of its names."""
     return {
         f"{prefix}.{name}" if prefix else name: _Use(f"{prefix}.{name}" if prefix else name, module, parameter)
-        for prefix, module in model.named_modules(remove_duplicate=False)
+        for prefix, module in named_modules(model, remove_duplicate=False)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
     }
 
@@ -376,6 +313,20 @@ def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int,
                 "should it grow?"
             )
     return found
+
+
+def _override_std(shapes: dict[str, ParameterShape], overrides: Mapping[str, float]) -> None:
+    """Change initial stds, under any name of a tied weight."""
+    for name, shape in list(shapes.items()):
+        std = _match(name, overrides)
+        if std is None:
+            continue
+        if shape.frozen:
+            raise PlanError(f"init_std: {name} is not trained (requires_grad=False) and keeps the values it has")
+        owner = shape.tied_to or name
+        for alias, other in list(shapes.items()):
+            if (other.tied_to or alias) == owner:
+                shapes[alias] = replace(other, base_init_std=std)
 
 
 def _start(shapes: dict[str, ParameterShape], zero: Collection[str]) -> None:

@@ -8,6 +8,7 @@ products (its MATH backend) and every softmax passes a dispatch mode.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -138,6 +139,8 @@ class _Recorder:
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             with ExitStack() as stack:
+                if "torch._dynamo" in sys.modules:  # compiled code calls no hooks that came after it
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 stack.enter_context(softmax_inputs(self._softmax))
                 yield

@@ -23,9 +23,11 @@ from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import plan_of
 from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.apply import initialize, parameter_groups
+from mutransfer.parametrization.building import ModelFactory, built
 from mutransfer.parametrization.facts import ModelFacts, facts_of
 from mutransfer.parametrization.plan import Plan
-from mutransfer.parametrization.roles import ModelFactory, built, plan_for
+from mutransfer.parametrization.roles import plan_for
+from mutransfer.parametrization.wrappers import unwrapped
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import counted, inputs_of, no_targets
 from mutransfer.training.memory import require_memory
@@ -117,7 +119,11 @@ class ConfigSubject:
             return learner.train_step(step, batch)
 
         return Trainee(
-            learner.model, lambda: learner.model(*probe), train_step, learner.optimizer, facts_of(learner.model)
+            unwrapped(learner.model),
+            lambda: learner.model(*probe),
+            train_step,
+            learner.optimizer,
+            facts_of(learner.model),
         )
 
     def plan(self) -> Plan:
