@@ -70,7 +70,7 @@ def named_parameters(model: nn.Module, *, remove_duplicate: bool = True) -> Iter
 
 
 def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """`{name: layer}` of the layers to which PEFT adds LoRA, the layer as it was before."""
+    """`{name: layer}` of the layers to which PEFT adds LoRA, without what it adds."""
     wrapped = {module.get_submodule("base_layer") for module in model.modules() if _LORA_LAYER in _names(type(module))}
     return {name: module for name, module in named_modules(model) if module in wrapped}
 

@@ -200,13 +200,13 @@ class ModuleSubject:
 
         def train_step(step: int) -> Tensor:
             inputs, targets = self._batches[step % len(self._batches)]
-            loss = self._loss(_call(model, inputs), targets)
+            loss = self._loss(call_model(model, inputs), targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             return loss.detach()
 
-        return Trainee(model, lambda: _call(model, self._batches[0][0]), train_step, optimizer, facts)
+        return Trainee(model, lambda: call_model(model, self._batches[0][0]), train_step, optimizer, facts)
 
     def plan(self) -> Plan | None:
         """See `Subject`. For the user's own µP it serves to name roles, so that a model without a plan has none."""
@@ -235,7 +235,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Call a model with a tensor, a tuple of arguments, or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
