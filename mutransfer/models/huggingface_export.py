@@ -25,9 +25,9 @@ from mutransfer.errors import UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.models.huggingface import ALONE, QUERIES, make
 from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inputs
-from mutransfer.parametrization.apply import INPUT_MULTIPLIER, OUTPUT_MULTIPLIER, set_multipliers
+from mutransfer.parametrization.apply import INPUT_MULTIPLIER, MULTIPLIERS, OUTPUT_MULTIPLIER, set_multipliers
+from mutransfer.parametrization.building import meta_construction
 from mutransfer.parametrization.facts import facts_of
-from mutransfer.parametrization.roles import meta_construction
 
 _EXAMPLES = 2
 
@@ -49,12 +49,12 @@ def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
     if folder.exists():
         raise UsageError(f"{folder}: is there already; move it away to export anew")
     trained = build_model(config.model, config.data.spec)
+    set_multipliers(trained, plan_of(config), hparams=config.hparams)
     try:
         load_model(trained, str(weights))
     except (OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{weights}: cannot be read as the weights of this config's model: {first}") from None
-    set_multipliers(trained, plan_of(config), hparams=config.hparams)
     plain = folded(trained, config.data.spec)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -88,13 +88,15 @@ def folded(trained: nn.Module, spec: DataSpec) -> nn.Module:
 
 
 def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
-    state = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
+    kept = {name: tensor for name, tensor in trained.state_dict(keep_vars=True).items()
+            if name.rpartition(".")[2] not in MULTIPLIERS}  # fmt: skip
+    state = {name: tensor.detach().clone() for name, tensor in kept.items()}
     config: Any = copy.deepcopy(trained.config)
     with meta_construction():
         unscaled = make(copy.deepcopy(config), spec.consumed_as)
     factors = _factors(trained, unscaled)
     groups: dict[int, list[str]] = {}
-    for name, tensor in trained.state_dict(keep_vars=True).items():
+    for name, tensor in kept.items():
         groups.setdefault(id(tensor), []).append(name)
     for names in groups.values():
         own = {factors[name] for name in names if name in factors}

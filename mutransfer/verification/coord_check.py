@@ -13,8 +13,8 @@ from torch import Tensor, nn, optim
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.optimizers import OPTIMIZERS
+from mutransfer.parametrization.building import ModelFactory
 from mutransfer.parametrization.plan import Plan
-from mutransfer.parametrization.roles import ModelFactory
 from mutransfer.parametrization.rules import gradient_sized
 from mutransfer.verification import coord_words
 from mutransfer.verification.coordinates import Measurements, OnProgress, measure

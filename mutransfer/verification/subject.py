@@ -24,9 +24,11 @@ from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import plan_of
 from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.apply import initialize, parameter_groups
+from mutransfer.parametrization.building import ModelFactory, built
 from mutransfer.parametrization.facts import ModelFacts, facts_of
-from mutransfer.parametrization.plan import Plan
-from mutransfer.parametrization.roles import ModelFactory, built, plan_for
+from mutransfer.parametrization.plan import Plan, layer_of
+from mutransfer.parametrization.roles import plan_for
+from mutransfer.parametrization.wrappers import unwrapped
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import counted, inputs_of, no_targets
 from mutransfer.training.memory import require_memory
@@ -120,7 +122,7 @@ class ConfigSubject:
             return learner.train_step(step, batch)
 
         model, fading = learner.model, _fading(learner.plan)
-        return Trainee(model, lambda: model(*probe), train_step, learner.optimizer, facts_of(model), fading)
+        return Trainee(unwrapped(model), lambda: model(*probe), train_step, learner.optimizer, facts_of(model), fading)
 
     def plan(self) -> Plan:
         """See `Subject`."""
@@ -198,13 +200,14 @@ class ModuleSubject:
 
         def train_step(step: int) -> Tensor:
             inputs, targets = self._batches[step % len(self._batches)]
-            loss = self._loss(_call(model, inputs), targets)
+            loss = self._loss(call_model(model, inputs), targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             return loss.detach()
 
-        return Trainee(model, lambda: _call(model, self._batches[0][0]), train_step, optimizer, facts, fading)
+        probe = self._batches[0][0]
+        return Trainee(model, lambda: call_model(model, probe), train_step, optimizer, facts, fading)
 
     def plan(self) -> Plan | None:
         """See `Subject`. For the user's own µP it serves to name roles, so that a model without a plan has none."""
@@ -230,7 +233,7 @@ class ModuleSubject:
 
 def _fading(plan: Plan) -> dict[str, float]:
     return {
-        name.rpartition(".")[0]: math.sqrt(one.m_in)
+        layer_of(name): math.sqrt(one.m_in)
         for name, one in plan.parameters.items()
         if one.role == "output" and one.init_std and plan.parametrization == "mup"
     }
@@ -241,7 +244,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Call a model with a tensor, a tuple of arguments, or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
