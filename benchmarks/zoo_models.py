@@ -15,6 +15,7 @@ import torchvision.models as tv
 import vit_pytorch as vp
 import x_transformers as xt
 from loguru import logger
+from timm.layers import create_conv2d
 from torch import Tensor, nn
 from vit_pytorch import parallel_vit, simple_vit, vit_for_small_dataset
 
@@ -350,8 +351,9 @@ def torchvision_swin(width: int) -> nn.Module:
 
 
 def resnet(width: int) -> nn.Module:
-    """timm's ResNetV2 with group norm, two stages."""
-    return tm.ResNetV2([1, 1], channels=[4 * width, 4 * width], stem_chs=width, num_classes=CLASSES)
+    """timm's ResNetV2 with group norm, two stages; without its standardised weights, whose outputs grow like √width."""
+    sizes = [4 * width, 4 * width]
+    return tm.ResNetV2([1, 1], channels=sizes, stem_chs=width, num_classes=CLASSES, conv_layer=create_conv2d)
 
 
 def _narrow(animal: Animal) -> Animal:

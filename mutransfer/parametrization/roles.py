@@ -225,7 +225,7 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, 
 
     base_fan_in = size(base_shape, in_dim) * kernel
     std: float | None = None
-    frozen, is_constant_matrix = not use.parameter.requires_grad, role == "scalar" and len(shape) >= 2
+    frozen = not use.parameter.requires_grad
     if frozen:
         std = None
     elif is_layer_bias(use.name, use.module):
