@@ -4,7 +4,7 @@ silent."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -41,19 +41,23 @@ def modules_of(model: nn.Module, facts: ModelFacts, base: nn.Module, base_facts:
     )
 
 
-def readouts_of(facts: ModelFacts, shapes: Sequence[ParameterShape]) -> tuple[str, ...]:
+def readouts_of(facts: ModelFacts, shapes: Sequence[ParameterShape], inner: Collection[str]) -> tuple[str, ...]:
     """The modules that produce the logits.
 
     Role `output` says how a weight scales, not what it is for: the router of a mixture of experts has it too. Without
-    facts, the readouts are the output layers that no further layer follows, or the last one where each is followed.
+    facts, the readouts are the output layers that no further layer follows, or the last one where each is followed;
+    never a weight of `inner`.
 
     Raises:
         PlanError: a module that the facts name has no weight from the width to a constant size.
     """
     owners = list(dict.fromkeys(shape.module for shape in shapes))
-    outputs = list(dict.fromkeys(shape.module for shape in shapes if shape.role == "output"))
+    outputs = list(
+        dict.fromkeys(shape.module for shape in shapes if shape.role == "output" and shape.name not in inner)
+    )
     if facts.readouts is None:
-        last = [one for place, one in enumerate(shapes) if one.role == "output" and not following(shapes[place:])]
+        last = [one for place, one in enumerate(shapes) if one.module in outputs and not following(shapes[place:])]
+        last = [one for one in last if one.role == "output"]
         layers = [one for one in last if one.in_layer] or last  # a weight by itself is a router more often than not
         return tuple(dict.fromkeys(one.module for one in layers)) or tuple(outputs[-1:])
     named = matched(facts.readouts, owners, "ModelFacts.readouts")

@@ -61,7 +61,8 @@ def plan_for(
         optimizer: name of a registered optimizer, such as `adamw`, `sgd` or `muon`, or a record.
         facts: what shapes cannot tell, for a module that does not carry it; a function of the width where the facts
             follow it (head sizes that grow).
-        roles: `{name pattern: role}` beside those of the facts.
+        roles: `{name pattern: role}` beside those of the facts. `hidden` of a layer from the width to a constant size
+            says that it is not the readout; it has the rule of `output`, the only one that is right for it.
         init_std: `{name pattern: std at base width}` instead of the defaults (embeddings 1, dense weights
             1/√fan_in, biases 0, others as constructed); they have the last word over those of the facts.
         zero_readout: start readout weights at zero.
@@ -110,7 +111,8 @@ def plan_for(
     for names in tied.values():  # an embedding owns what it shares, whichever module is registered first
         owner = next((name for name in names if shapes[name].role == "input"), names[0])
         shapes.update({name: replace(shapes[name], tied_to=owner) for name in names if name != owner})
-    modules = replace(modules, readouts=readouts_of(said, list(shapes.values())))
+    inner = {name for name in shapes if _match(name, given) == "hidden"}
+    modules = replace(modules, readouts=readouts_of(said, list(shapes.values()), inner))
     require_entrances(modules, shapes)
     warnings += suspect_bottlenecks(list(shapes.values()), given=is_given)
     _start(shapes, modules.readouts if zero_readout else ())
@@ -200,7 +202,10 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
     else:
         out_dim, in_dim = layout
         depthwise = getattr(use.module, "groups", 1) > 1 and grows[out_dim] and not grows[in_dim]
-        role = given or ("vector" if depthwise else _role(in_grows=grows[in_dim], out_grows=grows[out_dim]))
+        by_shape: Role = "vector" if depthwise else _role(in_grows=grows[in_dim], out_grows=grows[out_dim])
+        # A layer from the width to a constant size cannot be hidden: hidden's lr and std would make what it sends back,
+        # and then its own change, grow like √width. Who says so says that it is not the readout.
+        role = by_shape if by_shape == "output" and given == "hidden" else given or by_shape
     kernel = math.prod(shape[2:]) if layout is not None else 1
 
     def size(of: tuple[int, ...], dimension: int | None) -> int:
@@ -278,10 +283,11 @@ def _require_roles(base: Mapping[str, _Use], wider: Mapping[str, _Use], given: M
         )
         for name, (shape, growing) in unknown.items()
     ]
-    first = next(iter(unknown))
+    first, (_, growing) = next(iter(unknown.items()))
+    example = "hidden" if growing > 1 else "input"
     raise PlanError(
         f"the shape of {'this weight' if len(lines) == 1 else 'these weights'} does not tell the role: no layer of a "
-        f"known class owns it. Give roles, as in roles={{{first!r}: 'hidden'}}:\n" + "\n".join(lines)
+        f"known class owns it. Give roles, as in roles={{{first!r}: {example!r}}}:\n" + "\n".join(lines)
     )
 
 

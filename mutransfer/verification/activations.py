@@ -25,7 +25,6 @@ ATTENTION_LOGITS = "attention_logits"
 OUTPUT = "(output)"
 # Hand-written masks add some very negative number to logits that are not to count.
 _MASKED_BELOW = -1e4
-_PART = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ def record(
         `{module name: activation}` in the order in which modules finish. A module called more than once has
         `name#2`, …; one that only hands on what its last child gave (a container) is left out; the model itself is
         `(output)`. Attention logits are `name.attention_logits`. Modules without a floating-point tensor among
-        their outputs are left out.
+        their outputs, or with an empty one, and those that get none and have no parameter, are left
+        out.
     """
     recorder = _Recorder(with_gradient=with_gradient, initial=initial or {})
     was_training = model.training
@@ -81,29 +81,21 @@ def record(
 
 def rms(values: Tensor) -> float:
     """Root mean square over what is not masked."""
-    return math.sqrt(_mean(values, lambda part: part.dot(part)))
+    return _norm(values, 2)
 
 
 def mean_abs(values: Tensor) -> float:
     """Mean absolute value over what is not masked: the size that the µP literature plots."""
-    return _mean(values, lambda part: part.abs().sum())
+    return _norm(values, 1)
 
 
-def _mean(values: Tensor, total: Callable[[Tensor], Tensor]) -> float:
-    """Mean of what `total` sums over values that are not masked, in double precision; NaN of none.
-
-    On a CPU in parts that stay in its cache: whole copies of the logits of a large vocabulary took longer than the
-    steps between. On a GPU every part would have to be waited for.
-    """
-    summed, count = 0.0, 0
-    for part in torch.split(values.flatten(), _PART if values.device.type == "cpu" else max(1, values.numel())):
-        known = part.double()
-        masked = known.isnan()
-        if masked.any():
-            known = known[~masked]
-        summed += float(total(known))
-        count += known.numel()
-    return summed / count if count else math.nan
+def _norm(values: Tensor, order: int) -> float:
+    """(mean |value|^order)^(1/order) in double precision, without a copy; NaN of nothing."""
+    count, norm = values.numel(), float(torch.linalg.vector_norm(values, order, dtype=torch.float64))
+    if math.isnan(norm):
+        known = values[~values.isnan()]
+        count, norm = known.numel(), float(torch.linalg.vector_norm(known, order, dtype=torch.float64))
+    return norm / count ** (1 / order) if count else math.nan
 
 
 @dataclass(frozen=True)
@@ -166,8 +158,14 @@ class _Recorder:
             if self._again:
                 return
             call = self._running.pop()
+            is_given = _first_float(call.inputs) is not None or _first_float(call.keywords) is not None
+            if not is_given and next(module.parameters(), None) is None:
+                return  # a constant, such as ALiBi's biases: its size may follow the number of heads
             tensor = _first_float(output)
-            if tensor is None or (key := (id(tensor), tensor_version(tensor))) in self._handed_out:
+            if tensor is None or not tensor.numel():
+                return
+            key = id(tensor), tensor_version(tensor)
+            if key in self._handed_out:
                 return
             self._handed_out[key] = tensor
             values = tensor.detach().float().clone()

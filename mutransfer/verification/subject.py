@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,6 +54,8 @@ class Trainee:
     """One update, by its number from 0; gives the loss before it."""
     optimizer: torch.optim.Optimizer | Together
     facts: ModelFacts
+    fading: Mapping[str, float]
+    """`{inner readout: √m_in}`: layers from the width to a constant size whose output fades like that at init."""
 
 
 class Subject(Protocol):
@@ -118,13 +121,9 @@ class ConfigSubject:
                 raise no_targets(config, f"the training batch of step {step} (from 0, seed {training.seed})")
             return learner.train_step(step, batch)
 
-        return Trainee(
-            unwrapped(learner.model),
-            lambda: learner.model(*probe),
-            train_step,
-            learner.optimizer,
-            facts_of(learner.model),
-        )
+        model, fading = learner.model, _fading(learner.plan)
+        inner = unwrapped(model)
+        return Trainee(inner, lambda: model(*probe), train_step, learner.optimizer, facts_of(model), fading)
 
     def plan(self) -> Plan:
         """See `Subject`."""
@@ -188,6 +187,7 @@ class ModuleSubject:
         """See `Subject`."""
         torch.manual_seed(seed)
         model, facts = built(self._factory, size, self._plan_options.get("facts"))
+        fading: Mapping[str, float] = {}
         if self._prepare is not None and self._make_optimizer is not None:
             self._prepare(model, size)
             optimizer: torch.optim.Optimizer | Together = self._make_optimizer(model, size)
@@ -196,6 +196,7 @@ class ModuleSubject:
             initialize(model, plan, seed=seed)
             groups = parameter_groups(model, plan, lr=self._lr, weight_decay=self._weight_decay)
             optimizer = optimizer_over(OPTIMIZERS.load(self._optimizer), groups)
+            fading = _fading(plan)
         model.train()
 
         def train_step(step: int) -> Tensor:
@@ -206,7 +207,7 @@ class ModuleSubject:
             optimizer.step()
             return loss.detach()
 
-        return Trainee(model, lambda: call_model(model, self._batches[0][0]), train_step, optimizer, facts)
+        return Trainee(model, lambda: call_model(model, self._batches[0][0]), train_step, optimizer, facts, fading)
 
     def plan(self) -> Plan | None:
         """See `Subject`. For the user's own µP it serves to name roles, so that a model without a plan has none."""
@@ -228,6 +229,14 @@ class ModuleSubject:
             parametrization=parametrization,
             **self._plan_options,
         )
+
+
+def _fading(plan: Plan) -> dict[str, float]:
+    return {
+        name.rpartition(".")[0]: math.sqrt(one.m_in)
+        for name, one in plan.parameters.items()
+        if one.role == "output" and one.init_std and plan.parametrization == "mup"
+    }
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

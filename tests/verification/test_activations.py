@@ -120,3 +120,22 @@ def test_compiled_parts_are_seen_too():
     found = seen(model, x)
     assert list(found) == ["0._orig_mod", "1"]
     assert torch.equal(found["1"].values, expected)
+
+
+def test_constants_and_empty_outputs_are_left_out() -> None:
+    class Bias(nn.Module):
+        def forward(self, length: int) -> Tensor:
+            return torch.arange(float(length))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.layer, self.idle = Bias(), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.idle(x[:0])
+            result: Tensor = self.layer(x) + self.bias(4)
+            return result
+
+    found = record(net := Net(), lambda: net(torch.ones(2, 4)))
+    assert list(found) == ["layer", "(output)"]

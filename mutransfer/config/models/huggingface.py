@@ -53,7 +53,7 @@ class HuggingFaceSection(BaseModelSection):
     true is impossible."""
 
     roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
-    """Role by parameter name or pattern, where shapes cannot tell: that of a bottleneck is `hidden`."""
+    """Role by parameter name or pattern, where shapes cannot tell: that of a bottleneck is `output`."""
     finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate
     check."""
