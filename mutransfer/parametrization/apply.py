@@ -24,6 +24,7 @@ from mutransfer.errors import PlanError, nearest
 from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.layers import takes_multipliers
 from mutransfer.parametrization.meaning import ATTENTION_SCALE, RELATIVE_SCALE, RESIDUAL_SCALE
+from mutransfer.parametrization.normed import renew_estimates
 from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.settings import Settings, settings
 from mutransfer.parametrization.wrappers import adapted_layers, is_of_peft, named_modules, named_parameters
@@ -53,6 +54,7 @@ def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, hparams: Hparams 
             std = numbers.init_std[name]
             if std is not None:
                 _draw(parameter, std, _stream(seed, name), zero=padding.get(parameter))
+    renew_estimates(model)
     _install(model, plan, numbers)
 
 

@@ -21,6 +21,7 @@ from mutransfer.parametrization.facts import ModelFacts, first, matched
 from mutransfer.parametrization.growth import check_growth, suspect_bottlenecks
 from mutransfer.parametrization.layers import LOOKUPS, TRANSPOSED, is_layer_bias, layout_of, takes_multipliers
 from mutransfer.parametrization.meaning import modules_of, readouts_of, require_entrances
+from mutransfer.parametrization.normed import WeightPart, part_of
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
 from mutransfer.parametrization.rules import ROLES, Options, Parametrization, Role
 from mutransfer.parametrization.wrappers import named_modules
@@ -35,6 +36,8 @@ class _Use:
     name: str
     module: nn.Module
     parameter: nn.Parameter
+    part: WeightPart | None = None
+    """Of a weight that is computed from several parameters."""
 
 
 def plan_for(
@@ -103,8 +106,10 @@ def plan_for(
     tied: dict[int, list[str]] = {}
     blocks = set(modules.blocks)  # looked up for every parameter: there may be thousands of both
     _require_roles(base_uses, wider_uses, given)
+    as_made = [one if one in uses or fnmatch.filter(uses, one) else f"{one}.*" for one in said.as_made]
+    kept = matched(as_made, uses, "ModelFacts.as_made")
     for name, use in uses.items():
-        shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given))
+        shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given), drawn=name not in kept)
         tied.setdefault(id(use.parameter), []).append(name)
         shapes[name] = replace(shape, in_branch=any(around in blocks for around in _around(name)))
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
@@ -117,8 +122,7 @@ def plan_for(
     warnings += suspect_bottlenecks(list(shapes.values()), given=is_given)
     _start(shapes, modules.readouts if zero_readout else ())
     _override_std(shapes, said.init_std)
-    as_made = [one if one in shapes or fnmatch.filter(shapes, one) else f"{one}.*" for one in said.as_made]
-    for name in matched(as_made, shapes, "ModelFacts.as_made"):
+    for name in kept:
         shapes[name] = replace(shapes[name], base_init_std=None)
     _override_std(shapes, init_std or {})
     if "output" not in {shape.role for shape in shapes.values()}:
@@ -155,11 +159,13 @@ def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
 
 def _uses(model: nn.Module) -> dict[str, _Use]:
     """Every name of every parameter; a tied one appears under each of its names."""
-    return {
-        f"{prefix}.{name}" if prefix else name: _Use(f"{prefix}.{name}" if prefix else name, module, parameter)
-        for prefix, module in named_modules(model, remove_duplicate=False)
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-    }
+    modules, found = dict(named_modules(model, remove_duplicate=False)), {}
+    for prefix, module in modules.items():
+        for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            name = f"{prefix}.{own}" if prefix else own
+            layer, part = part_of(modules, prefix, module, own) or (module, None)
+            found[name] = _Use(name, nn.Module() if part == "gain" else layer, parameter, part)
+    return found
 
 
 def _around(name: str) -> Iterator[str]:
@@ -188,7 +194,7 @@ def _match(name: str, patterns: Mapping[str, _T]) -> _T | None:
     return next(found, None)
 
 
-def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> ParameterShape:
+def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, drawn: bool) -> ParameterShape:
     if given is not None and given not in ROLES:
         raise PlanError(f"role of {use.name} must be one of {', '.join(ROLES)}, but got {given!r}")
     shape, base_shape = tuple(use.parameter.shape), tuple(base.parameter.shape)
@@ -205,7 +211,13 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
         by_shape: Role = "vector" if depthwise else _role(in_grows=grows[in_dim], out_grows=grows[out_dim])
         # A layer from the width to a constant size cannot be hidden: hidden's lr and std would make what it sends back,
         # and then its own change, grow like √width. Who says so says that it is not the readout.
-        role = by_shape if by_shape == "output" and given == "hidden" else given or by_shape
+        # A weight that stays as made (LoRA's) has a std of its own and is left to the user.
+        role = by_shape if drawn and by_shape == "output" and given == "hidden" else given or by_shape
+        if use.part == "spectral" and role not in ("hidden", "output"):
+            raise PlanError(
+                f"{use.name}: a spectral norm divides by a number that grows like √width here, because the layer's "
+                "input does not grow, so that what it gives would shrink; leave it out there, or use weight_norm"
+            )
     kernel = math.prod(shape[2:]) if layout is not None else 1
 
     def size(of: tuple[int, ...], dimension: int | None) -> int:
@@ -213,7 +225,7 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
 
     base_fan_in = size(base_shape, in_dim) * kernel
     std: float | None = None
-    frozen = not use.parameter.requires_grad
+    frozen, is_constant_matrix = not use.parameter.requires_grad, role == "scalar" and len(shape) >= 2
     if frozen:
         std = None
     elif is_layer_bias(use.name, use.module):
@@ -231,10 +243,13 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
         base_fan_in=base_fan_in,
         base_fan_out=size(base_shape, out_dim),
         base_init_std=std,
-        decays=not frozen and (role in ("input", "hidden", "output") or (role == "scalar" and len(shape) >= 2)),
+        decays=not frozen
+        and use.part != "gain"
+        and (role in ("input", "hidden", "output") or (role == "scalar" and len(shape) >= 2)),
         multiplies=(layout is not None or role in ("hidden", "output")) and not isinstance(use.module, LOOKUPS),
         in_layer=takes_multipliers(use.module),
         frozen=frozen,
+        normed=use.part in ("direction", "spectral"),
     )
 
 
@@ -339,7 +354,7 @@ def _start(shapes: dict[str, ParameterShape], zero: Collection[str]) -> None:
     """Readouts start at zero. A tied embedding is also the readout: std 1 would give logits of size √width, so it gets
     1/√fan_in."""
     for shape in list(shapes.values()):
-        if shape.module in zero and shape.role == "output" and not shape.frozen:
+        if shape.module in zero and shape.role == "output" and not shape.frozen and not shape.normed:
             shapes[shape.name] = replace(shape, base_init_std=0.0)
     for shape in list(shapes.values()):
         owner = shapes.get(shape.tied_to or "")

@@ -124,6 +124,8 @@ class _Recorder:
         fastpath = torch.backends.mha.get_fastpath_enabled()
         handles = []
         for name, module in model.named_modules():
+            if ".parametrizations." in f".{name}.":
+                continue  # it computes a weight and no activation
             # First of all hooks before and last of all behind: the input as given, the output as handed on.
             start, finish = self._starter(name or OUTPUT), self._finisher(name or OUTPUT)
             handles.append(module.register_forward_pre_hook(start, prepend=True, with_kwargs=True))
@@ -178,7 +180,7 @@ class _Recorder:
     def _update(self, module: nn.Module, call: _Call, values: Tensor) -> Tensor | None:
         if not self._initial or not is_layer(module):
             return None
-        if not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+        if not any(parameter.requires_grad for parameter in module.parameters()):
             return None  # frozen: there is no update to judge
         prefix = "" if call.name == OUTPUT else f"{call.name}."
         now = {name: parameter.data for name, parameter in module.named_parameters()}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mutransfer.errors import Interrupted
 from mutransfer.files import write_atomic
+from mutransfer.parametrization.plan import layer_of
 from mutransfer.verification.activations import ATTENTION_LOGITS, Activation, mean_abs, record, rms
 from mutransfer.verification.slopes import fit_slope
 from mutransfer.verification.subject import Subject, Trainee
@@ -178,7 +179,7 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
                     if part is not None:
                         own[2 * at : 2 * at + 2, step + 1] = rms(part), mean_abs(part)
     finite = trainee.facts.finite
-    owners = {name.rpartition(".")[0] for name in named}
+    owners = set(map(layer_of, named))
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return _Look(
         values=values,

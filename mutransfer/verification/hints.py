@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
+from mutransfer.parametrization.plan import layer_of
 from mutransfer.parametrization.rules import Role, rule_of
 from mutransfer.verification.coordinates import Measurements, ParameterFacts
 from mutransfer.verification.reason import BadSlope, Cause, DoesNotGrow, Hint, NeverMoves, NotOptimized, Unusable
@@ -153,7 +154,7 @@ def _vector(*, of_size: bool, up: bool, adam: bool) -> Cause:
 
 def _own_facts(culprit: ModuleVerdict, measured: Measurements) -> ParameterFacts | None:
     own = measured.modules[culprit.module].own_name
-    candidates = [facts for name, facts in measured.parameters.items() if name.rpartition(".")[0] == own]
+    candidates = [facts for name, facts in measured.parameters.items() if layer_of(name) == own]
     weight = measured.parameters.get(f"{own}.weight")
     return weight or next(iter(candidates), None)
 

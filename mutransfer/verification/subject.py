@@ -26,7 +26,7 @@ from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.apply import initialize, parameter_groups
 from mutransfer.parametrization.building import ModelFactory, built
 from mutransfer.parametrization.facts import ModelFacts, facts_of
-from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.plan import Plan, layer_of
 from mutransfer.parametrization.roles import plan_for
 from mutransfer.parametrization.wrappers import unwrapped
 from mutransfer.training.learner import Learner
@@ -122,8 +122,7 @@ class ConfigSubject:
             return learner.train_step(step, batch)
 
         model, fading = learner.model, _fading(learner.plan)
-        inner = unwrapped(model)
-        return Trainee(inner, lambda: model(*probe), train_step, learner.optimizer, facts_of(model), fading)
+        return Trainee(unwrapped(model), lambda: model(*probe), train_step, learner.optimizer, facts_of(model), fading)
 
     def plan(self) -> Plan:
         """See `Subject`."""
@@ -207,7 +206,8 @@ class ModuleSubject:
             optimizer.step()
             return loss.detach()
 
-        return Trainee(model, lambda: call_model(model, self._batches[0][0]), train_step, optimizer, facts, fading)
+        probe = self._batches[0][0]
+        return Trainee(model, lambda: call_model(model, probe), train_step, optimizer, facts, fading)
 
     def plan(self) -> Plan | None:
         """See `Subject`. For the user's own µP it serves to name roles, so that a model without a plan has none."""
@@ -233,7 +233,7 @@ class ModuleSubject:
 
 def _fading(plan: Plan) -> dict[str, float]:
     return {
-        name.rpartition(".")[0]: math.sqrt(one.m_in)
+        layer_of(name): math.sqrt(one.m_in)
         for name, one in plan.parameters.items()
         if one.role == "output" and one.init_std and plan.parametrization == "mup"
     }

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.plan import Plan, layer_of
 from mutransfer.verification.activations import ATTENTION_LOGITS
 from mutransfer.verification.coordinates import Measurements, ModuleFacts, Numbers
 from mutransfer.verification.reason import (
@@ -350,7 +350,7 @@ def _roles(plan: Plan | None) -> Mapping[str, str]:
     """`{module: role of its weight}`, matrices before biases and gains."""
     found: dict[str, str] = {}
     for name, scaling in plan.parameters.items() if plan is not None else ():
-        owner = name.rpartition(".")[0]
+        owner = layer_of(name)
         if owner not in found or found[owner] in ("vector", "scalar"):
             found[owner] = scaling.role
     return found
