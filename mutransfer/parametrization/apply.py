@@ -48,17 +48,12 @@ def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, hparams: Hparams 
         PlanError: the plan is of another model or width; an hparam is unknown or out of range.
     """
     numbers = _settings(model, plan, hparams, values)
+    padding = {module.weight: module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)}
     with torch.no_grad():
         for name, parameter in named_parameters(model):
             std = numbers.init_std[name]
-            if std == 0.0:
-                parameter.zero_()
-            elif std is not None:
-                generator = torch.Generator(parameter.device).manual_seed(_stream(seed, name))
-                parameter.normal_(0.0, std, generator=generator)
-        for module in model.modules():
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None and module.weight.requires_grad:
-                module.weight[module.padding_idx].zero_()
+            if std is not None:
+                _draw(parameter, std, _stream(seed, name), zero=padding.get(parameter))
     renew_estimates(model)
     _install(model, plan, numbers)
 
@@ -199,6 +194,25 @@ def _require_plain_adapters(model: nn.Module) -> None:
                     "multiplied, so merging it into the weight would change the model. Take the layer out of "
                     "target_modules, or train it as a whole with modules_to_save"
                 )
+
+
+def _draw(parameter: nn.Parameter, std: float, seed: int, *, zero: int | None) -> None:
+    """Fill a parameter; `zero` is a row of zeros, for padding."""
+    values: Tensor = parameter
+    mesh: Any = getattr(parameter, "device_mesh", None)
+    if mesh is not None:  # sharded by fully_shard: every rank draws the whole and keeps its part
+        values = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    if std == 0.0:
+        values.zero_()
+    else:
+        values.normal_(0.0, std, generator=torch.Generator(values.device).manual_seed(seed))
+    if zero is not None:
+        values[zero].zero_()
+    if mesh is not None:
+        from torch.distributed.tensor import distribute_tensor
+
+        placements: Any = parameter.placements  # type: ignore[attr-defined]
+        parameter.copy_(distribute_tensor(values, mesh, placements, src_data_rank=None))
 
 
 def _stream(seed: int, name: str) -> int:

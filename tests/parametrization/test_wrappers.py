@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import mutransfer as mt
 from mutransfer.errors import PlanError
@@ -135,6 +136,31 @@ def test_multipliers_on_the_meta_device_are_refused_because_to_empty_would_lose_
 @pytest.mark.filterwarnings("ignore:.*FullyShardedDataParallel.*deprecated:FutureWarning")
 @pytest.mark.usefixtures("group")
 def test_flat_shards_are_refused():
-    flat = torch.distributed.fsdp.FullyShardedDataParallel(Net(32), device_id=torch.device("cpu"))
+    flat = FullyShardedDataParallel(Net(32), device_id=torch.device("cpu"))
     with pytest.raises(PlanError, match=r"use torch\.distributed\.fsdp\.fully_shard"):
         mt.parameter_groups(flat, planned(), lr=0.1)
+
+
+def sharded_as_whole(rank, folder):
+    """One of two ranks: the logits of a model that is sharded before or after its initialization."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    try:
+        plan, mesh = planned(), dist.init_device_mesh("cpu", (2,))
+        expected = torch.load(f"{folder}/logits.pt")
+        before, after = initialized(Net(32), plan), Net(32)
+        for model in (before, after):
+            fully_shard(model.head, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        initialized(after, plan)
+        for model in (before, after):
+            torch.testing.assert_close(model(X), expected)
+            names = [name for group in mt.parameter_groups(model, plan, lr=0.1) for name in group["names"]]
+            assert sorted(names) == sorted(plan.parameters)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_fully_shard_before_and_after(tmp_path):
+    torch.save(initialized(Net(32), planned())(X).detach(), tmp_path / "logits.pt")
+    torch.multiprocessing.spawn(sharded_as_whole, (str(tmp_path),), nprocs=2)
