@@ -15,7 +15,6 @@ import torchvision.models as tv
 import vit_pytorch as vp
 import x_transformers as xt
 from loguru import logger
-from timm.layers import create_conv2d
 from torch import Tensor, nn
 from vit_pytorch import parallel_vit, simple_vit, vit_for_small_dataset
 
@@ -350,12 +349,6 @@ def torchvision_swin(width: int) -> nn.Module:
     )
 
 
-def resnet(width: int) -> nn.Module:
-    """timm's ResNetV2 with group norm, two stages; without its standardised weights, whose outputs grow like √width."""
-    sizes = [4 * width, 4 * width]
-    return tm.ResNetV2([1, 1], channels=sizes, stem_chs=width, num_classes=CLASSES, conv_layer=create_conv2d)
-
-
 def _narrow(animal: Animal) -> Animal:
     return replace(animal, base=16, most=128)
 
@@ -384,7 +377,6 @@ ZOO: dict[str, Animal] = {
     ),
     "timm metaformer": _timm("MetaFormer", depths=(1, 1), dims=_two),
     "timm davit": _timm("DaVit", depths=(1, 1), embed_dims=_two, num_heads=_two_heads, window_size=4),
-    "timm resnetv2": Animal(resnet, "images"),
     "torchvision vit": Animal(torchvision_vit, "images", roles=_POSITIONS),
     "torchvision convnext": Animal(torchvision_convnext, "images"),
     "torchvision vgg": _narrow(Animal(torchvision_vgg, "images")),
