@@ -38,6 +38,8 @@ class _Use:
     name: str
     module: nn.Module
     parameter: nn.Parameter
+    layout: tuple[int, int] | None
+    """(fan_out dimension, fan_in dimension) of a weight in a module we know, or that the facts tell; None of others."""
 
 
 def plan_for(
@@ -82,10 +84,11 @@ def plan_for(
     (base, base_facts), (wider, _), (model, said) = (
         _on_meta(factory, size, facts) for size in (base_width, 2 * base_width, width)
     )
-    base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
+    base_uses, wider_uses, uses = (_uses(one, said.layouts) for one in (base, wider, model))
     _require_same_names(base_uses, wider_uses, uses)
     matched([*said.roles, *(roles or {})], uses, "roles")
     matched([*said.init_std, *(init_std or {})], uses, "init_std")
+    matched(said.layouts, uses, "ModelFacts.layouts")
     _require_plannable(base, wider)
     given = first(roles or {}, said.roles)
 
@@ -95,7 +98,7 @@ def plan_for(
     warnings = check_growth(
         _shapes(base_uses),
         _shapes(wider_uses),
-        lambda size: _shapes(_uses(_on_meta(factory, size, facts)[0])),
+        lambda size: _shapes(_uses(_on_meta(factory, size, facts)[0], {})),
         base_width=base_width,
         given=is_given,
     )
@@ -214,13 +217,17 @@ def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
                 raise PlanError(f"{name}: nn.MultiheadAttention with kdim, vdim or add_bias_kv has no rule here")
 
 
-def _uses(model: nn.Module) -> dict[str, _Use]:
+def _uses(model: nn.Module, layouts: Mapping[str, str]) -> dict[str, _Use]:
     """Every name of every parameter; a tied one appears under each of its names."""
-    return {
-        f"{prefix}.{name}" if prefix else name: _Use(f"{prefix}.{name}" if prefix else name, module, parameter)
-        for prefix, module in model.named_modules(remove_duplicate=False)
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-    }
+    found = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            name, dimensions, layout = f"{prefix}.{own}" if prefix else own, parameter.ndim, layout_of(module)
+            if layout is None and (order := _match(name, layouts)) is not None:
+                last, before = dimensions - 1, dimensions - 2
+                layout = (last, before) if order == "in_out" else (before, last)
+            found[name] = _Use(name, module, parameter, layout if dimensions > 1 else None)
+    return found
 
 
 def _around(name: str) -> Iterator[str]:
@@ -256,15 +263,18 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
     if len(base_shape) != len(shape):
         raise PlanError(f"{use.name} has {len(base_shape)} dimensions at base width and {len(shape)} here")
     grows = [a != b for a, b in zip(base_shape, wider.parameter.shape, strict=True)]
-    layout = _layout(use)
+    layout = use.layout
     if layout is None:
         role = given or _role_without_layout(base_shape, grows) or "scalar"  # `_require_roles` has seen it
         out_dim, in_dim = _dimensions_without_layout(role, grows)
     else:
         out_dim, in_dim = layout
         depthwise = getattr(use.module, "groups", 1) > 1 and grows[out_dim] and not grows[in_dim]
-        role = given or ("vector" if depthwise else _role(in_grows=grows[in_dim], out_grows=grows[out_dim]))
-    kernel = math.prod(shape[2:]) if layout is not None else 1
+        # A stack of matrices of constant size, one for each head, is to width what numbers per channel are.
+        stacked = not grows[in_dim] and not grows[out_dim] and any(grows)
+        role = given or ("vector" if depthwise or stacked else _role(in_grows=grows[in_dim], out_grows=grows[out_dim]))
+        out_dim = grows.index(True) if stacked and role == "vector" else out_dim
+    kernel = math.prod(shape[2:]) if layout_of(use.module) is not None else 1
 
     def size(of: tuple[int, ...], dimension: int | None) -> int:
         return 1 if dimension is None else of[dimension]
@@ -296,13 +306,6 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
     )
 
 
-def _layout(use: _Use) -> tuple[int, int] | None:
-    """(fan_out dimension, fan_in dimension) of a weight in a module we know, None of anything else."""
-    if use.parameter.ndim < 2:
-        return None
-    return layout_of(use.module)
-
-
 def _role(*, in_grows: bool, out_grows: bool) -> Role:
     if in_grows and out_grows:
         return "hidden"
@@ -327,7 +330,7 @@ def _require_roles(base: Mapping[str, _Use], wider: Mapping[str, _Use], given: M
     for name, use in base.items():
         shape = tuple(use.parameter.shape)
         grows = [a != b for a, b in zip(shape, wider[name].parameter.shape, strict=True)]
-        if _match(name, given) is None and _layout(use) is None and _role_without_layout(shape, grows) is None:
+        if _match(name, given) is None and use.layout is None and _role_without_layout(shape, grows) is None:
             unknown[name] = (shape, sum(grows))
     if not unknown:
         return
@@ -365,7 +368,7 @@ def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int,
     if base.parameter.ndim < 2:
         return []
     found = []
-    if shape.role == "hidden" and _layout(base) is None and len(set(base.parameter.shape)) > 1:
+    if shape.role == "hidden" and base.layout is None and len(set(base.parameter.shape)) > 1:
         found.append(f"{shape.name}: a weight outside any known layer is taken as (out, in), as nn.Linear has it")
     sizes = list(zip(base.parameter.shape, wider.parameter.shape, strict=True))
     for dimension, (size, wide_size) in enumerate(sizes):
