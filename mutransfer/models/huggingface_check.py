@@ -79,7 +79,7 @@ def randomize(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and parameter.requires_grad:
                 scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
                 parameter.add_(scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
 

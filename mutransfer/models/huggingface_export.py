@@ -21,12 +21,13 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from mutransfer.config.data import DataSpec
+from mutransfer.config.factory import said
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.models.huggingface import make, reloaded
 from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inputs, randomize, require_own_function
-from mutransfer.models.huggingface_facts import ALONE, QUERY_NORM
+from mutransfer.models.huggingface_facts import ALONE, QUERY_NORM, own_multipliers
 from mutransfer.parametrization.apply import INPUT_MULTIPLIER, OUTPUT_MULTIPLIER, set_multipliers
 from mutransfer.parametrization.facts import facts_of
 
@@ -42,8 +43,16 @@ def rehearse(config: RunConfig) -> None:
         PlanError: which of the two, and why.
     """
     require_own_function(config)
-    if not config.model.exports:
-        return
+    if config.model.exports:
+        require_exportable(config)
+
+
+def require_exportable(config: RunConfig) -> None:
+    """Export the model once, at twice its base width and with random weights.
+
+    Raises:
+        PlanError: it cannot be exported.
+    """
     section = config.model.at_width(2 * config.model.base_width)
     swept = () if config.search is None else config.search.space
     hparams = config.hparams.with_values({name: 0.5 for name in _SCALES if name in swept})
@@ -104,26 +113,29 @@ def write_plain(trained: nn.Module, spec: DataSpec, folder: Path) -> None:
         UsageError: a factor has nothing to go into, or the logits differ.
     """
     trained.eval()
-    inputs, difference = random_inputs(spec, _EXAMPLES), math.inf
+    inputs, difference, kind = random_inputs(spec, _EXAMPLES), math.inf, type(trained).__name__
     for by_head in (False, True):  # families order the rows of queries, keys and values in one matrix in two ways
         plain = _folded(trained, spec, by_head=by_head)
-        kind = type(plain).__name__
-        with torch.no_grad():
-            difference = distance(plain(*inputs).logits, trained(*inputs))
-            if difference < TOLERANCE:
-                plain.save_pretrained(folder)  # type: ignore[operator]  # a model of transformers
-                del plain
-                difference = distance(reloaded(folder, spec.consumed_as)(*inputs).logits, trained(*inputs))
-                break
-    if not difference < TOLERANCE:
-        raise UsageError(
-            f"the logits of the exported {kind} differ from the trained model's by {difference:.2g} of their standard "
-            "deviation, so nothing was written: this family does something with a scaled weight that is not known here"
-        )
+        plain.config.use_cache = spec.consumed_as in ("tokens", "token pairs")  # type: ignore[union-attr]
+        plain.save_pretrained(folder)  # type: ignore[operator]  # a model of transformers
+        del plain
+        try:
+            again = reloaded(folder, spec.consumed_as)
+            again.config.use_cache = False  # type: ignore[union-attr]  # one pass over whole sequences needs none
+            with torch.no_grad():
+                difference = distance(again(*inputs).logits, trained(*inputs))
+        except Exception as error:  # any that the family's own code raises
+            raise UsageError(f"the exported {kind} cannot be loaded and run: {said(error)}") from None
+        if difference < TOLERANCE:
+            return
+    raise UsageError(
+        f"the logits of the exported {kind} differ from the trained model's by {difference:.2g} of their standard "
+        "deviation, so nothing was written: this family does something with a scaled weight that is not known here"
+    )
 
 
 def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
-    """The same function as a model of transformers without multipliers, in evaluation mode."""
+    """The same function as a model of transformers without multipliers, once it is saved and loaded."""
     modules = dict(trained.named_modules(remove_duplicate=False))
     state = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
     config: Any = copy.deepcopy(trained.config)
@@ -136,12 +148,18 @@ def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
         if len(own) > 1:
             config.tie_word_embeddings = False
         for name in names:  # an alias without a module that multiplies it is what the others are
-            state[name] *= factors.get(name, next(iter(own), 1.0) if len(own) < 2 else 1.0)
+            factor = factors.get(name, next(iter(own), 1.0) if len(own) < 2 else 1.0)
+            if factor != 1.0:
+                state[name] *= factor
     _fold_attention(trained, state, by_head=by_head)
-    config.use_cache = spec.consumed_as in ("tokens", "token pairs")
+    # T5 and its like multiply what the readout takes, some only where it is tied, and some tie it when they are loaded.
+    loaded = type(config).from_dict(config.to_dict())
+    (_, before), (_, now) = own_multipliers(trained), own_multipliers(trained, loaded)
+    if before != now:
+        state[f"{facts_of(trained).readouts[0]}.weight"] *= before / now  # type: ignore[index]
     plain = make(config, spec.consumed_as)
     plain.load_state_dict(state)
-    return plain.eval()
+    return plain
 
 
 def _factors(modules: dict[str, nn.Module]) -> dict[str, float]:
@@ -170,7 +188,7 @@ def _scale_norm(name: str, modules: dict[str, nn.Module], state: dict[str, Tenso
 
 
 def _fold_attention(model: nn.Module, state: dict[str, Tensor], *, by_head: bool) -> None:
-    modules, heads = dict(model.named_modules()), int(model.config.num_attention_heads)  # type: ignore[union-attr,arg-type]
+    modules, config = dict(model.named_modules()), model.config
     for name, size in facts_of(model).attention.items():
         module = modules[name]
         factor = float(module.attention_scale) * size**0.5  # a buffer
@@ -188,6 +206,7 @@ def _fold_attention(model: nn.Module, state: dict[str, Tensor], *, by_head: bool
                 "no query weights of a kind known here to fold that into"
             )
         else:
+            heads = 0 if layer in ALONE else int(config.num_attention_heads)  # type: ignore[union-attr,arg-type]
             rows = None if layer in ALONE else query_rows(children[layer], heads, size, by_head=by_head)
             transposed = type(children[layer]).__name__ == "Conv1D"
             for parameter, dimension in (("weight", 1 if transposed else 0), ("bias", 0)):

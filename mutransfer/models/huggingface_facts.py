@@ -14,7 +14,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -27,7 +27,7 @@ from mutransfer.parametrization.layers import is_layer
 from mutransfer.parametrization.rules import Role
 
 Layout = Literal["out_in", "in_out"]
-ALONE = ("q_proj", "query", "q_lin", "q_b_proj", "q")
+ALONE = ("q_proj", "query", "q_lin", "q_b_proj", "q", "Wq")
 """Names of layers that give queries only."""
 QUERY_NORM = re.compile(r"(q|qk|query)(_b)?_?(layer_?)?norm|q_ln")
 """Names of norms of queries, behind which the size of query weights has no effect."""
@@ -60,6 +60,7 @@ def family_facts(
             )
     queries = _queries(modules, section)
     table, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    head = None if isinstance(head, nn.Embedding) else head  # FSMT names the wrong one
     tied = head is not None and head.weight is table.weight
     if tied and section.zero_readout:
         raise ConfigError("model.zero_readout: is impossible: the config ties the embedding to the readout")
@@ -89,7 +90,7 @@ def family_facts(
 
 def _queries(modules: Mapping[str, nn.Module], section: HuggingFaceSection) -> list[str]:
     """The layers whose weights start at zero."""
-    alone = [name for name in modules if name.rpartition(".")[2] in ALONE]
+    alone = [name for name, one in modules.items() if name.rpartition(".")[2] in ALONE and is_layer(one)]
     # The gradient of a norm at zero is very large, and the first step would fix the direction of its queries.
     normed = {name.rpartition(".")[0] for name in modules if QUERY_NORM.fullmatch(name.rpartition(".")[2])}
     free = [name for name in alone if name.rpartition(".")[0] not in normed]
@@ -124,24 +125,24 @@ def _gains(
     return gains, start
 
 
-def own_multipliers(model: nn.Module) -> tuple[float, float]:
-    """What a family multiplies the embeddings by, and what it multiplies the input of the readout by."""
-    config, root, enters, leaves = model.config, math.sqrt(model.config.hidden_size), 1.0, 1.0  # type: ignore[union-attr,arg-type]
+def own_multipliers(model: nn.Module, config: Any = None) -> tuple[float, float]:
+    """What a family multiplies embeddings by, and what it multiplies the input of the readout by.
+
+    Args:
+        config: the model's own when left out.
+    """
+    config = model.config if config is None else config
+    root, enters, leaves = math.sqrt(config.hidden_size), 1.0, 1.0
     for module in model.modules():
         given = (getattr(module, name, None) for name in ("scalar_embed_scale", "embed_scale"))
         enters = next((one for one in given if isinstance(one, float)), enters)
-        if (
-            hasattr(module, "d_model_size")
-            or hasattr(module, "normalizer")
-            or getattr(module, "rescale_embeddings", False)
-        ):
+        # In the code of ctrl, recurrent_gemma and big_bird.
+        if hasattr(module, "d_model_size") or hasattr(module, "normalizer") or vars(module).get("rescale_embeddings"):
             enters = root
     if getattr(config, "mup_enabled", False):  # afmoe
         enters = root
-    if hasattr(model, "model_dim") and getattr(
-        config, "scale_decoder_outputs", getattr(config, "tie_word_embeddings", False)
-    ):
-        leaves = 1 / root  # T5
+    if hasattr(model, "model_dim") and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings):  # T5
+        leaves = 1 / root
     return enters, leaves
 
 
