@@ -22,6 +22,7 @@ from mutransfer.errors import ConfigError, MutransferError
 from mutransfer.models import plan_of
 from mutransfer.models.huggingface_check import require_own_function
 from mutransfer.models.huggingface_config import transformers
+from mutransfer.models.huggingface_export import require_exportable
 
 WIDTH = 64
 PAGE = Path(__file__).with_name("families.md")
@@ -45,7 +46,7 @@ _SIZES: list[tuple[str, int]] = [
     (r"(\w+_)?intermediate_size(_mlp)?|(\w+_)?ffn_dim|n_inner|d_inner|dff|dim_ff|d_ff|hidden_dim|ffn_hidden_size", 128),
     (r"feed_forward_size|mamba_d_ssm", 128),
     (_LAYERS + "|num_blocks", 2),
-    (r"(\w+_)?key_value_heads|num_kv_heads", 2),
+    (r"(\w+_)?key_value_heads|(num_)?kv_(n_)?heads", 2),
     (r"mamba_n_heads|mamba_num_heads|n_mamba_heads", 8),
     (r"(\w+_)?heads|n_head", 4),
     (r"qk_(rope|nope)_head_dim|rotary_dim", 8),
@@ -59,6 +60,15 @@ _SIZES: list[tuple[str, int]] = [
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|context_length|model_max_length", 64),
     (r"time_step_rank|mamba_dt_rank", 4),
 ]
+_OFTEN_NULL = r"head_dim|num_key_value_heads|num_experts_per_tok"
+# What a small model of some families needs besides.
+_OWN: dict[str, dict[str, Any]] = {
+    "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
+    "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "n_groups": 1},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "xlm": {"bos_token_id": 0, "pad_token_id": 2},
+}
 
 
 def families(kind: str) -> list[str]:
@@ -73,21 +83,14 @@ def small_configs(family: str) -> Iterator[dict[str, Any]]:
     """Small configs of a family, to be tried in turn: some need more layers, or other numbers of experts."""
     from transformers import CONFIG_MAPPING
 
-    defaults = CONFIG_MAPPING[family]().to_dict()
-    if any(isinstance(value, dict) and name.endswith("config") for name, value in defaults.items()):
-        raise ConfigError("is made of several models")
-    small: dict[str, Any] = {"model_type": family}
-    for name, value in defaults.items():
-        size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, name)), None)
-        if isinstance(value, int) and not isinstance(value, bool) and size is not None:
-            small[name] = size
+    small = {**_small(CONFIG_MAPPING[family]().to_dict()), "model_type": family, **_OWN.get(family, {})}
     if "kv_lora_rank" in small and "num_key_value_heads" in small:
         small["num_key_value_heads"] = small["num_attention_heads"]
         small.pop("head_dim", None)
     for layers, experts in itertools.product((2, 4, 8), (8, 4)):
         yield {
             name: layers
-            if re.fullmatch(_LAYERS, name)
+            if re.fullmatch(_LAYERS, name) and name not in _OWN.get(family, {})
             else experts
             if name.endswith("experts") and value == 8
             else value
@@ -95,29 +98,47 @@ def small_configs(family: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def verdict(kind: str, family: str, folder: Path) -> tuple[str, str]:
-    """`equal`, `refused` or `not built`, and why."""
+def _small(defaults: dict[Any, Any]) -> dict[str, Any]:
+    small: dict[str, Any] = {}
+    for name, value in defaults.items():
+        size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, str(name))), None)
+        if isinstance(value, dict) and (inner := _small(value)):
+            small[name] = {**value, **inner}
+        elif size is not None and (type(value) is int or (value is None and re.fullmatch(_OFTEN_NULL, name))):
+            small[name] = size
+    return small
+
+
+def verdict(kind: str, family: str, folder: Path) -> tuple[str, str, str]:
+    """`equal`, `refused` or `not built`; why; and whether it can be exported."""
     why = ""
-    data = {key: str(folder / value) if key == "path" else value for key, value in DATA[kind].items()}
     try:
         for number, fields in enumerate(small_configs(family)):
             file = folder / f"{family}-{number}.json"
             file.write_text(json.dumps(fields), encoding="utf-8")
             model = {"kind": "huggingface", "config": str(file), "width": WIDTH, "base_width": WIDTH}
+            data = {key: str(folder / value) if key == "path" else value for key, value in DATA[kind].items()}
             try:
                 config = RunConfig.model_validate({"name": "small", "model": model, "data": data})
                 require_own_function(config)
-                plan_of(at_width(config, 4 * WIDTH))
-                return "equal", ""
+                plan = plan_of(at_width(config, 4 * WIDTH))
             except ConfigError as error:
                 why = why or _short(error)
+                continue
             except MutransferError as error:
                 if "cannot be run on" not in str(error):
-                    return "refused", _short(error)
+                    return "refused", _short(error), ""
                 why = _short(error)
+                continue
+            scales = {"temperature": 2.0, "attention_temperature": 2.0 if plan.attention else 1.0}
+            try:
+                require_exportable(config.model_copy(update={"hparams": config.hparams.with_values(scales)}))
+                return "equal", "", "yes" if plan.attention else "attention as it is"
+            except MutransferError as error:
+                return "equal", _short(error), "no"
     except Exception as error:  # any that transformers raises for its own defaults
-        return "not built", _short(error)
-    return "not built", why
+        return "not built", _short(error), ""
+    return "not built", why, ""
 
 
 def _short(error: object) -> str:
@@ -134,9 +155,9 @@ def main() -> None:
         for kind in DATA:
             for family in families(kind):
                 if not only or family in only:
-                    outcome, why = verdict(kind, family, Path(name))
+                    outcome, why, exported = verdict(kind, family, Path(name))
                     counts[kind, outcome] += 1
-                    rows.append(f"| {family} | {kind} | {outcome} | {why} |")
+                    rows.append(f"| {family} | {kind} | {outcome} | {exported} | {why} |")
                     print(rows[-1], flush=True)
     if only:
         return
@@ -151,11 +172,21 @@ Made by `python docs/families.py` with transformers {transformers().__version__}
   are predicted, and the model is planned at four times the width without a setting.
 - `refused`: the message says why.
 - `not built`: the script could not make a small config. Many of these families are made of several models.
+- exported: `yes` where a temperature and an attention temperature of 2 go into the weights of a checkpoint that
+  transformers loads, with equal logits. `attention as it is`: the family's attention scale cannot be set, so it has no
+  attention temperature, and heads cannot widen.
 
 | kind | equal | refused | not built |
 | --- | --- | --- | --- |
 """.splitlines()
-    lines += [*totals, "", "| family | kind | outcome | why |", "| --- | --- | --- | --- |", *sorted(rows), ""]
+    lines += [
+        *totals,
+        "",
+        "| family | kind | outcome | exported | why |",
+        "| --- | --- | --- | --- | --- |",
+        *sorted(rows),
+        "",
+    ]
     PAGE.write_text("\n".join(lines), encoding="utf-8")
 
 

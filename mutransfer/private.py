@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,20 +44,25 @@ def tensor_version(tensor: Tensor) -> int:
     return int(tensor._version)
 
 
-def softmax_inputs(show: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
+@contextmanager
+def softmax_inputs(show: Callable[[Tensor], None]) -> Iterator[None]:
     """A context in which `show` is called with the input of every softmax, on whatever path it is reached."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
     softmaxes = {torch.ops.aten._softmax.default, torch.ops.aten._safe_softmax.default}
+    shown = [show]
 
     class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
         ) -> Any:
             if func in softmaxes:
-                show(args[0])
+                shown[0](args[0])
             return func(*args, **(kwargs or {}))
 
-    mode: AbstractContextManager[Any] = Mode()  # type: ignore[no-untyped-call]
-    return mode
+    try:
+        with Mode():  # type: ignore[no-untyped-call]
+            yield
+    finally:
+        shown.clear()  # a class lives until the garbage is collected, and what it holds does too

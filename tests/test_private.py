@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
+import weakref
 
 import pytest
 import torch
@@ -31,6 +33,23 @@ def test_every_softmax_is_seen():
             F.scaled_dot_product_attention(q, q, q, is_causal=True)
     assert [tuple(one.shape) for one in seen] == [(1, 2, 5, 4), (1, 2, 5, 4), (1, 2, 5, 5)]
     assert torch.equal(seen[0], q)
+
+
+def test_what_saw_a_softmax_is_freed_at_once():
+    class Recorder:
+        def show(self, logits):
+            pass
+
+    recorder = Recorder()
+    freed = weakref.ref(recorder)
+    gc.disable()
+    try:
+        with private.softmax_inputs(recorder.show):
+            torch.softmax(torch.randn(1, 2), -1)
+        del recorder
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_a_data_set_has_a_fingerprint_that_follows_its_rows():

@@ -1,9 +1,8 @@
 """Models of the transformers library, as this project trains them.
 
-Four things change in a model that transformers has made, and its code does not. Its attention multiplies queries by the
-buffer `attention_scale` that a plan sets, through a function registered with transformers' attention interface. Numbers
-inside it that follow the width have their values at the base width. Its norm gains become buffers. It returns its
-logits. Weights keep their names.
+Three things change in a model that transformers has made, and its code does not. Its attention multiplies queries by
+the buffer `attention_scale` that a plan sets, through a function registered with transformers' attention interface. Its
+norm gains become buffers. It returns its logits. Weights keep their names.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,32 +22,31 @@ from mutransfer.config.data import DataSpec
 from mutransfer.config.data.base import PAD
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.errors import ConfigError, PlanError
-from mutransfer.models.huggingface_config import config_at, dropouts, transformers
+from mutransfer.models.huggingface_config import config_at, transformers
+from mutransfer.models.huggingface_facts import family_facts, is_norm
 from mutransfer.models.module import hand_on_logits
-from mutransfer.models.transformer import named
-from mutransfer.parametrization.facts import ModelFacts, carry
-from mutransfer.parametrization.layers import is_layer
-from mutransfer.parametrization.rules import Role
+from mutransfer.parametrization.building import meta_construction
+from mutransfer.parametrization.facts import carry
 from mutransfer.private import attention_of
 
 _HEAD_SIZES = ("qk_head_dim", "head_dim", "attention_head_size", "head_size")
-_POSITIONS = ("wpe", "position_embeddings", "embed_positions")
-ALONE = ("q_proj", "query", "q_lin", "q_b_proj", "q")
-"""Names of layers that give queries only."""
-_FUSED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv")
-QUERIES = (*ALONE, *_FUSED)
-"""Names of layers that give queries, by themselves or with keys and values."""
-_PARTS = (*_FUSED, "x_proj", "in_proj", "kv_a_proj_with_mqa")
-_ROUTER = re.compile(r"Router|Gate$|TopK|Hyper")
-_PER_CHANNEL = re.compile(r"bias$|^A_log$|^scale$")
+# What families raise at fields that do not go together: they check little of what they are given.
+_ERRORS = (
+    ValueError,
+    NotImplementedError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+)
 _HEADS = {
     "tokens": ("AutoModelForCausalLM", "causal language model"),
     "masked tokens": ("AutoModelForMaskedLM", "model for masked tokens"),
     "token pairs": ("AutoModelForSeq2SeqLM", "encoder–decoder"),
     "classes": ("AutoModelForImageClassification", "image classifier"),
 }
-# Whole numbers that follow the width, and that a forward pass makes a multiplier of.
-_HELD = ("model_dim", "d_model_size")
 
 
 def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
@@ -59,23 +57,36 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
         PlanError: heads are to widen, and the scale of this family's attention is out of reach.
     """
     config = config_at(section, spec)
-    model = _made(section, config, spec)
-    if section.width != section.base_width:
-        base = section.at_width(section.base_width)
-        _hold_multipliers(model, _made(base, config_at(base, spec), spec))
+    devices: list[int] | None = [] if torch.get_default_device().type != "cuda" else None
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        model = make(config, spec.consumed_as)
     heads = _scale_attention(model, section)
     if not section.norm_gain:
         _fix_gains(model)
-    carry(model, _facts(model, section, spec, heads))
+    base, wider = _two_widths(section.at_width(section.base_width).model_dump_json(), spec)
+    facts = family_facts(model, base, wider, section, heads)
+    if spec.consumed_as == "tokens" and type(config) in transformers().MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        facts = facts.extended(
+            warnings=(
+                f"{section.config} is an encoder–decoder family. On data of single sequences only its decoder is "
+                "trained, without cross attention; data kind translation trains both",
+            )
+        )
+    carry(model, facts)
     hand_on_logits(model, section.label)
     return model
 
 
-def _made(section: HuggingFaceSection, config: Any, spec: DataSpec) -> nn.Module:
-    devices: list[int] | None = [] if torch.get_default_device().type != "cuda" else None
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        return make(config, spec.consumed_as)
+@functools.lru_cache(maxsize=4)
+def _two_widths(section: str, spec: DataSpec) -> tuple[nn.Module, nn.Module]:
+    """The plain model at the base width and at twice that, without memory."""
+    base = HuggingFaceSection.model_validate_json(section)
+    with meta_construction():
+        small, large = (
+            make(config_at(base.at_width(width), spec), spec.consumed_as) for width in (base.width, 2 * base.width)
+        )
+    return small, large
 
 
 def make(config: Any, takes: str, attention: str | None = None) -> nn.Module:
@@ -92,9 +103,19 @@ def make(config: Any, takes: str, attention: str | None = None) -> nn.Module:
         model: nn.Module = getattr(transformers(), head).from_config(
             config, attn_implementation=attention, dtype=torch.get_default_dtype()
         )
-    except (ValueError, NotImplementedError) as error:
-        first = str(error).strip().splitlines()[0]
+    except _ERRORS as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"model.config: transformers has no {what} of this config: {first}") from None
+    return _called_on(model, takes)
+
+
+def reloaded(folder: Path, takes: str) -> nn.Module:
+    """The model of an exported folder, as `make` gives one."""
+    return _called_on(getattr(transformers(), _HEADS[takes][0]).from_pretrained(folder).eval(), takes)
+
+
+def _called_on(model: nn.Module, takes: str) -> nn.Module:
+    """The model, which takes the inputs that its data gives by position."""
     if takes == "token pairs":
         model.register_forward_pre_hook(_source_and_target, with_kwargs=True)
     return model
@@ -191,89 +212,10 @@ def _register(own: str) -> None:
     library.AttentionMaskInterface.register(_NAMES[own], ALL_MASK_ATTENTION_FUNCTIONS[own])
 
 
-def _hold_multipliers(model: nn.Module, base: nn.Module) -> None:
-    """Give every number inside a model that follows the width its value at the base width: √width on embeddings and
-    the like would change the rule of the layers around it."""
-    for module, other in zip(model.modules(), base.modules(), strict=True):
-        for name, value in vars(other).items():
-            own = vars(module).get(name)
-            if (isinstance(value, float) and isinstance(own, float) and name != "scaling") or name in _HELD:
-                setattr(module, name, value)
-        for name, held in other.named_buffers(recurse=False):
-            buffer = getattr(module, name)
-            if held.numel() == 1 and held.is_floating_point() and not held.is_meta and not buffer.is_meta:
-                buffer.copy_(held)
-
-
 def _fix_gains(model: nn.Module) -> None:
     """Turn norm gains into buffers of the same name: they stay fixed, and a checkpoint still has them."""
     for module in model.modules():
         weight = getattr(module, "weight", None)
-        if "norm" in type(module).__name__.lower() and isinstance(weight, nn.Parameter) and weight.ndim == 1:
+        if is_norm(module) and isinstance(weight, nn.Parameter):
             del module.weight
             module.register_buffer("weight", weight.data)
-
-
-def _roles(modules: dict[str, nn.Module]) -> dict[str, Role]:
-    """Roles that shapes cannot tell: of experts in one tensor, of routers that hold a weight by themselves, of numbers
-    per channel and state, and of matrices that give parts which grow together with parts which do not."""
-    found: dict[str, Role] = {}
-    for name, module in modules.items():
-        kind, own = type(module).__name__, name.rpartition(".")[2]
-        for parameter, tensor in module.named_parameters(recurse=False):
-            role: Role | None = None
-            if is_layer(module):
-                if own in _PARTS:
-                    role = "hidden" if tensor.ndim == 2 else "vector"
-                elif isinstance(module, nn.Conv1d) and module.groups > 1:
-                    role = "vector"
-            elif "Experts" in kind and tensor.ndim == 3:
-                role = "hidden"
-            elif parameter in _POSITIONS:
-                role = "input"
-            elif _PER_CHANNEL.search(parameter):
-                role = "vector"
-            elif _ROUTER.search(kind) and tensor.ndim == 2:
-                role = "output"
-            if role is not None:
-                found[f"{name}.{parameter}"] = role
-    return found
-
-
-def _facts(model: nn.Module, section: HuggingFaceSection, spec: DataSpec, heads: dict[str, int]) -> ModelFacts:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    queries = [name for name in modules if name.rpartition(".")[2] in ALONE]
-    if section.zero_query and not queries:
-        raise ConfigError(
-            "model.zero_query: is impossible: queries, keys and values of this family are one matrix; leave it out"
-        )
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
-    tied = head is not None and head.weight is table.weight
-    if tied and section.zero_readout:
-        raise ConfigError("model.zero_readout: is impossible: the config ties the embedding to the readout")
-    kept = dropouts(model.config)
-    names = {module: name for name, module in modules.items()}
-    facts = ModelFacts(
-        readouts=None if head is None else (names[head],),
-        positions=tuple(
-            name
-            for name in named(model, nn.Embedding)
-            if name.rpartition(".")[2] in _POSITIONS and modules[name].weight.requires_grad
-        ),
-        roles=_roles(modules),
-        # A shared weight starts at 1/√base_width for the logits' sake; this gives embeddings std 1 again.
-        gains={names[table]: math.sqrt(section.base_width)} if tied else {},
-        init_std={f"{name}.weight": 0.0 for name in queries} if section.zero_query is not False else {},
-        attention=heads,
-        warnings=(f"model.dropout is on ({', '.join(kept)}): TP-V lists regularisation as not transferable",)
-        if kept
-        else (),
-    )
-    if spec.consumed_as == "tokens" and type(model.config) in transformers().MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-        facts = facts.extended(
-            warnings=(
-                f"{section.config} is an encoder–decoder family. On data of single sequences only its decoder is "
-                "trained, without cross attention; data kind translation trains both",
-            )
-        )
-    return facts.extended(roles=section.roles, finite=section.finite)

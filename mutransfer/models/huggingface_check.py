@@ -31,7 +31,7 @@ def require_own_function(config: RunConfig) -> None:
     section = config.model.at_width(config.model.base_width)
     spec: Any = config.data.spec
     model = build_model(section, spec).eval()
-    _randomize(model)
+    randomize(model)
     plain = make(copy.deepcopy(model.config), spec.consumed_as, "eager").eval()
     plain.load_state_dict(model.state_dict(), strict=False)
     inputs = random_inputs(spec, _EXAMPLES)
@@ -74,12 +74,12 @@ def random_inputs(spec: Any, examples: int) -> tuple[Tensor, ...]:
     return (tokens(spec.vocab_size, spec.seq_len),)
 
 
-def _randomize(model: nn.Module) -> None:
+def randomize(model: nn.Module) -> None:
     """Weights at which nothing is hidden by zeros or equal gains."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and parameter.requires_grad:
                 scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
                 parameter.add_(scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
 

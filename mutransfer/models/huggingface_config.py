@@ -141,14 +141,30 @@ def dropouts(config: Any) -> list[str]:
             if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float) and value > 0]  # fmt: skip
 
 
-def _widths(section: HuggingFaceSection, config: Any) -> dict[str, int]:
-    """`{field: value}` of what follows width."""
-    hidden, width, found = getattr(config, "hidden_size", None), section.width, {}
+def _widths(section: HuggingFaceSection, config: Any) -> dict[str, Any]:
+    """`{field: value}` of what follows width; of fields that hold fields, as `{field: {…}}`, all of them."""
+    hidden, fields = getattr(config, "hidden_size", None), config.to_dict()
     if not isinstance(hidden, int):
-        raise ConfigError(f"model.config: {section.config}: {type(config).__name__} has no hidden_size to scale")
+        parts = [name for name, value in fields.items() if isinstance(value, dict) and "hidden_size" in value]
+        advice = f" (it is made of several models; give the config of one of them: {', '.join(parts)})" if parts else ""
+        raise ConfigError(
+            f"model.config: {section.config}: {type(config).__name__} has no hidden_size to scale{advice}"
+        )
     common = {own: name for name, own in config.attribute_map.items()}
+    return _scaled(section, fields, common, hidden)
+
+
+def _scaled(
+    section: HuggingFaceSection, fields: Mapping[str, Any], common: Mapping[str, str], hidden: int
+) -> dict[str, Any]:
+    width, found = section.width, dict[str, Any]()
     heads = _HEADS if section.grow == "heads" else _HEAD_DIM
-    for name, value in config.to_dict().items():
+    for name, value in fields.items():
+        if not isinstance(name, str):  # of labels
+            continue
+        if isinstance(value, dict) and (inner := _scaled(section, value, {}, hidden)):
+            found[name] = {**value, **inner}
+            continue
         called = (name, common.get(name, name))
         rounded = any(_INNER.fullmatch(one) for one in called)
         given = next((section.width_fields[one] for one in called if one in section.width_fields), None)

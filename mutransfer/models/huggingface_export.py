@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,53 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from mutransfer.config.data import DataSpec
+from mutransfer.config.factory import said
 from mutransfer.config.schema import RunConfig
-from mutransfer.errors import UsageError
+from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import build_model, plan_of
-from mutransfer.models.huggingface import ALONE, QUERIES, make
-from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inputs
+from mutransfer.models.huggingface import make, reloaded
+from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inputs, randomize, require_own_function
+from mutransfer.models.huggingface_facts import ALONE, QUERY_NORM, own_multipliers
 from mutransfer.parametrization.apply import INPUT_MULTIPLIER, MULTIPLIERS, OUTPUT_MULTIPLIER, set_multipliers
-from mutransfer.parametrization.building import meta_construction
 from mutransfer.parametrization.facts import facts_of
 
 _EXAMPLES = 2
+_FUSED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv")
+_SCALES = ("temperature", "attention_temperature", "embedding_scale", "position_scale")
+
+
+def rehearse(config: RunConfig) -> None:
+    """Refuse a model that is not its family's own function, or whose checkpoint could not be written after training.
+
+    Raises:
+        PlanError: which of the two, and why.
+    """
+    require_own_function(config)
+    if config.model.exports:
+        require_exportable(config)
+
+
+def require_exportable(config: RunConfig) -> None:
+    """Export the model once, at twice its base width and with random weights.
+
+    Raises:
+        PlanError: it cannot be exported.
+    """
+    section = config.model.at_width(2 * config.model.base_width)
+    swept = () if config.search is None else config.search.space
+    hparams = config.hparams.with_values({name: 0.5 for name in _SCALES if name in swept})
+    small = config.model_copy(update={"model": section, "hparams": hparams, "search": None})
+    model = build_model(section, config.data.spec)
+    randomize(model)
+    set_multipliers(model, plan_of(small), hparams=hparams)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            write_plain(model, config.data.spec, Path(folder))
+    except UsageError as error:
+        raise PlanError(
+            f"{section.label}: cannot be exported to plain transformers after training: {error}. To train it without "
+            "that, write model.export: false"
+        ) from None
 
 
 def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
@@ -40,7 +78,7 @@ def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
         weights: its `model.safetensors`.
         folder: must not be there yet; it appears whole or not at all.
 
-    The logits of both are compared on random examples first.
+    Its logits are compared on random examples first, after loading it.
 
     Raises:
         UsageError: the weights are of another model, `folder` is there already or cannot be written, or the
@@ -55,46 +93,58 @@ def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
     except (OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{weights}: cannot be read as the weights of this config's model: {first}") from None
-    plain = folded(trained, config.data.spec)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        plain.save_pretrained(partial)  # type: ignore[operator]  # a model of transformers
+        write_plain(trained, config.data.spec, partial)
         for file in partial.glob("*.safetensors"):
             file.chmod(0o644)  # the library lets the owner only read it
         partial.replace(folder)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def folded(trained: nn.Module, spec: DataSpec) -> nn.Module:
-    """The same function as a model of transformers without multipliers, in evaluation mode.
+def write_plain(trained: nn.Module, spec: DataSpec, folder: Path) -> None:
+    """Write a model with its multipliers folded in, and load it again.
 
     Raises:
-        UsageError: a factor has nothing to go into.
+        UsageError: a factor has nothing to go into, or the logits differ.
     """
     trained.eval()
-    inputs, difference = random_inputs(spec, _EXAMPLES), math.inf
+    inputs, difference, kind = random_inputs(spec, _EXAMPLES), math.inf, type(trained).__name__
     for by_head in (False, True):  # families order the rows of queries, keys and values in one matrix in two ways
         plain = _folded(trained, spec, by_head=by_head)
-        with torch.no_grad():
-            difference = distance(plain(*inputs).logits, trained(*inputs))
+        plain.config.use_cache = spec.consumed_as in ("tokens", "token pairs")  # type: ignore[union-attr]
+        plain.save_pretrained(folder)  # type: ignore[operator]  # a model of transformers
+        del plain
+        try:
+            again = reloaded(folder, spec.consumed_as)
+            again.config.use_cache = False  # type: ignore[union-attr]  # one pass over whole sequences needs none
+            with torch.no_grad():
+                difference = distance(again(*inputs).logits, trained(*inputs))
+        except Exception as error:  # any that the family's own code raises
+            raise UsageError(f"the exported {kind} cannot be loaded and run: {said(error)}") from None
         if difference < TOLERANCE:
-            return plain
+            return
     raise UsageError(
-        f"the logits of the exported {type(plain).__name__} differ from the trained model's by {difference:.2g} of "
-        "their size, so nothing was written: this family does something with a scaled weight that is not known here"
+        f"the logits of the exported {kind} differ from the trained model's by {difference:.2g} of their standard "
+        "deviation, so nothing was written: this family does something with a scaled weight that is not known here"
     )
 
 
 def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
-    kept = {name: tensor for name, tensor in trained.state_dict(keep_vars=True).items()
-            if name.rpartition(".")[2] not in MULTIPLIERS}  # fmt: skip
+    """The same function as a model of transformers without multipliers, once it is saved and loaded."""
+    modules = dict(trained.named_modules(remove_duplicate=False))
+    kept = {
+        name: tensor
+        for name, tensor in trained.state_dict(keep_vars=True).items()
+        if name.rpartition(".")[2] not in MULTIPLIERS
+    }
     state = {name: tensor.detach().clone() for name, tensor in kept.items()}
     config: Any = copy.deepcopy(trained.config)
-    with meta_construction():
-        unscaled = make(copy.deepcopy(config), spec.consumed_as)
-    factors = _factors(trained, unscaled)
+    factors = _factors(modules)
     groups: dict[int, list[str]] = {}
     for name, tensor in kept.items():
         groups.setdefault(id(tensor), []).append(name)
@@ -103,57 +153,72 @@ def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
         if len(own) > 1:
             config.tie_word_embeddings = False
         for name in names:  # an alias without a module that multiplies it is what the others are
-            state[name] *= factors.get(name, next(iter(own), 1.0) if len(own) < 2 else 1.0)
+            factor = factors.get(name, next(iter(own), 1.0) if len(own) < 2 else 1.0)
+            if factor != 1.0:
+                state[name] *= factor
     _fold_attention(trained, state, by_head=by_head)
-    config.use_cache = spec.consumed_as in ("tokens", "token pairs")
+    # T5 and its like multiply what the readout takes, some only where it is tied, and some tie it when they are loaded.
+    loaded = type(config).from_dict(config.to_dict())
+    (_, before), (_, now) = own_multipliers(trained), own_multipliers(trained, loaded)
+    if before != now:
+        state[f"{facts_of(trained).readouts[0]}.weight"] *= before / now  # type: ignore[index]
     plain = make(config, spec.consumed_as)
     plain.load_state_dict(state)
-    return plain.eval()
+    return plain
 
 
-def _factors(model: nn.Module, unscaled: nn.Module) -> dict[str, float]:
-    """What each weight and bias of a layer with a multiplier is multiplied by: the plan's, and the ratio of a number in
-    the trained model that is held at the base width's to that which transformers gives the width."""
+def _factors(modules: dict[str, nn.Module]) -> dict[str, float]:
+    """What each weight and bias of a layer with a multiplier is multiplied by."""
     found = {}
-    others = dict(unscaled.named_modules(remove_duplicate=False))
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in modules.items():
         before, after = (float(getattr(module, key, 1.0)) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER))
-        held, free = (_embed_scale(one) for one in (module, others[name]))
         for parameter, _ in module.named_parameters(recurse=False):
-            if held != free or any(hasattr(module, key) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER)):
-                found[f"{name}.{parameter}"] = after if parameter == "bias" else before * after * held / free
+            if any(hasattr(module, key) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER)):
+                found[f"{name}.{parameter}"] = after if parameter == "bias" else before * after
     return found
 
 
-def _embed_scale(module: nn.Module) -> float:
-    """What an embedding of transformers multiplies its output by."""
-    numbers = (getattr(module, name, None) for name in ("scalar_embed_scale", "embed_scale"))
-    return next((number for number in numbers if isinstance(number, float)), 1.0)
+def _scale_norm(name: str, modules: dict[str, nn.Module], state: dict[str, Tensor], factor: float) -> None:
+    """Multiply what a norm gives. Some families (Gemma) multiply by 1 + weight."""
+    probe = copy.deepcopy(modules[name])
+    with torch.no_grad():
+        for one in (probe.weight, getattr(probe, "bias", None)):
+            if isinstance(one, Tensor):
+                one.zero_()
+        offset = float(probe(torch.randn(1, 1, *probe.weight.shape)).abs().max() > 0)  # type: ignore[misc]
+    weight = state[f"{name}.weight"]
+    weight.add_(offset).mul_(factor).sub_(offset)
+    if f"{name}.bias" in state:
+        state[f"{name}.bias"] *= factor
 
 
 def _fold_attention(model: nn.Module, state: dict[str, Tensor], *, by_head: bool) -> None:
-    modules, heads = dict(model.named_modules()), int(model.config.num_attention_heads)  # type: ignore[union-attr,arg-type]
+    modules, config = dict(model.named_modules()), model.config
     for name, size in facts_of(model).attention.items():
         module = modules[name]
         factor = float(module.attention_scale) * size**0.5  # a buffer
         if math.isclose(factor, 1.0, rel_tol=1e-6):
             continue
         children = dict(module.named_children())
-        layer = next((one for one in QUERIES if one in children), None)
-        if "q_norm" in children:  # what comes before a norm has no say in its size
-            layer, rows = "q_norm", None
-        elif layer is None:
+        # What comes before a norm has no say in its size.
+        norm = next((one for one in children if QUERY_NORM.fullmatch(one)), None)
+        layer = next((one for one in (*ALONE, *_FUSED) if one in children), None)
+        if norm is not None and f"{name}.{norm}.weight" in state:
+            _scale_norm(f"{name}.{norm}", modules, state, factor)
+        elif norm is not None or layer is None:
             raise UsageError(
                 f"{name}: its attention scale is {factor:g} times transformers' own, and {type(module).__name__} has "
                 "no query weights of a kind known here to fold that into"
             )
         else:
+            heads = 0 if layer in ALONE else int(config.num_attention_heads)  # type: ignore[union-attr,arg-type]
             rows = None if layer in ALONE else query_rows(children[layer], heads, size, by_head=by_head)
-        for parameter, dimension in (("weight", 1 if type(children[layer]).__name__ == "Conv1D" else 0), ("bias", 0)):
-            tensor = state.get(f"{name}.{layer}.{parameter}")
-            if tensor is not None:
-                every = torch.arange(tensor.shape[dimension])
-                tensor.transpose(0, dimension)[every if rows is None else rows] *= factor
+            transposed = type(children[layer]).__name__ == "Conv1D"
+            for parameter, dimension in (("weight", 1 if transposed else 0), ("bias", 0)):
+                tensor = state.get(f"{name}.{layer}.{parameter}")
+                if tensor is not None:
+                    every = torch.arange(tensor.shape[dimension])
+                    tensor.transpose(0, dimension)[every if rows is None else rows] *= factor
 
 
 def query_rows(layer: nn.Module, heads: int, size: int, *, by_head: bool) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
@@ -43,6 +43,9 @@ class ModelFacts(BaseModel):
     """Modules whose output does not grow on purpose; the coordinate check does not judge how they grow."""
     roles: Mapping[str, Role] = Field(default_factory=dict)
     """`{parameter: role}` where its shape cannot tell."""
+    layouts: Mapping[str, Literal["out_in", "in_out"]] = Field(default_factory=dict)
+    """`{parameter: order of its last two dimensions}` for weights outside layers that are multiplied as matrices, or as
+    a stack of them: `in_out` where the code writes `x @ weight`, `out_in` where it writes `F.linear(x, weight)`."""
     init_std: Mapping[str, float] = Field(default_factory=dict)
     """`{parameter: std at base width}` instead of the default."""
     as_made: tuple[str, ...] = ()

@@ -36,6 +36,8 @@ class _Use:
     name: str
     module: nn.Module
     parameter: nn.Parameter
+    layout: tuple[int, int] | None
+    """(fan_out dimension, fan_in dimension) of a weight in a module we know, or that the facts tell; None of others."""
     part: WeightPart | None = None
     """Of a weight that is computed from several parameters."""
 
@@ -83,10 +85,11 @@ def plan_for(
     (base, base_facts), (wider, _), (model, said) = (
         on_meta(factory, size, facts) for size in (base_width, 2 * base_width, width)
     )
-    base_uses, wider_uses, uses = _uses(base), _uses(wider), _uses(model)
+    base_uses, wider_uses, uses = (_uses(one, said.layouts) for one in (base, wider, model))
     _require_same_names(base_uses, wider_uses, uses)
     matched([*said.roles, *(roles or {})], uses, "roles")
     matched([*said.init_std, *(init_std or {})], uses, "init_std")
+    matched(said.layouts, uses, "ModelFacts.layouts")
     _require_plannable(base, wider)
     given = first(roles or {}, said.roles)
 
@@ -96,7 +99,7 @@ def plan_for(
     warnings = check_growth(
         _shapes(base_uses),
         _shapes(wider_uses),
-        lambda size: _shapes(_uses(on_meta(factory, size, facts)[0])),
+        lambda size: _shapes(_uses(on_meta(factory, size, facts)[0], {})),
         base_width=base_width,
         given=is_given,
     )
@@ -157,14 +160,19 @@ def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
                 raise PlanError(f"{name}: nn.MultiheadAttention with kdim, vdim or add_bias_kv has no rule here")
 
 
-def _uses(model: nn.Module) -> dict[str, _Use]:
+def _uses(model: nn.Module, layouts: Mapping[str, str]) -> dict[str, _Use]:
     """Every name of every parameter; a tied one appears under each of its names."""
     modules, found = dict(named_modules(model, remove_duplicate=False)), {}
-    for prefix, module in modules.items():
-        for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            name = f"{prefix}.{own}" if prefix else own
-            layer, part = part_of(modules, prefix, module, own) or (module, None)
-            found[name] = _Use(name, nn.Module() if part == "gain" else layer, parameter, part)
+    for prefix, owner in modules.items():
+        for own, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
+            name, dimensions = f"{prefix}.{own}" if prefix else own, parameter.ndim
+            module, part = part_of(modules, prefix, owner, own) or (owner, None)
+            module = nn.Module() if part == "gain" else module  # it has no part in how the layer multiplies
+            layout = layout_of(module)
+            if layout is None and (order := _match(name, layouts)) is not None:
+                last, before = dimensions - 1, dimensions - 2
+                layout = (last, before) if order == "in_out" else (before, last)
+            found[name] = _Use(name, module, parameter, layout if dimensions > 1 else None, part)
     return found
 
 
@@ -201,24 +209,27 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, 
     if len(base_shape) != len(shape):
         raise PlanError(f"{use.name} has {len(base_shape)} dimensions at base width and {len(shape)} here")
     grows = [a != b for a, b in zip(base_shape, wider.parameter.shape, strict=True)]
-    layout = _layout(use)
+    layout = use.layout
     if layout is None:
         role = given or _role_without_layout(base_shape, grows) or "scalar"  # `_require_roles` has seen it
         out_dim, in_dim = _dimensions_without_layout(role, grows)
     else:
         out_dim, in_dim = layout
         depthwise = getattr(use.module, "groups", 1) > 1 and grows[out_dim] and not grows[in_dim]
-        by_shape: Role = "vector" if depthwise else _role(in_grows=grows[in_dim], out_grows=grows[out_dim])
+        # A stack of matrices of constant size, one for each head, is to width what numbers per channel are.
+        stacked = not grows[in_dim] and not grows[out_dim] and any(grows)
+        by_shape = "vector" if depthwise or stacked else _role(in_grows=grows[in_dim], out_grows=grows[out_dim])
         # A layer from the width to a constant size cannot be hidden: hidden's lr and std would make what it sends back,
         # and then its own change, grow like √width. Who says so says that it is not the readout.
         # A weight that stays as made (LoRA's) has a std of its own and is left to the user.
         role = by_shape if drawn and by_shape == "output" and given == "hidden" else given or by_shape
+        out_dim = grows.index(True) if stacked and role == "vector" else out_dim
         if use.part == "spectral" and role not in ("hidden", "output"):
             raise PlanError(
                 f"{use.name}: a spectral norm divides by a number that grows like √width here, because the layer's "
                 "input does not grow, so that what it gives would shrink; leave it out there, or use weight_norm"
             )
-    kernel = math.prod(shape[2:]) if layout is not None else 1
+    kernel = math.prod(shape[2:]) if layout_of(use.module) is not None else 1
 
     def size(of: tuple[int, ...], dimension: int | None) -> int:
         return 1 if dimension is None else of[dimension]
@@ -253,13 +264,6 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, 
     )
 
 
-def _layout(use: _Use) -> tuple[int, int] | None:
-    """(fan_out dimension, fan_in dimension) of a weight in a module we know, None of anything else."""
-    if use.parameter.ndim < 2:
-        return None
-    return layout_of(use.module)
-
-
 def _role(*, in_grows: bool, out_grows: bool) -> Role:
     if in_grows and out_grows:
         return "hidden"
@@ -284,7 +288,7 @@ def _require_roles(base: Mapping[str, _Use], wider: Mapping[str, _Use], given: M
     for name, use in base.items():
         shape = tuple(use.parameter.shape)
         grows = [a != b for a, b in zip(shape, wider[name].parameter.shape, strict=True)]
-        if _match(name, given) is None and _layout(use) is None and _role_without_layout(shape, grows) is None:
+        if _match(name, given) is None and use.layout is None and _role_without_layout(shape, grows) is None:
             unknown[name] = (shape, sum(grows))
     if not unknown:
         return
@@ -323,7 +327,7 @@ def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int,
     if base.parameter.ndim < 2:
         return []
     found = []
-    if shape.role == "hidden" and _layout(base) is None and len(set(base.parameter.shape)) > 1:
+    if shape.role == "hidden" and base.layout is None and len(set(base.parameter.shape)) > 1:
         found.append(f"{shape.name}: a weight outside any known layer is taken as (out, in), as nn.Linear has it")
     sizes = list(zip(base.parameter.shape, wider.parameter.shape, strict=True))
     for dimension, (size, wide_size) in enumerate(sizes):

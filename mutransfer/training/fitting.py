@@ -66,10 +66,11 @@ class FolderHooks(Hooks):
         with disk_errors(self._folder.weights):
             save_weights(self._folder.weights, learner.model)
         exporter = self._config.model.exporter
-        if exporter is None:
+        if exporter is None or not self._config.model.exports:
             return
         # The model in its own library's format too, or why not; the weights stand in either case.
         shutil.rmtree(self._folder.pretrained, ignore_errors=True)  # a previous export of other weights
+        self._folder.not_pretrained.unlink(missing_ok=True)
         try:
             pkgutil.resolve_name(exporter)(self._config, self._folder.weights, self._folder.pretrained)
         except UsageError as error:

@@ -18,9 +18,10 @@ from mutransfer import hub
 from mutransfer.config.data import TokenSpec
 from mutransfer.errors import ConfigError, PlanError, UsageError
 from mutransfer.models import build_model, plan_of
+from mutransfer.models.huggingface import reloaded
 from mutransfer.models.huggingface_check import require_own_function
 from mutransfer.models.huggingface_config import transformers
-from mutransfer.models.huggingface_export import folded, save_pretrained
+from mutransfer.models.huggingface_export import save_pretrained, write_plain
 from mutransfer.training.checkpoint import save_weights
 from mutransfer.training.learner import Learner, start_at
 from mutransfer.training.loop import Hooks, fit_pack
@@ -156,7 +157,7 @@ class MaskedSpec(TokenSpec):
     consumed_as: ClassVar = "masked tokens"
 
 
-def test_on_masked_tokens_bert_sees_both_ways_and_its_export_too(hf):
+def test_on_masked_tokens_bert_sees_both_ways_and_its_export_too(hf, tmp_path):
     config = hf("bert", 64, zero_query=False)
     spec = MaskedSpec(vocab_size=256, seq_len=16)
     assert type(config.model).accepts("masked tokens")
@@ -167,7 +168,8 @@ def test_on_masked_tokens_bert_sees_both_ways_and_its_export_too(hf):
     changed = tokens.clone()
     changed[0, 8] = 99
     assert (model(tokens)[:, :8] - model(changed)[:, :8]).abs().max() > 1e-3
-    plain = folded(model, spec)
+    write_plain(model, spec, tmp_path / "pretrained")
+    plain = reloaded(tmp_path / "pretrained", "masked tokens")
     assert type(plain).__name__ == "BertForMaskedLM"
     torch.testing.assert_close(plain.eval()(tokens).logits, model.eval()(tokens), rtol=1e-4, atol=1e-5)
     with pytest.raises(ConfigError, match="no model for masked tokens"):

@@ -12,10 +12,11 @@ if importlib.util.find_spec("transformers") is None:
 
 import torch
 
-from mutransfer.errors import PlanError
+from mutransfer.errors import ConfigError, PlanError
 from mutransfer.models import build_model, huggingface, plan_of
 from mutransfer.models.huggingface_check import require_own_function
 from mutransfer.models.huggingface_config import transformers
+from mutransfer.training.learner import start_at
 from tests.conftest import build
 
 COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -108,10 +109,37 @@ def test_a_family_that_sees_ahead_is_refused(hf):
         require_own_function(hf("xlnet", fields))
 
 
-def test_numbers_that_follow_the_width_are_held_at_the_base_width(hf):
-    wide = hf("gemma3_text", CAUSAL["gemma3_text"], width=128)
-    model = build_model(wide.model, wide.data.spec)
-    assert float(model.model.embed_tokens.embed_scale) == pytest.approx(32**0.5, rel=1e-3)
+OWN_MULTIPLIERS = {
+    "gemma3_text": CAUSAL["gemma3_text"],
+    "afmoe": {
+        **COMMON,
+        "num_experts": 4,
+        "num_dense_layers": 1,
+        "moe_intermediate_size": 32,
+        "mup_enabled": True,
+        "num_experts_per_tok": 2,
+    },
+    "big_bird": {**COMMON, "rescale_embeddings": True, "attention_type": "original_full"},
+    "biogpt": {**COMMON, "scale_embedding": True},
+    "ctrl": {"n_embd": 32, "n_layer": 1, "n_head": 4, "dff": 64},
+    "recurrent_gemma": {**COMMON, "lru_width": 32},
+}
+
+
+@pytest.mark.parametrize("family", OWN_MULTIPLIERS)
+def test_numbers_that_follow_the_width_act_as_at_the_base_width(hf, family):
+    sizes = []
+    for width in (32, 128):
+        config = hf(family, OWN_MULTIPLIERS[family], width=width)
+        require_own_function(config)
+        model = build_model(config.model, config.data.spec)
+        start_at(model, plan_of(config), config)
+        block = next(one for name, one in model.named_modules() if name.endswith((".0", "embeddings.LayerNorm")))
+        block.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].std().item()))
+        with torch.no_grad():
+            model(torch.arange(16)[None])
+    assert 0.5 < sizes[0] < 2
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
 
 
 def test_routers_and_experts_have_rules_without_a_setting(hf):
@@ -125,6 +153,47 @@ def test_routers_and_experts_have_rules_without_a_setting(hf):
     )
     experts = plan.parameters["model.layers.0.mlp.experts.gate_up_proj"]
     assert (experts.role, experts.m_in, experts.m_out, experts.lr) == ("hidden", 4, 4, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "order"),
+    [
+        ("gpt_oss", {**CAUSAL["gpt_oss"], "intermediate_size": 48}, "in_out"),
+        (
+            "llama4_text",
+            {**COMMON, "num_local_experts": 4, "intermediate_size": 48, "interleave_moe_layer_step": 1},
+            "in_out",
+        ),
+        ("mixtral", {**CAUSAL["mixtral"], "intermediate_size": 48}, "out_in"),
+    ],
+)
+def test_experts_have_the_fan_in_that_their_code_multiplies(hf, family, fields, order):
+    experts = {
+        name.rpartition(".")[2]: one
+        for name, one in plan_of(hf(family, fields, width=128)).parameters.items()
+        if ".experts." in name and len(one.shape) == 3
+    }
+    up, down = experts["gate_up_proj"], experts["down_proj"]
+    assert up.shape == ((4, 128, 384) if order == "in_out" else (4, 384, 128))
+    assert (up.role, up.fan_in, up.base_init_std, up.lr) == ("hidden", 128, pytest.approx(32**-0.5), 0.25)
+    assert (down.role, down.fan_in, down.base_init_std, down.lr) == ("hidden", 192, pytest.approx(48**-0.5), 0.25)
+
+
+def test_experts_of_constant_size_are_readouts_and_entrances_of_their_own(hf):
+    config = hf("qwen3_moe", CAUSAL["qwen3_moe"], width=128, overrides={"moe_intermediate_size": 24})
+    experts = {name.rpartition(".")[2]: one for name, one in plan_of(config).parameters.items() if ".0.mlp.exp" in name}
+    up, down = experts["gate_up_proj"], experts["down_proj"]
+    assert (up.role, up.fan_in, up.lr, up.init_std) == ("output", 128, 0.25, pytest.approx(32**-0.5 / 4))
+    assert (down.role, down.fan_in, down.lr, down.init_std) == ("input", 24, 1.0, pytest.approx(24**-0.5))
+
+
+def test_normalised_queries_do_not_start_at_zero(hf):
+    fields = CAUSAL["gemma3_text"]
+    assert plan_of(hf("gemma3_text", fields)).parameters["model.layers.0.self_attn.q_proj.weight"].init_std > 0
+    with pytest.raises(ConfigError, match="zero_query: is impossible: the queries of this family are normalised"):
+        plan_of(hf("gemma3_text", fields, zero_query=True))
+    latent = plan_of(hf("deepseek_v3", CAUSAL["deepseek_v3"])).parameters  # the norm is before the query weights
+    assert latent["model.layers.0.self_attn.q_b_proj.weight"].init_std == 0.0
 
 
 def test_heads_that_widen_need_a_scale_that_can_be_set(hf):

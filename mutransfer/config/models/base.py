@@ -146,6 +146,11 @@ class BaseModelSection(Section):
         return getattr(self, "zero_readout", True) is not False
 
     @property
+    def exports(self) -> bool:
+        """Whether a trained model is written in a format of its own."""
+        return self.exporter is not None
+
+    @property
     def layers(self) -> int | None:
         """The number of layers; None where the config does not say it."""
         found: int | None = getattr(self, "depth", None)

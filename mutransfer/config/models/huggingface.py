@@ -22,7 +22,7 @@ class HuggingFaceSection(BaseModelSection):
 
     implementation = "mutransfer.models.huggingface:build"
     exporter = "mutransfer.models.huggingface_export:save_pretrained"
-    rehearsal = "mutransfer.models.huggingface_check:require_own_function"
+    rehearsal = "mutransfer.models.huggingface_export:rehearse"
     consumes = "tokens"
     attention = True
     foreign = True
@@ -52,6 +52,9 @@ class HuggingFaceSection(BaseModelSection):
     """Query weights start at zero. Default: true, or false where queries, keys and values are one matrix (GPT-2), where
     true is impossible."""
 
+    export: bool = True
+    """Write a checkpoint for plain transformers after training. A model for which that is impossible is refused before
+    training."""
     roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
     """Role by parameter name or pattern, where shapes cannot tell: that of a bottleneck is `output`."""
     finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
@@ -82,6 +85,10 @@ class HuggingFaceSection(BaseModelSection):
             if name in self.overrides:
                 raise FieldProblem(("overrides", name), "is in width_fields too")
         return self
+
+    @property
+    def exports(self) -> bool:  # noqa: D102
+        return self.export
 
     @property
     def label(self) -> str:  # noqa: D102
