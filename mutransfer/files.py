@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,9 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from mutransfer.errors import UsageError
+
+MOST_BYTES = 50_000_000
+"""Size of the largest file that is read as a whole."""
 
 
 @contextmanager
@@ -111,6 +115,41 @@ def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) 
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def read_bytes(path: Path, *, most: int = MOST_BYTES, error: type[UsageError] = UsageError) -> bytes:
+    """The content of a file. A pipe or a device in its place is not waited for.
+
+    Raises:
+        error: it is missing, not a file, longer than `most` bytes, or cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                what = "folder" if stat.S_ISDIR(found.st_mode) else "pipe or a device"
+                raise error(f"{path}: is a {what}, not a file")
+            if found.st_size > most:
+                raise error(f"{path}: has {found.st_size} bytes, but at most {most} are possible here")
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(handle)
+    except (FileNotFoundError, NotADirectoryError):
+        raise error(f"{path}: no such file") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror}") from None
+    except ValueError as problem:  # a character that no path can have
+        raise error(f"{path}: cannot be read: {problem}") from None
+
+
+def read_text(path: Path, *, most: int = MOST_BYTES, error: type[UsageError] = UsageError) -> str:
+    """The text of a file in UTF-8; raises as `read_bytes` does, also where it is not UTF-8."""
+    try:
+        return read_bytes(path, most=most, error=error).decode()
+    except UnicodeDecodeError:
+        raise error(f"{path}: is not UTF-8 text") from None
 
 
 @contextmanager

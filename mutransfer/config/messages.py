@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic_core import ErrorDetails
 
+from mutransfer.shown import quoted
+
 _SECTION = "must be a section (key: value lines)"
 _MESSAGES = {
     "missing": "is required",
@@ -37,4 +39,4 @@ def message_of(error: ErrorDetails) -> str:
     shown = error["type"] not in ("missing", "too_short", "string_too_long") and not isinstance(
         error["input"], dict | list | tuple
     )
-    return message + (f", but got {error['input']!r}" if shown else "")
+    return message + (f", but got {quoted(error['input'])}" if shown else "")

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mutransfer.config.base import MOST_DEPTH
 from mutransfer.config.data import ClassSpec, DataSpec, PairSpec, TokenSpec
 from mutransfer.config.data.base import PAD
 from mutransfer.config.models import HuggingFaceSection
-from mutransfer.config.models.base import MOST_DEPTH
 from mutransfer.config.models.huggingface import config_file
 from mutransfer.errors import ConfigError, UsageError, nearest
 from mutransfer.hub import why_unreachable

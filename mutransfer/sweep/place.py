@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from mutransfer.config.search import ENVIRONMENT
 from mutransfer.errors import UsageError
+from mutransfer.shown import ENVIRONMENT
 
 
 @dataclass(frozen=True)

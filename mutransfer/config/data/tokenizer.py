@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, PositiveInt, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.base import FieldProblem, Section, Size
 
 _BYTES = 256
 TokenizerKind = Literal["bytes", "words", "bpe", "file"]
@@ -20,7 +20,7 @@ class TokenizerSection(Section):
     kind: TokenizerKind = "bytes"
     """`bytes`; `words` between white space, `<eos>` after each line, the most frequent of the training part kept and
     `<unk>` for the others; `bpe`, byte pairs trained on the training part (extra `hf`); `file`, see there."""
-    vocab_size: PositiveInt | None = None
+    vocab_size: Size | None = None
     """Number of token ids, special ones included; `words` and `bpe` need it. Default with `file`: read from the file
     when the config is loaded."""
     file: str | None = None
