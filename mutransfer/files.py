@@ -15,6 +15,7 @@ from typing import IO, Any
 from filelock import FileLock, Timeout
 
 from mutransfer.errors import UsageError
+from mutransfer.shown import masked_data
 
 MOST_BYTES = 50_000_000
 """Size of the largest file that is read as a whole."""
@@ -187,4 +188,4 @@ def is_held(path: Path) -> bool:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON with `write_atomic`."""
-    write_atomic(path, json.dumps(data, indent=2) + "\n")
+    write_atomic(path, json.dumps(masked_data(data), indent=2) + "\n")

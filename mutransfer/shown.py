@@ -44,7 +44,7 @@ _SECRET = re.compile(
 )
 _NO_SECRET = re.compile(r"(?:passfile|ssl[_-]?key|key_?file|\w*_path)=", re.IGNORECASE)
 # What a terminal obeys or cannot show: controls, marks that turn the direction of text, bytes that are not UTF-8.
-_UNSHOWN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def masked(text: str, *, paths: bool = False) -> str:
@@ -89,13 +89,17 @@ def quoted(value: Any) -> str:
     return _shortened(repr(value), _MOST_OF_VALUE)
 
 
+def clean(text: str) -> str:
+    """Text that a terminal and a log can take: masked, control characters escaped."""
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], masked(text, paths=True))
+
+
 def plain(message: str) -> str:
-    """A message that a terminal and a log can take: masked, control characters escaped, lines of bounded length."""
+    """A message of bounded length that a terminal and a log can take."""
     lines = message.split("\n")
     if len(lines) > _MOST_LINES:
         lines = [*lines[:_MOST_LINES], f"… and {len(lines) - _MOST_LINES} more lines"]
-    text = "\n".join(_shortened(line, _MOST_OF_LINE) for line in lines)
-    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+    return clean("\n".join(_shortened(line, _MOST_OF_LINE) for line in lines))
 
 
 def _shortened(text: str, most: int) -> str:

@@ -39,7 +39,7 @@ class Place:
             if ENVIRONMENT.fullmatch(self.storage):
                 return make_url(_filled(self.storage))
             url = make_url(self.storage)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # a port that is not a number
             raise UsageError(
                 f"search.storage: {self.storage} is not a storage URL; write it as postgresql+psycopg://USER:${{PASSWORD}}"
                 "@HOST/DATABASE or sqlite:////PATH"
