@@ -33,9 +33,9 @@ Few = Annotated[int, Field(gt=0, le=1000)]
 """What there are a handful of: retries, hypotheses of a beam, widths of a feed-forward layer."""
 RowCount = Annotated[int, Field(gt=0, le=10**12)]
 """Examples of a data set."""
-MOST = 1e9
+MOST = 1e30
 Factor = Annotated[float, Field(gt=0, le=MOST)]
-"""A learning rate, or what something is multiplied by; of squares of larger ones fp32 is infinite soon."""
+"""A learning rate, or what something is multiplied by; fp32 ends at 3e38."""
 FactorOrZero = Annotated[float, Field(ge=0, le=MOST)]
 Seconds = Annotated[float, Field(gt=0, le=1e8)]
 """At most three years."""

@@ -15,13 +15,13 @@ from mutransfer.config.base import FieldProblem
 from mutransfer.config.data import DATA_SOURCES
 from mutransfer.config.executors import EXECUTORS
 from mutransfer.config.hparams import OPTIMIZER_TAGS
-from mutransfer.config.messages import message_of
 from mutransfer.config.models import MODELS
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
 from mutransfer.config.source import ConfigSource, FieldPath, dump_yaml, override_label, read_yaml
 from mutransfer.errors import ConfigError
 from mutransfer.files import write_atomic
+from mutransfer.messages import message_of
 from mutransfer.registry import Registry
 from mutransfer.shown import quoted
 

@@ -14,13 +14,13 @@ from mutransfer.config.data import DATA_SOURCES, AnyDataSection
 from mutransfer.config.evaluation import EvaluationSection
 from mutransfer.config.executors import EXECUTORS, BaseExecutorSection, LocalSection
 from mutransfer.config.hparams import UNSWEEPABLE, Hparams
-from mutransfer.config.messages import message_of
 from mutransfer.config.models import MODELS, BaseModelSection
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import NO_SECRETS, SearchSection
 from mutransfer.config.trainer import TrainerFacts
 from mutransfer.config.union import class_of, union_of
 from mutransfer.errors import ConfigError, nearest
+from mutransfer.messages import message_of
 from mutransfer.shown import masked
 
 _LONGEST_SWEPT_NAME = 100

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mutransfer.config.base import Depth, FieldProblem
 from mutransfer.config.factory import require_plain
 from mutransfer.config.models.base import BaseModelSection, Loss
+from mutransfer.errors import UsageError
+from mutransfer.files import at_home, read_json
 from mutransfer.shown import quoted
 
 _FACTOR = re.compile(r"\d{1,9}(\.\d{0,20}|/0*[1-9]\d{0,8})?|\.\d{1,20}|\d(\.\d{0,20})?e-?\d\d?")
@@ -101,16 +102,18 @@ class HuggingFaceSection(BaseModelSection):
 
 def config_file(name: str) -> Path | None:
     """The local `config.json` that `model.config` names; None where it names none."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     return next((one for one in (path, path / "config.json") if one.is_file()), None)
+
+
+class _Family(BaseModel):
+    model_type: str
 
 
 def _family(name: str) -> str | None:
     """`model_type` of a local config; None where it cannot be told without loading it."""
     file = config_file(name)
     try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
-    except (OSError, ValueError):
+        return None if file is None else read_json(file, _Family, advice="").model_type
+    except UsageError:
         return None
-    family = found.get("model_type") if isinstance(found, dict) else None
-    return family if isinstance(family, str) else None
