@@ -22,8 +22,9 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "mutransfer"
 # A room may import from rooms before it, and from itself.
 ORDER = [
-    "errors", "registry", "signals", "files", "hub", "private", "optimizers", "config", "parametrization", "models",
-    "data", "training", "executors", "sweep", "transfer", "verification", "integrations", "report", "cli", "testing",
+    "shown", "messages", "errors", "registry", "signals", "files", "hub", "private", "optimizers", "config",
+    "parametrization", "models", "data", "training", "executors", "sweep", "transfer", "verification", "integrations",
+    "report", "cli", "testing",
 ]  # fmt: skip
 APART = {("models", "data"), ("data", "models"), ("executors", "training"), ("training", "executors")}
 TORCH_FREE = [
