@@ -40,7 +40,8 @@ class Activation:
     finished: int
     update: Tensor | None = None
     """What the module's own weights have come to do since init, on the input it has now: its output less that of
-    the same layer with its initial weights. None of modules that are no layer, and where none was asked for."""
+    the same layer with its initial weights and its present bias. None of modules that are no layer, and where none was
+    asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -183,15 +184,17 @@ class _Recorder:
         if not any(parameter.requires_grad for parameter in module.parameters()):
             return None  # frozen: there is no update to judge
         prefix = "" if call.name == OUTPUT else f"{call.name}."
-        now = {name: parameter.data for name, parameter in module.named_parameters()}
+        # Not biases: where activations are small, theirs is the larger part, and it hides what the weights do.
+        weights = {name: parameter for name, parameter in module.named_parameters() if parameter.ndim > 1}
+        now = {name: parameter.data for name, parameter in weights.items()}
         self._again = True
         try:
             # Not torch.func.functional_call: some packages keep data about a weight on the Parameter itself.
-            for name, parameter in module.named_parameters():
+            for name, parameter in weights.items():
                 parameter.data = self._initial[prefix + name]
             before = _first_float(module(*call.inputs, **call.keywords))
         finally:
-            for name, parameter in module.named_parameters():
+            for name, parameter in weights.items():
                 parameter.data = now[name]
             self._again = False
         return None if before is None else values - before.float()

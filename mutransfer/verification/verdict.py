@@ -48,6 +48,9 @@ NARROW_LOGITS = 0.4
 by 1/2 less the drift of small heads, about 0.25: half way between that and the drift alone."""
 LEAST_SHARE = 0.1
 """Of a change at the largest size, the share of what has been learned that counts as clearly there."""
+LEAST_OF_A_READOUT = 0.5
+"""The same of a readout, where only the noise of its own updates can. Right ones have 0.7 or
+more. A multiplier that is applied twice can look like 0.2 beside a bias, whose part of the change stays."""
 UPDATE_TOLERANCE = 2.5
 """Thresholds that a layer's own update may slope. It is smaller than the whole change and reaches its limit later: keys
 of a gpt behind zero queries slope by -0.14 from width 32 to 512, and not at all from 128 on. Every broken rule that it
@@ -114,12 +117,13 @@ def judge(
     roles, missing = _roles(plan), _missing(measured)
     depth = plan.options.depth if plan is not None and measured.axis == "depth" else None
     exponent = 0.0 if depth is None else depth.alpha - 1.0
-    found = []
+    found, fading = [], False
     for name, facts in measured.modules.items():
+        fading = fading or _fades_behind_a_readout(name, measured, threshold)
         kind = _kind(name, facts, measured)
         role = roles.get(facts.own_name)
         verdict = _judge_numbers(
-            name, kind, role, measured, threshold, final=final, narrow=narrow, update_exponent=exponent
+            name, kind, role, measured, threshold, final=final, narrow=narrow, update_exponent=exponent, fading=fading
         )
         structural = _structural(name, facts, measured, finite, missing.get(name, []))
         if structural:
@@ -159,6 +163,7 @@ def _judge_numbers(
     final: bool,
     narrow: bool,
     update_exponent: float,
+    fading: bool,
 ) -> ModuleVerdict:
     values, flat = measured.values[name], (-threshold, threshold)
     place = _place_in_depth(name) if measured.axis == "depth" else "outside"
@@ -166,6 +171,7 @@ def _judge_numbers(
     lenient = place in ("first", "last") or (kind in ("readout", "attention logits") and measured.axis == "width")
     faded = not lenient and _fades_behind_a_readout(name, measured, threshold)
     size_allowed = (CLT - threshold, threshold) if lenient or faded else flat
+    eased = faded or (kind == "readout" and fading)
     sizes = values["rms"][..., 0]
     if kind == "attention logits" and measured.held.get(name, sizes).any():
         sizes = measured.held.get(name, sizes)
@@ -174,13 +180,13 @@ def _judge_numbers(
     # A readout that does not start at zero (a tied one never does) also moves by its initial weights times the change
     # before it, which is such a sum. The effect of its own weights is judged by the own update.
     starts = kind == "readout" and bool(sizes.any())
-    change_allowed = (CLT - threshold, threshold) if (narrow and lenient) or faded or starts else flat
+    change_allowed = (CLT - threshold, threshold) if (narrow and lenient) or eased or starts else flat
     if narrow and kind == "attention logits":  # they drift downwards, so that a smaller upper limit suffices
         change_allowed = (CLT - threshold, NARROW_LOGITS * threshold)
     # What a depth rule asks of each block: with α < 1 the blocks are lazy by design.
     update_expected = update_exponent if place == "inside" else 0.0
     reach = UPDATE_TOLERANCE * threshold
-    update_allowed = update_expected - reach - (0.5 if faded else 0.0), update_expected + reach
+    update_allowed = update_expected - reach + (CLT if eased else 0.0), update_expected + reach
     tables: list[tuple[Quantity, Numbers, tuple[float, float], str | None]] = [("size", sizes, size_allowed, None)]
     if kind != "fixed" and place != "first":
         moves: tuple[tuple[Quantity, str, tuple[float, float]], ...] = (
@@ -205,7 +211,8 @@ def _judge_numbers(
             reasons.append(NeverMoves(what))
             first_step = min(first_step, 0.5)
             continue
-        slopes[what], outcome, reason = _judge_one(what, table, allowed, measured, final=final)
+        least = LEAST_OF_A_READOUT if kind == "readout" else LEAST_SHARE
+        slopes[what], outcome, reason = _judge_one(what, table, allowed, measured, least=least, final=final)
         outcomes.add(outcome)
         if outcome == "fail":
             reasons.append(reason)
@@ -265,7 +272,7 @@ def _place_in_depth(name: str) -> Literal["outside", "inside", "first", "last"]:
 
 
 def _judge_one(
-    what: Quantity, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, final: bool
+    what: Quantity, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, least: float, final: bool
 ) -> tuple[Slope | None, ModuleOutcome, Reason]:
     """Slope, outcome and, of a failure, the reason for one (seeds, sizes) table."""
     usable = np.isfinite(values) & (values > 0)
@@ -277,10 +284,10 @@ def _judge_one(
     if what != "size" and measured.axis == "width" and not inside and slope.value < 0 and allowed[0] > CLT:
         share = settled_share(measured.sizes, values)
         steep = slope.high < 2 * CLT + SMALLEST_FAULT / 2  # only a broken rule gives that
-        inside = not steep and share.low > LEAST_SHARE and slope.high <= allowed[1]
-        outside = steep or (slope.high < allowed[0] and share.high < LEAST_SHARE)
+        inside = not steep and share.low > least and slope.high <= allowed[1]
+        outside = steep or (slope.high < allowed[0] and share.high < least)
         if final:
-            inside = not steep and share.value > LEAST_SHARE and slope.value <= allowed[1]
+            inside = not steep and share.value > least and slope.value <= allowed[1]
             outside = not inside
     if final and not inside and not outside:
         # Not shown to leave the band: enough, where the interval is short enough to exclude every broken rule.
