@@ -204,7 +204,9 @@ def _on_meta(
 
 def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
     """Refuse layers of torch that hide a scale or a layout in which a rule would silently go wrong."""
-    for (name, module), wide in zip(base.named_modules(), wider.modules(), strict=True):
+    others = dict(wider.named_modules())
+    for name, module in base.named_modules():
+        wide = others.get(name)
         if isinstance(module, TRANSPOSED) and module.groups != 1:
             raise PlanError(f"{name}: a transposed convolution with groups has no rule here; use groups=1")
         if isinstance(module, nn.MultiheadAttention) and isinstance(wide, nn.MultiheadAttention):
