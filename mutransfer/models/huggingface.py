@@ -1,15 +1,15 @@
 """Models of the transformers library, as this project trains them.
 
-Three things change in a model that transformers has made, and its code does not. Its attention multiplies queries by
-the buffer `attention_scale` that a plan sets, through a function registered with transformers' attention interface. Its
-norm gains become buffers. It returns its logits. Weights keep their names.
+Four things change in a model that transformers has made, and its code does not. Its attention multiplies queries by the
+buffer `attention_scale` that a plan sets, through a function registered with transformers' attention interface. Numbers
+inside it that follow the width have their values at the base width. Its norm gains become buffers. It returns its
+logits. Weights keep their names.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,14 +22,15 @@ from mutransfer.config.data import DataSpec
 from mutransfer.config.data.base import PAD
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.errors import ConfigError, PlanError
-from mutransfer.models.huggingface_config import config_at, transformers
+from mutransfer.models.huggingface_config import config_at, first_line, transformers
 from mutransfer.models.huggingface_facts import family_facts, is_norm
+from mutransfer.models.huggingface_multipliers import hold_multipliers
 from mutransfer.models.module import hand_on_logits
 from mutransfer.parametrization.building import meta_construction
 from mutransfer.parametrization.facts import carry
 from mutransfer.private import attention_of
 
-_HEAD_SIZES = ("qk_head_dim", "head_dim", "attention_head_size", "head_size")
+_HEAD_SIZES = ("qk_head_dim", "head_dim", "attention_head_size", "head_size", "key_value_proj_dim")
 # What families raise at fields that do not go together: they check little of what they are given.
 _ERRORS = (
     ValueError,
@@ -42,10 +43,10 @@ _ERRORS = (
     ImportError,
 )
 _HEADS = {
-    "tokens": ("AutoModelForCausalLM", "causal language model"),
-    "masked tokens": ("AutoModelForMaskedLM", "model for masked tokens"),
-    "token pairs": ("AutoModelForSeq2SeqLM", "encoder–decoder"),
-    "classes": ("AutoModelForImageClassification", "image classifier"),
+    "tokens": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING", "causal language model"),
+    "masked tokens": ("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING", "model for masked tokens"),
+    "token pairs": ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "encoder–decoder"),
+    "classes": ("AutoModelForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "image classifier"),
 }
 
 
@@ -61,10 +62,11 @@ def build(section: HuggingFaceSection, spec: DataSpec) -> nn.Module:
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
         model = make(config, spec.consumed_as)
-    heads = _scale_attention(model, section)
     if not section.norm_gain:
         _fix_gains(model)
     base, wider = _two_widths(section.at_width(section.base_width).model_dump_json(), spec)
+    hold_multipliers(model, base)
+    heads = _scale_attention(model, base, section)
     facts = family_facts(model, base, wider, section, heads)
     if spec.consumed_as == "tokens" and type(config) in transformers().MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
         facts = facts.extended(
@@ -96,16 +98,23 @@ def make(config: Any, takes: str, attention: str | None = None) -> nn.Module:
         takes: `consumed_as` of its data. With token pairs it is called with source and target ids, (B, S) and (B, T).
         attention: `eager` or `sdpa`; the family's default when left out.
     """
-    head, what = _HEADS[takes]
+    head, mapping, what = _HEADS[takes]
     if hasattr(config, "is_decoder"):
         config.is_decoder = takes == "tokens"  # where next tokens are predicted, no token may see later ones
+    classes = getattr(transformers(), mapping).get(type(config), None)
+    if classes is None:
+        raise ConfigError(
+            f"model.config: transformers has no {what} of family {config.model_type}, and that is what data of {takes} "
+            "trains"
+        )
+    if isinstance(classes, tuple):  # DeiT has one with a teacher too
+        config.architectures = [classes[0].__name__]
     try:
         model: nn.Module = getattr(transformers(), head).from_config(
             config, attn_implementation=attention, dtype=torch.get_default_dtype()
         )
     except _ERRORS as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"model.config: transformers has no {what} of this config: {first}") from None
+        raise ConfigError(f"model.config: transformers cannot make a {what} of it: {first_line(error)}") from None
     return _called_on(model, takes)
 
 
@@ -128,12 +137,25 @@ def _source_and_target(module: nn.Module, inputs: tuple[Tensor, ...], keywords: 
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Modules whose scale of q·k can be set: they hand a number `scaling` to transformers' attention interface."""
+    """Modules whose scale of q·k can be set: they take their attention from transformers' attention interface."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "scaling", None), float) and _asks_the_interface(type(module))
+        if isinstance(getattr(module, "scaling", 1.0), float)
+        and head_size(module) is not None
+        and _asks_the_interface(type(module))
     }
+
+
+def head_size(module: nn.Module) -> int | None:
+    """The head size of an attention module, where it says one."""
+    return next((size for name in _HEAD_SIZES if isinstance(size := getattr(module, name, None), int)), None)
+
+
+def own_scale(module: nn.Module) -> float:
+    """What a family multiplies q·k by. ModernBERT keeps no number, and hands over 1/√head size."""
+    scaling: float = getattr(module, "scaling", (head_size(module) or 1) ** -0.5)
+    return scaling
 
 
 def _asks_the_interface(kind: type[nn.Module]) -> bool:
@@ -159,19 +181,20 @@ def _attend(
     scale = getattr(module, "attention_scale", None)
     if scale is not None:
         query = query * scale.to(query.dtype)
+        keywords["scaling"] = getattr(module, "scaling", 1.0)
     return inner(module, query, key, value, attention_mask, **keywords)
 
 
-def _scale_attention(model: nn.Module, section: HuggingFaceSection) -> dict[str, int]:
+def _scale_attention(model: nn.Module, base: nn.Module, section: HuggingFaceSection) -> dict[str, int]:
     """Give every attention module a buffer for the scale of q·k, where the family lets it be set.
 
     Returns `{module: head size}`. With heads that keep their size nothing has to be scaled, and other families keep
-    their attention as it is.
+    their attention as it is. What a family multiplies q·k by besides 1/√head size stays what it is at the base width.
 
     Raises:
         PlanError: heads widen, and the scale cannot be set.
     """
-    found, own = attention_modules(model), attention_of(model)
+    found, others, own = attention_modules(model), attention_modules(base), attention_of(model)
     if found:
         _register(own)
         model.set_attn_implementation(_NAMES[own])  # type: ignore[operator]
@@ -184,16 +207,10 @@ def _scale_attention(model: nn.Module, section: HuggingFaceSection) -> dict[str,
         return {}
     heads: dict[str, int] = {}
     for name, module in found.items():
-        sizes = (getattr(module, field, None) for field in _HEAD_SIZES)
-        size, scaling = next((size for size in sizes if isinstance(size, int)), 1), float(module.scaling)  # type: ignore[arg-type]
-        if section.grow == "head_dim" and not math.isclose(scaling, size**-0.5, rel_tol=1e-6):
-            raise PlanError(
-                f"{name}: scales q·k by {scaling:g} and not by 1/√{size}, for which there is no rule where heads "
-                f"widen; use grow: heads, or override the attention scale in {section.config}"
-            )
-        heads[name] = size
+        heads[name] = size = head_size(module) or 1
         module.register_buffer("attention_scale", torch.tensor(size**-0.5), persistent=False)
-        module.scaling = scaling * size**0.5  # what is left: 1 of most families
+        if hasattr(module, "scaling"):
+            module.scaling = own_scale(others[name]) * (head_size(others[name]) or 1) ** 0.5  # 1 of most families
     return heads
 
 

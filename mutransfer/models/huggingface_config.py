@@ -112,7 +112,7 @@ def config_at(section: HuggingFaceSection, spec: DataSpec) -> Any:
     if plain["model_type"] in _OFFSET_POSITIONS and "max_position_embeddings" in data:
         plain["pad_token_id"] = 1
         data["max_position_embeddings"] += 2
-    plain.update({name: value for name, value in data.items() if name in known})
+    plain.update({name: value for name, value in data.items() if name in known or name == "num_labels"})
     layers = getattr(whole, "num_hidden_layers", None)
     if isinstance(layers, int) and layers > MOST_DEPTH:
         raise ConfigError(f"model.config: {section.config}: has {layers} layers; at most {MOST_DEPTH} are built")
@@ -225,7 +225,7 @@ def _from_hub(name: str) -> Path:
     except Exception as error:  # its client raises OSError, errors of its own and those of the network below it
         raise ConfigError(
             f"model.config: {name}: is not a local file or folder, and cannot be fetched from the Hugging Face hub "
-            f"({_first_line(error)}); give the path of its config.json"
+            f"({first_line(error)}); give the path of its config.json"
         ) from None
 
 
@@ -238,11 +238,13 @@ def _made(plain: Mapping[str, Any], label: str) -> Any:
         if isinstance(error, UsageError):
             raise
         raise ConfigError(
-            f"model.config: {label}: transformers cannot make a {plain['model_type']} of it: {_first_line(error)}"
+            f"model.config: {label}: transformers cannot make a {plain['model_type']} of it: {first_line(error)}"
         ) from None
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    # Of an unknown model_type transformers lists all that it knows, some hundreds.
-    return textwrap.shorten(text.splitlines()[0], 300, placeholder=" …") if text else type(error).__name__
+def first_line(error: Exception) -> str:
+    """What an error of transformers says, without the lists that follow."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Of an unknown model_type it lists all that it knows, some hundreds; of a validation the reason is the second line.
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return textwrap.shorten(text, 300, placeholder=" …")

@@ -2,7 +2,7 @@
 
     readout     weight × forward multiplier / temperature, bias / temperature.
     embedding   weight × its gain and scale.
-    queries     weight and bias (or the gain of their norm) × attention scale / transformers' own 1/√head size.
+    queries     weight and bias (or the gain of their norm) × attention scale / transformers' own.
 
 A weight that is embedding and readout at once cannot hold both factors, so the checkpoint of a tied model is untied.
 """
@@ -25,9 +25,10 @@ from mutransfer.config.factory import said
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import build_model, plan_of
-from mutransfer.models.huggingface import make, reloaded
+from mutransfer.models.huggingface import make, own_scale, reloaded
 from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inputs, randomize, require_own_function
-from mutransfer.models.huggingface_facts import ALONE, QUERY_NORM, own_multipliers
+from mutransfer.models.huggingface_facts import ALONE, QUERY_NORM
+from mutransfer.models.huggingface_multipliers import own_multipliers, token_tables
 from mutransfer.parametrization.apply import INPUT_MULTIPLIER, MULTIPLIERS, OUTPUT_MULTIPLIER, set_multipliers
 from mutransfer.parametrization.facts import facts_of
 
@@ -156,15 +157,24 @@ def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
             factor = factors.get(name, next(iter(own), 1.0) if len(own) < 2 else 1.0)
             if factor != 1.0:
                 state[name] *= factor
-    _fold_attention(trained, state, by_head=by_head)
-    # T5 and its like multiply what the readout takes, some only where it is tied, and some tie it when they are loaded.
-    loaded = type(config).from_dict(config.to_dict())
-    (_, before), (_, now) = own_multipliers(trained), own_multipliers(trained, loaded)
-    if before != now:
-        state[f"{facts_of(trained).readouts[0]}.weight"] *= before / now  # type: ignore[index]
     plain = make(config, spec.consumed_as)
+    _fold_attention(trained, plain, state, by_head=by_head)
+    _fold_multipliers(trained, plain, state)
     plain.load_state_dict(state)
     return plain
+
+
+def _fold_multipliers(model: nn.Module, plain: nn.Module, state: dict[str, Tensor]) -> None:
+    """Make up for a family's own multipliers, which the trained model has at the base width."""
+    config: Any = plain.config
+    # T5 and its like multiply what the readout takes, some only where it is tied, and some tie it when they are loaded.
+    loaded = type(config).from_dict(config.to_dict())
+    (enters, leaves), (own_enters, own_leaves) = own_multipliers(model), own_multipliers(plain, loaded)
+    head, tables = model.get_output_embeddings(), token_tables(model)  # type: ignore[operator]
+    for name, module in model.named_modules(remove_duplicate=False):
+        ratio = enters / own_enters if name in tables else leaves / own_leaves if module is head else 1.0
+        if ratio != 1.0:
+            state[f"{name}.weight"] *= ratio
 
 
 def _factors(modules: dict[str, nn.Module]) -> dict[str, float]:
@@ -192,20 +202,23 @@ def _scale_norm(name: str, modules: dict[str, nn.Module], state: dict[str, Tenso
         state[f"{name}.bias"] *= factor
 
 
-def _fold_attention(model: nn.Module, state: dict[str, Tensor], *, by_head: bool) -> None:
+def _fold_attention(model: nn.Module, plain: nn.Module, state: dict[str, Tensor], *, by_head: bool) -> None:
     modules, config = dict(model.named_modules()), model.config
     for name, size in facts_of(model).attention.items():
         module = modules[name]
-        factor = float(module.attention_scale) * size**0.5  # a buffer
+        scale = float(module.attention_scale) * float(getattr(module, "scaling", 1.0))
+        factor = scale / own_scale(plain.get_submodule(name))
         if math.isclose(factor, 1.0, rel_tol=1e-6):
             continue
         children = dict(module.named_children())
         # What comes before a norm has no say in its size.
-        norm = next((one for one in children if QUERY_NORM.fullmatch(one)), None)
+        norm = next((f"{name}.{one}" for one in children if QUERY_NORM.fullmatch(one)), "")
+        norms = [one for one in modules if f"{one}.".startswith(f"{norm}.") and f"{one}.weight" in state]
         layer = next((one for one in (*ALONE, *_FUSED) if one in children), None)
-        if norm is not None and f"{name}.{norm}.weight" in state:
-            _scale_norm(f"{name}.{norm}", modules, state, factor)
-        elif norm is not None or layer is None:
+        if norm and norms:
+            for one in norms:  # one, or one for each head
+                _scale_norm(one, modules, state, factor)
+        elif norm or layer is None:
             raise UsageError(
                 f"{name}: its attention scale is {factor:g} times transformers' own, and {type(module).__name__} has "
                 "no query weights of a kind known here to fold that into"

@@ -1,9 +1,4 @@
-"""The facts about a model of the transformers library that its shapes do not tell.
-
-A family's own multipliers that follow the width (√hidden_size on embeddings, 1/√d_model before the readout) would
-change the rule of the layers around them. A gain of the plan takes the change out, so that they act with their values
-at the base width.
-"""
+"""The facts about a model of the transformers library that its shapes do not tell."""
 
 from __future__ import annotations
 
@@ -14,13 +9,14 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from mutransfer.config.models import HuggingFaceSection
 from mutransfer.errors import ConfigError, PlanError
 from mutransfer.models.huggingface_config import dropouts
+from mutransfer.models.huggingface_multipliers import own_multipliers, token_tables
 from mutransfer.models.transformer import named
 from mutransfer.parametrization.facts import ModelFacts
 from mutransfer.parametrization.layers import is_layer
@@ -32,7 +28,7 @@ ALONE = ("q_proj", "query", "q_lin", "q_b_proj", "q", "Wq")
 QUERY_NORM = re.compile(r"(q|qk|query)(_b)?_?(layer_?)?norm|q_ln")
 """Names of norms of queries, behind which the size of query weights has no effect."""
 _POSITIONS = ("wpe", "position_embeddings", "embed_positions")
-_ROUTER = re.compile(r"router|gate$|topk|hyper", re.IGNORECASE)
+_ROUTER = re.compile(r"router|gate$|\bgate\b|topk|hyper", re.IGNORECASE)
 _PER_CHANNEL = re.compile(r"bias$|^A_log$|^scale$")
 # They divide a product over the whole width by its root, which is wrong for every width but one.
 _WITHOUT_RULE = ("Inkling2BlockAttentionResidual", "Qwen4ExpTextPLELayer")
@@ -59,14 +55,13 @@ def family_facts(
                 "rule is known, so this family cannot be scaled"
             )
     queries = _queries(modules, section)
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    tables, head = token_tables(model), model.get_output_embeddings()  # type: ignore[operator]
     head = None if isinstance(head, nn.Embedding) else head  # FSMT names the wrong one
-    tied = head is not None and head.weight is table.weight
-    if tied and section.zero_readout:
+    if section.zero_readout and any(head is not None and one.weight is head.weight for one in tables.values()):
         raise ConfigError("model.zero_readout: is impossible: the config ties the embedding to the readout")
     kept = dropouts(model.config)
     names = {module: name for name, module in modules.items()}
-    gains, start = _gains(model, base, names, section.base_width, tied=tied)
+    gains, start = _start(tables, head, base, section.base_width)
     roles = _roles(modules, _growth(base, wider), "" if head is None else names[head])
     facts = ModelFacts(
         readouts=None if head is None else (names[head],),
@@ -104,46 +99,22 @@ def _queries(modules: Mapping[str, nn.Module], section: HuggingFaceSection) -> l
     return free if section.zero_query is not False else []
 
 
-def _gains(
-    model: nn.Module, base: nn.Module, names: Mapping[nn.Module, str], base_width: int, *, tied: bool
+def _start(
+    tables: Mapping[str, nn.Embedding], head: nn.Module | None, base: nn.Module, base_width: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """`{module: gain}` and `{weight: std at base width}` that go with what a family multiplies by itself.
+    """`{module: gain}` and `{weight: std at base width}` with which embeddings start with outputs of std 1.
 
-    Embeddings start with outputs of std 1. A weight that is the readout too starts at 1/√base_width for the logits'
-    sake, and gains give embeddings std 1 again.
+    A weight that is the readout too starts at 1/√base_width for the logits' sake, and a gain gives embeddings std 1
+    again. What a family multiplies either of them by counts.
     """
-    (enters, leaves), (base_enters, base_leaves) = own_multipliers(model), own_multipliers(base)
-    size = math.sqrt(base_width) * base_leaves if tied else base_enters  # of the table's output over its weights'
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
-    tables = [
-        name for module, name in names.items() if isinstance(module, nn.Embedding) and module.weight is table.weight
-    ]
-    gains = dict.fromkeys(tables, size / enters) if size != enters else {}
-    if leaves != base_leaves:
-        gains[names[head]] = base_leaves / leaves
-    start = {f"{name}.weight": 1 / size for name in tables} if (base_enters, base_leaves) != (1.0, 1.0) else {}
+    gains, start, (enters, leaves) = dict[str, float](), dict[str, float](), own_multipliers(base)
+    for name, table in tables.items():
+        std = 1 / (math.sqrt(base_width) * leaves if head is not None and table.weight is head.weight else enters)
+        if std * enters != 1.0:
+            gains[name] = 1 / (std * enters)
+        if (enters, leaves) != (1.0, 1.0):
+            start[f"{name}.weight"] = std
     return gains, start
-
-
-def own_multipliers(model: nn.Module, config: Any = None) -> tuple[float, float]:
-    """What a family multiplies embeddings by, and what it multiplies the input of the readout by.
-
-    Args:
-        config: the model's own when left out.
-    """
-    config = model.config if config is None else config
-    root, enters, leaves = math.sqrt(config.hidden_size), 1.0, 1.0
-    for module in model.modules():
-        given = (getattr(module, name, None) for name in ("scalar_embed_scale", "embed_scale"))
-        enters = next((one for one in given if isinstance(one, float)), enters)
-        # In the code of ctrl, recurrent_gemma and big_bird.
-        if hasattr(module, "d_model_size") or hasattr(module, "normalizer") or vars(module).get("rescale_embeddings"):
-            enters = root
-    if getattr(config, "mup_enabled", False):  # afmoe
-        enters = root
-    if hasattr(model, "model_dim") and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings):  # T5
-        leaves = 1 / root
-    return enters, leaves
 
 
 def _growth(base: nn.Module, wider: nn.Module) -> dict[str, list[float]]:

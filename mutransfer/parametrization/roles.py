@@ -147,7 +147,9 @@ def plan_for(
 
 def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
     """Refuse layers of torch that hide a scale or a layout in which a rule would silently go wrong."""
-    for (name, module), (_, wide) in zip(named_modules(base), named_modules(wider), strict=True):
+    others = dict(named_modules(wider))
+    for name, module in named_modules(base):
+        wide = others.get(name)
         if isinstance(module, TRANSPOSED) and module.groups != 1:
             raise PlanError(f"{name}: a transposed convolution with groups has no rule here; use groups=1")
         if isinstance(module, nn.MultiheadAttention) and isinstance(wide, nn.MultiheadAttention):

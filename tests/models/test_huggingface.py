@@ -16,12 +16,12 @@ if importlib.util.find_spec("transformers") is None:
 
 from mutransfer import hub
 from mutransfer.config.data import TokenSpec
-from mutransfer.errors import ConfigError, PlanError, UsageError
+from mutransfer.errors import ConfigError, UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.models.huggingface import reloaded
 from mutransfer.models.huggingface_check import require_own_function
 from mutransfer.models.huggingface_config import transformers
-from mutransfer.models.huggingface_export import save_pretrained, write_plain
+from mutransfer.models.huggingface_export import rehearse, save_pretrained, write_plain
 from mutransfer.training.checkpoint import save_weights
 from mutransfer.training.learner import Learner, start_at
 from mutransfer.training.loop import Hooks, fit_pack
@@ -122,7 +122,7 @@ def test_a_factor_left_out_of_the_export_is_noticed(hf, tmp_path, monkeypatch):
     config = hf("llama", 64, hparams={"attention_temperature": 0.25}, zero_readout=False, zero_query=False)
     learner = Learner(config, torch.device("cpu"))
     save_weights(tmp_path / "model.safetensors", learner.model)
-    monkeypatch.setattr("mutransfer.models.huggingface_export._fold_attention", lambda model, state, by_head: None)
+    monkeypatch.setattr("mutransfer.models.huggingface_export._fold_attention", lambda *models, by_head: None)
     with pytest.raises(UsageError, match="differ from the trained model's"):
         save_pretrained(config, tmp_path / "model.safetensors", tmp_path / "pretrained")
     assert not (tmp_path / "pretrained").exists()
@@ -240,12 +240,14 @@ def test_a_config_that_is_none(hf, tmp_path, content, message):
     assert len(str(caught.value)) < 600  # transformers would list every family that it knows
 
 
-def test_attention_scaled_in_another_way_is_kept_unless_heads_widen(hf):
+def test_attention_scaled_in_another_way_keeps_its_scale_at_the_base_width(hf):
     unscaled = {"scale_attn_weights": False}
-    require_own_function(hf("gpt2", file=unscaled))
-    assert plan_of(hf("gpt2", 64, file=unscaled)).attention
-    with pytest.raises(PlanError, match="no rule where heads widen"):
-        plan_of(hf("gpt2", file=unscaled, grow="head_dim"))
+    for grow in ("heads", "head_dim"):
+        rehearse(hf("gpt2", file=unscaled, grow=grow))
+    config = hf("gpt2", 128, file=unscaled, grow="head_dim")
+    model = build_model(config.model, config.data.spec)
+    (name, scale), *_ = plan_of(config).attention.items()
+    assert scale * model.get_submodule(name).scaling == pytest.approx(8 / 32)  # 1 at heads of 8
 
 
 def test_windows_shorter_than_the_sequences_are_the_familys_own(hf):

@@ -92,8 +92,8 @@ def test_a_mask_that_is_left_out_is_noticed(hf, monkeypatch):
 def test_a_scale_that_is_wrong_is_noticed(hf, monkeypatch):
     scaled = huggingface._scale_attention
 
-    def twice(model, section):
-        found = scaled(model, section)
+    def twice(model, base, section):
+        found = scaled(model, base, section)
         for module in huggingface.attention_modules(model).values():
             module.attention_scale.mul_(2)
         return found
