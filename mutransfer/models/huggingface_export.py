@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mutransfer.config.data import DataSpec
 from mutransfer.config.factory import said
-from mutransfer.config.schema import RunConfig
+from mutransfer.config.schema import RunConfig, TrainingSection
 from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import build_model, plan_of
 from mutransfer.models.huggingface import make, own_scale, reloaded
@@ -30,10 +30,13 @@ from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inpu
 from mutransfer.models.huggingface_facts import ALONE, QUERY_NORM
 from mutransfer.models.huggingface_multipliers import own_multipliers, token_tables
 from mutransfer.parametrization.apply import INPUT_MULTIPLIER, MULTIPLIERS, OUTPUT_MULTIPLIER, set_multipliers
+from mutransfer.parametrization.building import meta_construction
 from mutransfer.parametrization.facts import facts_of
 
 _EXAMPLES = 2
 _FUSED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv")
+_REHEARSED = set[str]()
+"""What has passed in this process: a sweep tries out its config several times."""
 _SCALES = ("temperature", "attention_temperature", "embedding_scale", "position_scale")
 
 
@@ -43,9 +46,14 @@ def rehearse(config: RunConfig) -> None:
     Raises:
         PlanError: which of the two, and why.
     """
+    small = {"model": config.model.at_width(config.model.base_width), "training": TrainingSection(), "provenance": None}
+    key = config.model_copy(update=small).model_dump_json()
+    if key in _REHEARSED:
+        return
     require_own_function(config)
     if config.model.exports:
         require_exportable(config)
+    _REHEARSED.add(key)
 
 
 def require_exportable(config: RunConfig) -> None:
@@ -137,7 +145,6 @@ def write_plain(trained: nn.Module, spec: DataSpec, folder: Path) -> None:
 
 def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
     """The same function as a model of transformers without multipliers, once it is saved and loaded."""
-    modules = dict(trained.named_modules(remove_duplicate=False))
     kept = {
         name: tensor
         for name, tensor in trained.state_dict(keep_vars=True).items()
@@ -145,46 +152,40 @@ def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
     }
     state = {name: tensor.detach().clone() for name, tensor in kept.items()}
     config: Any = copy.deepcopy(trained.config)
-    factors = _factors(modules)
     groups: dict[int, list[str]] = {}
     for name, tensor in kept.items():
         groups.setdefault(id(tensor), []).append(name)
+    factors = _factors(trained, config, spec)
+    if any(len({factors[name] for name in names if name in factors}) > 1 for names in groups.values()):
+        config.tie_word_embeddings = False
+        factors = _factors(trained, config, spec)
     for names in groups.values():
         own = {factors[name] for name in names if name in factors}
-        if len(own) > 1:
-            config.tie_word_embeddings = False
         for name in names:  # an alias without a module that multiplies it is what the others are
             factor = factors.get(name, next(iter(own), 1.0) if len(own) < 2 else 1.0)
             if factor != 1.0:
                 state[name] *= factor
     plain = make(config, spec.consumed_as)
     _fold_attention(trained, plain, state, by_head=by_head)
-    _fold_multipliers(trained, plain, state)
     plain.load_state_dict(state)
     return plain
 
 
-def _fold_multipliers(model: nn.Module, plain: nn.Module, state: dict[str, Tensor]) -> None:
-    """Make up for a family's own multipliers, which the trained model has at the base width."""
-    config: Any = plain.config
+def _factors(model: nn.Module, config: Any, spec: DataSpec) -> dict[str, float]:
+    """What each weight and bias of a layer with a multiplier is multiplied by: the plan's multipliers, and the ratio of
+    a family's own at the base width, which the trained model has, to those at this width."""
+    with meta_construction():
+        plain = make(copy.deepcopy(config), spec.consumed_as)
     # T5 and its like multiply what the readout takes, some only where it is tied, and some tie it when they are loaded.
     loaded = type(config).from_dict(config.to_dict())
     (enters, leaves), (own_enters, own_leaves) = own_multipliers(model), own_multipliers(plain, loaded)
-    head, tables = model.get_output_embeddings(), token_tables(model)  # type: ignore[operator]
+    head, tables, found = model.get_output_embeddings(), token_tables(model), dict[str, float]()  # type: ignore[operator]
     for name, module in model.named_modules(remove_duplicate=False):
-        ratio = enters / own_enters if name in tables else leaves / own_leaves if module is head else 1.0
-        if ratio != 1.0:
-            state[f"{name}.weight"] *= ratio
-
-
-def _factors(modules: dict[str, nn.Module]) -> dict[str, float]:
-    """What each weight and bias of a layer with a multiplier is multiplied by."""
-    found = {}
-    for name, module in modules.items():
         before, after = (float(getattr(module, key, 1.0)) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER))
+        ratio = enters / own_enters if name in tables else leaves / own_leaves if module is head else 1.0
         for parameter, _ in module.named_parameters(recurse=False):
-            if any(hasattr(module, key) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER)):
-                found[f"{name}.{parameter}"] = after if parameter == "bias" else before * after
+            if ratio != 1.0 or any(hasattr(module, key) for key in (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER)):
+                found[f"{name}.{parameter}"] = after if parameter == "bias" else before * after * ratio
     return found
 
 

@@ -27,7 +27,7 @@ ALONE = ("q_proj", "query", "q_lin", "q_b_proj", "q", "Wq")
 """Names of layers that give queries only."""
 QUERY_NORM = re.compile(r"(q|qk|query)(_b)?_?(layer_?)?norm|q_ln")
 """Names of norms of queries, behind which the size of query weights has no effect."""
-_POSITIONS = ("wpe", "position_embeddings", "embed_positions")
+_POSITIONS = ("wpe", "position_embeddings", "embed_positions", "relative_attention_bias")
 _ROUTER = re.compile(r"router|gate$|\bgate\b|topk|hyper", re.IGNORECASE)
 _PER_CHANNEL = re.compile(r"bias$|^A_log$|^scale$")
 # They divide a product over the whole width by its root, which is wrong for every width but one.
@@ -74,7 +74,7 @@ def family_facts(
         layouts=_layouts(modules),
         finite=tuple(name.rpartition(".")[0] for name, role in roles.items() if role == "output"),
         gains=gains,
-        init_std={**start, **{f"{name}.weight": 0.0 for name in queries}},
+        init_std={**start, **{f"{name}.weight": 0.0 for name in queries}, **_small(model, section)},
         attention=heads,
         warnings=(f"model.dropout is on ({', '.join(kept)}): TP-V lists regularisation as not transferable",)
         if kept
@@ -115,6 +115,16 @@ def _start(
         if (enters, leaves) != (1.0, 1.0):
             start[f"{name}.weight"] = std
     return gains, start
+
+
+def _small(model: nn.Module, section: HuggingFaceSection) -> dict[str, float]:
+    """What is added to attention logits starts small: T5's relative positions as it has them, and attention sinks at
+    zero, since a few random numbers, one for each head, would be another model at every width."""
+    return {
+        name: 0.0 if name.endswith(".sinks") else section.base_width**-0.5
+        for name, _ in model.named_parameters()
+        if name.endswith((".sinks", ".relative_attention_bias.weight"))
+    }
 
 
 def _growth(base: nn.Module, wider: nn.Module) -> dict[str, list[float]]:

@@ -59,7 +59,7 @@ def try_out(config: RunConfig) -> None:
         ("position_scale", "positions", facts.positions),
     ):
         if not named:
-            _refuse(config, name, f"the model names no modules in ModelFacts.{field}")
+            _refuse(config, name, config.model.lacks.get(field, f"the model names no modules in ModelFacts.{field}"))
     for name, has, what in (("bias_lr", is_bias, "biases"), ("norm_gain_lr", is_norm_gain, "trainable norm gains")):
         if not any(has(parameter, one) for parameter, one in plan.parameters.items()):
             _refuse(config, name, f"the model has no {what}")

@@ -81,6 +81,10 @@ def test_every_scale_goes_into_weights(hf, family, tmp_path):
             assert distance(model(*inputs), logits) > 1e-3, name
 
 
+def test_factors_that_happen_to_be_equal_leave_a_family_tied_that_multiplies_one_of_them(hf):
+    rehearse(hf("t5", EXPORTED["t5"], scales=("temperature",)))  # 1/m_in and 1/temperature are 1/2 and 2
+
+
 def test_what_cannot_be_exported_is_refused_before_training(hf):
     fields, scales = {**GROUPED, "num_local_experts": 2, "use_qk_norm": True}, ("attention_temperature",)
     with pytest.raises(PlanError, match=r"cannot be exported .* no query weights .* write model.export: false"):

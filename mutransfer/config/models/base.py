@@ -73,6 +73,8 @@ class BaseModelSection(Section):
     residual: ClassVar[bool] = False
     """Whether it is a pre-norm residual model, for which there are depth rules."""
 
+    lacks: ClassVar[dict[str, str]] = {}
+    """Why a field of `ModelFacts` may name no modules, where the model is not the user's own."""
     metrics: ClassVar[dict[str, str]] = {}
     """What can be measured of it beside the loss: name, and where the function is (`package.module:function`)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -30,6 +30,9 @@ class HuggingFaceSection(BaseModelSection):
     consumes = "tokens"
     attention = True
     foreign = True
+    lacks: ClassVar[dict[str, str]] = {
+        "attention": "this family multiplies q·k by a number that cannot be set from outside"
+    }
 
     kind: Literal["huggingface"]
     """Model kind."""
