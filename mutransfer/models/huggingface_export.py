@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mutransfer.config.data import DataSpec
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
+from mutransfer.files import disk_errors
 from mutransfer.models import build_model, plan_of
 from mutransfer.models.huggingface import ALONE, QUERIES, make
 from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inputs
@@ -58,13 +59,11 @@ def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
     plain = folded(trained, config.data.spec)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with disk_errors(folder):
         plain.save_pretrained(partial)  # type: ignore[operator]  # a model of transformers
         for file in partial.glob("*.safetensors"):
             file.chmod(0o644)  # the library lets the owner only read it
         partial.replace(folder)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 def folded(trained: nn.Module, spec: DataSpec) -> nn.Module:
