@@ -124,7 +124,7 @@ TOY = Optimizer(name="toy", family="adam", build=build, own_hparams={"beta1": 0.
     "hparam": {
         "mutransfer/config/hparams.py": (
             '    """Multiplies the lr of biases."""',
-            '\n    toy_lr: PositiveFloat = 1.0\n    """Multiplies every lr."""',
+            '\n    toy_lr: Factor = 1.0\n    """Multiplies every lr."""',
         ),
         "mutransfer/parametrization/settings.py": (
             "lr *= hparams.embedding_lr if enters else 1.0",

@@ -102,7 +102,7 @@ CASES: dict[str, ModelCase] = {
             ({"factory": "configs/my_model.py"}, "must be written package.file:function"),
             ({"loss": "hinge"}, "must be 'cross_entropy', 'mse' or 'returned', but got 'hinge'"),
             ({"roles": {"head.weight": "readout"}}, "'input', 'hidden', 'output', 'vector' or 'scalar'"),
-            ({"init_std": {"head.weight": -1.0}}, "must be >= 0"),
+            ({"init_std": {"head.weight": -1.0}}, "greater than or equal to 0"),
             ({"depth": None}, "remove the key"),
         ),
         check_at={"head_dim": 16},
@@ -369,4 +369,5 @@ def test_every_field_of_a_kind_is_changed_in_some_case(kind: str) -> None:
         "kind",
         "finite",
         "readouts",
+        "export",
     }  # other data; tests of their own
