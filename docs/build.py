@@ -95,6 +95,9 @@ def config_reference() -> str:
     parts = [
         "# Config reference",
         "Generated from mutransfer/config by `make docs`. Numbers may be written `1e-3`. Unknown keys are refused. "
+        "Every number has a largest value, which config.schema.json gives: more than anybody has trained with, and not "
+        "more than clocks, disks and torch can count. No field may hold a URL with a password or a token in it "
+        "([storage.md](storage.md)). "
         "How the sections fit together: [configs.md](configs.md).",
         section("Top level", RunConfig, skip=_SECTIONS),
         "Then the sections below. `search` makes the config sweepable; it may also be the path of a YAML file with "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from mutransfer.shown import plain
+
 
 def nearest(name: str, names: Iterable[str], what: str = "the names are") -> str:
     """The hint after a mistyped name: `did you mean lr?`, or the first names there are after the words `what`."""
@@ -19,6 +21,9 @@ class MutransferError(Exception):
     """Base of all errors raised on purpose. The message says what is wrong, where, and what to write instead."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
 
 
 class UsageError(MutransferError):

@@ -5,15 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from mutransfer.errors import UsageError
+from mutransfer.messages import first_problem
+from mutransfer.shown import masked_data
+
+T = TypeVar("T")
+
+MOST_BYTES = 50_000_000
+"""Size of the largest file of ours that is read as a whole."""
+MOST_OF_DATA = 10**12
+"""As `MOST_BYTES`, for data."""
 
 
 @contextmanager
@@ -113,6 +124,77 @@ def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) 
             raise
 
 
+def at_home(path: str) -> Path:
+    """The path with `~` expanded; that of an unknown user stays, where `Path.expanduser` raises."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def open_file(path: Path, mode: str, **how: Any) -> IO[Any]:
+    """`open`, for files only: a folder, a pipe or a device raises `OSError`, and is not waited for."""
+    return open(path, mode, opener=_open_at_once, **how)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", path)
+    raise OSError(errno.EINVAL, "is a pipe or a device, not a file", path)
+
+
+def read_bytes(path: Path, *, most: int = MOST_BYTES, error: type[UsageError] = UsageError) -> bytes:
+    """The content of a file.
+
+    Raises:
+        error: it is missing, not a file, longer than `most` bytes, or cannot be read.
+    """
+    try:
+        with open_file(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise error(f"{path}: has {size} bytes, but at most {most} are possible here")
+            content: bytes = file.read()
+            return content
+    except (FileNotFoundError, NotADirectoryError):
+        raise error(f"{path}: no such file") from None
+    except OSError as problem:
+        said = problem.strerror or str(problem)
+        raise error(f"{path}: {said if said.startswith('is a ') else f'cannot be read: {said}'}") from None
+    except ValueError as problem:  # a character that no path can have
+        raise error(f"{path}: cannot be read: {problem}") from None
+
+
+def read_text(path: Path, *, most: int = MOST_BYTES, error: type[UsageError] = UsageError) -> str:
+    """The text of a file in UTF-8; raises as `read_bytes` does, also where it is not UTF-8."""
+    try:
+        return read_bytes(path, most=most, error=error).decode()
+    except UnicodeDecodeError:
+        raise error(f"{path}: is not UTF-8 text") from None
+
+
+def read_json(path: Path, form: type[T], *, advice: str, error: type[UsageError] = UsageError) -> T:
+    """The content of a JSON file, in the form that pydantic makes of it.
+
+    Args:
+        advice: what to do with a damaged file, for the end of the message.
+
+    Raises:
+        error: it cannot be read, or has another form; the message names the field.
+    """
+    return parse_json(read_bytes(path, error=error), form, label=str(path), advice=advice, error=error)
+
+
+def parse_json(text: str | bytes, form: type[T], *, label: str, advice: str, error: type[UsageError] = UsageError) -> T:
+    """As `read_json`, for JSON that lies elsewhere; `label` says where."""
+    try:
+        return TypeAdapter(form).validate_json(text)
+    except ValidationError as problem:
+        raise error(f"{label}: is damaged ({first_problem(problem)}); {advice}") from None
+
+
 @contextmanager
 def sole_holder(path: Path, busy: Callable[[], str]) -> Iterator[None]:
     """Hold a lock file. The operating system releases it when the process ends, even if it is killed.
@@ -148,4 +230,4 @@ def is_held(path: Path) -> bool:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON with `write_atomic`."""
-    write_atomic(path, json.dumps(data, indent=2) + "\n")
+    write_atomic(path, json.dumps(masked_data(data), indent=2) + "\n")

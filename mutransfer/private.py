@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def usage_error() -> Any:
+    """What typer raises for arguments that it cannot parse; it has `show`, and no public name."""
+    import typer
+
+    return next(one for one in typer.BadParameter.__mro__ if one.__name__ == "UsageError")
+
+
 def dataset_fingerprint(dataset: Any) -> str:
     """The `datasets` library's hash of the rows; its public objects do not show it."""
     return str(dataset._fingerprint)

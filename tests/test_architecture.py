@@ -22,13 +22,14 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "mutransfer"
 # A room may import from rooms before it, and from itself.
 ORDER = [
-    "errors", "registry", "signals", "files", "hub", "private", "optimizers", "config", "parametrization", "models",
-    "data", "training", "executors", "sweep", "transfer", "verification", "report", "cli", "testing",
+    "shown", "messages", "errors", "registry", "signals", "files", "hub", "private", "optimizers", "config",
+    "parametrization", "models", "data", "training", "executors", "sweep", "transfer", "verification", "integrations",
+    "report", "cli", "testing",
 ]  # fmt: skip
 APART = {("models", "data"), ("data", "models"), ("executors", "training"), ("training", "executors")}
 TORCH_FREE = [
     "mutransfer", "mutransfer.cli", "mutransfer.config.load", "mutransfer.config.schema", "mutransfer.data",
-    "mutransfer.executors.local", "mutransfer.optimizers", "mutransfer.optimizers.lion",
+    "mutransfer.executors.local", "mutransfer.integrations", "mutransfer.optimizers", "mutransfer.optimizers.lion",
     "mutransfer.parametrization.rules", "mutransfer.parametrization.plan", "mutransfer.sweep.space",
     "mutransfer.sweep.trial", "mutransfer.training.run", "mutransfer.training.trainers.command",
     "mutransfer.training.trainers.in_process",

@@ -28,7 +28,7 @@ from tests.conftest import REPOSITORY
 DOCS = REPOSITORY / "docs"
 TOP = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "BENCHMARKS.md")]
 PAGES = [*TOP, *sorted(DOCS.glob("*.md"))]
-NOT_RUN = 17
+NOT_RUN = 18
 """Snippets that cannot run here. Each has a comment `<!-- not run: reason -->` in its page."""
 _FENCED = re.compile(r"^ *```.*?^ *```$", re.M | re.S)
 _SNIPPET = re.compile(

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import io
 import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
+import typer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mutransfer import private
+
+
+def test_arguments_that_cannot_be_parsed_raise_what_can_be_shown():
+    app = typer.Typer()
+    app.command()(lambda number: None)
+    for arguments in (["--nothing"], ["a", "b"], []):
+        with pytest.raises(private.usage_error()) as caught:
+            app(arguments, standalone_mode=False)
+        shown = io.StringIO()
+        caught.value.show(shown)
+        assert "Error: " in shown.getvalue()
 
 
 def test_a_change_in_place_moves_the_version_on_and_nothing_else_does():

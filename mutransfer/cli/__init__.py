@@ -10,12 +10,15 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from types import FrameType
 
 import typer
 
-from mutransfer.cli.console import explain
-from mutransfer.errors import Interrupted
+from mutransfer.cli.console import begin, errors_reported, explain
+from mutransfer.errors import Interrupted, UsageError
+from mutransfer.private import usage_error
+from mutransfer.shown import clean
 
 _VERBS = (
     "init", "prepare", "sweep", "transfer", "train", "audit", "coord-check", "transfer-check", "reverse", "export",
@@ -69,6 +72,46 @@ def _stopped(number: int, frame: FrameType | None) -> None:
     os._exit(Interrupted.exit_code)
 
 
+def call(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit code; nothing that a user or a file does is a traceback."""
+    as_json = "--json" in arguments
+    begin()
+    try:
+        with errors_reported(as_json):
+            _require_text(arguments)
+            code = app(arguments, prog_name="mutransfer", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Exit as end:
+        return end.exit_code
+    except usage_error() as error:  # raised where arguments are parsed
+        message = io.StringIO()
+        error.show(message)
+        sys.stderr.write(clean(message.getvalue()))
+        if as_json:
+            explain("UsageError", "the arguments cannot be parsed; stderr says why", 2)
+        return 2
+    except BrokenPipeError:
+        return 0  # whoever reads through a pipe has seen enough
+    except Exception:
+        sys.stderr.write(clean(traceback.format_exc()))
+        if as_json:
+            explain("InternalError", "this is a bug; stderr has the traceback", 1)
+        return 1
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse paths that are bytes and not text: neither YAML nor JSON nor SQLite could name them."""
+    try:
+        here = os.getcwd()  # noqa: PTH109 - text, as the others
+    except OSError:
+        raise UsageError("the current folder is gone; change into another one") from None
+    for text in (*arguments, os.environ.get("MUTRANSFER_RUNS", ""), here):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{text}: is not UTF-8 text; rename the file or the folder") from None
+
+
 def main() -> None:
     """Entry point of the `mutransfer` script."""
     # Importing torch makes a million objects and no garbage: default thresholds collect for half a second.
@@ -76,22 +119,19 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a CI runner's or Windows's code page may lack η, µ or an arrow
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    code = 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stopped)  # until a verb has work that it can save
+    code = 2
     try:
-        app()
-    except Exception:
-        traceback.print_exc()
-        if "--json" in sys.argv:
-            explain("InternalError", "this is a bug; stderr has the traceback", 1)
-        code = 1
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-        if code == 2 and "--json" in sys.argv:
-            explain("UsageError", "the arguments cannot be parsed; stderr says why", 2)
-    with contextlib.suppress(BrokenPipeError):  # whoever reads through a pipe may have seen enough
+        code = call(sys.argv[1:])
         sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        code = code or 2
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"error: stdout or stderr: cannot be written: {error.strerror}\n")
+    with contextlib.suppress(OSError):
         sys.stderr.flush()
     # Every file is closed and every worker ended by now; taking torch apart would cost another half second.
     os._exit(code)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from mutransfer.errors import MutransferError, UsageError
+from mutransfer.shown import clean, masked_data
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _PIPE_WIDTH = 200
-_OF_PATHS = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOSPC,
-    errno.EDQUOT,
-}  # fmt: skip
 _json_printed = False
 
 
@@ -40,21 +36,22 @@ def console(*, stderr: bool = False) -> Console:
 def errors_reported(as_json: bool) -> Iterator[None]:
     """Turn a `MutransferError` into its message on stderr (and in the JSON) and its exit code.
 
-    What the operating system has against a path that a user gave, wherever it says so first, is one too.
+    What the operating system has against a path, a full disk or a limit, wherever it says so first, is one too.
     """
     try:
         try:
             yield
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            if error.errno not in _OF_PATHS or error.filename is None:
-                raise
-            raise UsageError(f"{error.filename}: cannot be used: {error.strerror}") from error
+            raise UsageError(f"{error.filename or 'a file'}: cannot be used: {error.strerror or error}") from error
     except MutransferError as error:
-        if os.environ.get("MUTRANSFER_DEBUG"):
-            traceback.print_exception(error)
-        note(f"error: {error}", style="bold red")
-        if as_json:  # last: whoever was to read it may be gone
-            print_json({"error": {"kind": type(error).__name__, "message": str(error)}, "exit_code": error.exit_code})
+        with suppress(OSError):  # stderr may be a file on the full disk
+            if os.environ.get("MUTRANSFER_DEBUG"):
+                sys.stderr.write(clean("".join(traceback.format_exception(error))))
+            note(f"error: {error}", style="bold red")
+            if as_json:  # last: whoever was to read it may be gone
+                print_json(_failure(type(error).__name__, str(error), error.exit_code))
         raise typer.Exit(error.exit_code) from error
 
 
@@ -62,23 +59,33 @@ def print_json(data: Any) -> None:
     """The one JSON object of `--json`."""
     global _json_printed  # noqa: PLW0603 - stdout is global too
     _json_printed = True
-    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(masked_data(data), indent=2, allow_nan=False) + "\n")
 
 
 def explain(kind: str, message: str, exit_code: int) -> None:
     """The JSON object of a call that failed, unless one has been printed."""
     if not _json_printed:
-        print_json({"error": {"kind": kind, "message": message}, "exit_code": exit_code})
+        print_json(_failure(kind, message, exit_code))
+
+
+def _failure(kind: str, message: str, exit_code: int) -> dict[str, Any]:
+    return {"error": {"kind": kind, "message": message}, "exit_code": exit_code}
+
+
+def begin() -> None:
+    """Forget that a JSON object was printed: another command line begins in this process."""
+    global _json_printed  # noqa: PLW0603
+    _json_printed = False
 
 
 def say(text: str = "") -> None:
     """A line of the result, on stdout."""
-    console().print(text, markup=False)
+    console().print(clean(text), markup=False)
 
 
 def note(text: str, *, style: str = "") -> None:
     """A line about the result or on the way to it, on stderr."""
-    console(stderr=True).print(text, style=style, markup=False)
+    console(stderr=True).print(clean(text), style=style, markup=False)
 
 
 def warn(texts: Sequence[str]) -> None:
@@ -99,9 +106,9 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         return "   ".join([cells[0].ljust(widths[0]), *padded[1:]]).rstrip()
 
     out = console()
-    out.print(title, style="italic", markup=False)
-    out.print(line(columns), style="bold", markup=False)
-    sys.stdout.write("\n".join(["─" * (sum(widths) + 3 * (len(widths) - 1)), *map(line, rows), "\n"]))
+    out.print(clean(title), style="italic", markup=False)
+    out.print(clean(line(columns)), style="bold", markup=False)
+    sys.stdout.write(clean("\n".join(["─" * (sum(widths) + 3 * (len(widths) - 1)), *map(line, rows), "\n"])))
 
 
 def number(value: Any) -> str:

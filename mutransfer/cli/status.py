@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from mutransfer.cli import console as ui
 from mutransfer.cli.options import RUNS, AsJson, Runs
+from mutransfer.errors import UsageError
 
 if TYPE_CHECKING:
     from mutransfer.sweep.folder import SweepFolder
@@ -29,6 +29,7 @@ def run(
         if name is not None:
             one = status(resolve_sweep(name, runs))
             targets = _targets(one.folder)
+            ui.warn([target["error"] for target in targets if "error" in target])
             if as_json:
                 trials = [asdict(record) for record in one.records]
                 ui.print_json({**_summary(one), "trials": trials, "targets": targets})
@@ -108,11 +109,13 @@ def _targets(folder: SweepFolder) -> list[dict[str, Any]]:
     found = []
     for config in sorted(folder.targets.glob("*/config.yaml")):
         target = folder.target(config.parent.name)
+        one: dict[str, Any] = {"target": target.root.name, "validation_loss": None, "config": str(config)}
         try:
-            result = json.loads(target.result.read_text(encoding="utf-8")) if target.result.exists() else {}
-        except ValueError:
-            result = {"outcome": "damaged"}
-        state = result.get("outcome", "started" if target.started else "planned")
-        loss = result.get("validation_loss")
-        found.append({"target": target.root.name, "state": state, "validation_loss": loss, "config": str(config)})
+            result = target.read_result()
+            one["state"] = "started" if target.started else "planned"
+            if result is not None:
+                one |= {"state": result.outcome, "validation_loss": result.validation_loss}
+        except UsageError as error:
+            one |= {"state": "damaged", "error": str(error)}
+        found.append(one)
     return found

@@ -33,6 +33,7 @@ def run(
         from mutransfer.config.load import load_config
         from mutransfer.errors import Interrupted, NothingUsable
         from mutransfer.executors.devices import single_device
+        from mutransfer.files import read_text
         from mutransfer.parametrization.options import options_of
         from mutransfer.signals import launcher_gone, stop_on_signals
         from mutransfer.training.folder import TrainFolder
@@ -82,7 +83,7 @@ def run(
         if folder.pretrained.exists():
             ui.say(f"For transformers: {folder.pretrained}")
         elif folder.not_pretrained.exists():
-            ui.warn([f"no checkpoint for transformers: {folder.not_pretrained.read_text(encoding='utf-8').strip()}"])
+            ui.warn([f"no checkpoint for transformers: {read_text(folder.not_pretrained).strip()}"])
 
 
 def _home(config: Path, parsed: RunConfig, runs: Path) -> Path:

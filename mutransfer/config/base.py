@@ -12,6 +12,35 @@ from mutransfer.registry import subclass_of
 SEEDS = 2**31
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 
+# The largest number of each field is beyond what anybody has trained with, and far below what a clock, a disk or torch
+# can no longer count.
+MOST_STEPS = 10**9
+"""At a thousand steps a second they take eleven days; the longest runs known have some millions."""
+Steps = Annotated[int, Field(gt=0, le=MOST_STEPS)]
+Size = Annotated[int, Field(gt=0, le=10**7)]
+"""A width, a vocabulary, a batch, a context. A square fp32 matrix of the largest has 400 terabytes; torch can no longer
+count a few thousand times more."""
+MOST_DEPTH = 10_000
+Depth = Annotated[int, Field(gt=0, le=MOST_DEPTH)]
+"""Layers. A plan makes every one, if without memory, three times."""
+Pixels = Annotated[int, Field(gt=0, le=10_000)]
+"""A side of an image: three channels of the largest are 1.2 gigabytes."""
+MOST_TRIALS = 100_000
+Count = Annotated[int, Field(gt=0, le=MOST_TRIALS)]
+"""Trials, seeds, batches, workers: what is gone through one by one."""
+CountOrNone = Annotated[int, Field(ge=0, le=MOST_TRIALS)]
+Few = Annotated[int, Field(gt=0, le=1000)]
+"""What there are a handful of: retries, hypotheses of a beam, widths of a feed-forward layer."""
+RowCount = Annotated[int, Field(gt=0, le=10**12)]
+"""Examples of a data set."""
+MOST = 1e30
+Factor = Annotated[float, Field(gt=0, le=MOST)]
+"""A learning rate, or what something is multiplied by; fp32 ends at 3e38."""
+FactorOrZero = Annotated[float, Field(ge=0, le=MOST)]
+Seconds = Annotated[float, Field(gt=0, le=1e8)]
+"""At most three years."""
+SecondsOrZero = Annotated[float, Field(ge=0, le=1e8)]
+
 
 class FieldProblem(ValueError):
     """A value that is well typed and still impossible; `path` leads to it from the section that raised.

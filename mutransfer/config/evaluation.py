@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from mutransfer.config.base import Section
+from mutransfer.config.base import Few, RowCount, Section
 
 
 class EvaluationSection(Section):
@@ -17,7 +17,7 @@ class EvaluationSection(Section):
     none."""
     trials: bool = False
     """Measure the trials of a sweep too, not only runs of `mutransfer train`. Metrics never select a trial."""
-    beam: PositiveInt = 4
+    beam: Few = 4
     """Hypotheses per sentence in beam search; 1 is greedy."""
-    examples: PositiveInt = 1000
+    examples: RowCount = 1000
     """Largest number of examples; the first ones of the part are taken."""

@@ -25,13 +25,14 @@ from pydantic import AfterValidator
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.errors import ConfigError, nearest
+from mutransfer.shown import quoted
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def _is_name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError(f"must be written package.file:function (dots, not slashes, and no .py), but got {value!r}")
+        raise ValueError(f"must be written package.file:function (dots, no slashes, no .py), but got {quoted(value)}")
     return value
 
 
@@ -59,9 +60,9 @@ def _require_plain(path: tuple[str | int, ...], value: Any) -> None:
     elif value is None:
         raise FieldProblem(path, "is empty; remove the key to use the factory's default")
     elif not isinstance(value, str | bool | int | float):
-        raise FieldProblem(path, f"must be text, a number, true or false, a list or a section, but got {value!r}")
+        raise FieldProblem(path, f"must be text, a number, true or false, a list or a section, but got {quoted(value)}")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise FieldProblem(path, f"must be finite, but got {value!r}")
+        raise FieldProblem(path, f"must be finite, but got {quoted(value)}")
 
 
 def call_factory(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.base import Factor, FactorOrZero, FieldProblem, Section
 from mutransfer.config.optimizer import OptimizerSection
 from mutransfer.errors import UsageError
 from mutransfer.optimizers import BUILT_IN, OPTIMIZERS
@@ -44,39 +44,39 @@ class Hparams(Section):
     matrices on Muon with Nesterov momentum, everything else on AdamW). Also the name of an optimizer from an installed
     package, or `{factory: package.file:Class, family: adam, arguments: {…}}` for a torch optimizer class of your
     own."""
-    lr: PositiveFloat = 4e-3
+    lr: Factor = 4e-3
     """Peak learning rate η; with `muon`, of the hidden matrices."""
-    adam_lr: PositiveFloat | None = None
+    adam_lr: Factor | None = None
     """Peak learning rate of the parameters that `muon` leaves to AdamW. Default: 0.004."""
-    embedding_lr: PositiveFloat = 1.0
+    embedding_lr: Factor = 1.0
     """Multiplies the lr of embeddings, or of an mlp's first layer."""
-    norm_gain_lr: PositiveFloat = 1.0
+    norm_gain_lr: Factor = 1.0
     """Multiplies the lr of trainable norm gains."""
-    bias_lr: PositiveFloat = 1.0
+    bias_lr: Factor = 1.0
     """Multiplies the lr of biases."""
-    init_scale: PositiveFloat = 1.0
+    init_scale: Factor = 1.0
     """Multiplies the std of every random initial weight."""
-    temperature: PositiveFloat = 1.0
+    temperature: Factor = 1.0
     """Logits are divided by it, in training, evaluation and sampling (TP-V: α_output = 1/T)."""
-    attention_temperature: PositiveFloat = 1.0
+    attention_temperature: Factor = 1.0
     """Attention logits are divided by it."""
-    embedding_scale: PositiveFloat = 1.0
+    embedding_scale: Factor = 1.0
     """Multiplies the output of the token embedding, or of an mlp's first layer."""
-    position_scale: PositiveFloat = 1.0
+    position_scale: Factor = 1.0
     """Multiplies learned position embeddings."""
-    relative_scale: PositiveFloat = 1.0
+    relative_scale: Factor = 1.0
     """Multiplies the bias of relative positions, which attention_temperature does not divide."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: FactorOrZero = 0.0
     """λ on weight matrices; lr × λ is what stays fixed across widths. Biases and gains do not decay."""
     beta1: Fraction | None = None
     """Decay of the gradient's running mean, of Adam and Lion; the optimizer's default when left out (0.9)."""
     beta2: Fraction | None = None
     """Decay of the running mean of squares of Adam (0.95 when left out), or of Lion's momentum (0.99)."""
-    eps: PositiveFloat | None = None
+    eps: Factor | None = None
     """Adam's ε. Default: 1e-8."""
     momentum: Fraction | None = None
     """Momentum. Default: the optimizer's, 0.9 for SGD, 0.95 for Muon."""
-    clip: PositiveFloat | None = None
+    clip: Factor | None = None
     """Gradients are clipped to this global norm. Default: no clipping."""
     schedule: ScheduleName = "cosine"
     """Shape of the learning rate over the run (TP-V Fig. 3's set)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ from mutransfer.config.base import FieldProblem
 from mutransfer.config.data import DATA_SOURCES
 from mutransfer.config.executors import EXECUTORS
 from mutransfer.config.hparams import OPTIMIZER_TAGS
-from mutransfer.config.messages import message_of
 from mutransfer.config.models import MODELS
 from mutransfer.config.schema import RunConfig
 from mutransfer.config.search import SearchSection
 from mutransfer.config.source import ConfigSource, FieldPath, dump_yaml, override_label, read_yaml
 from mutransfer.errors import ConfigError
 from mutransfer.files import write_atomic
+from mutransfer.messages import message_of
 from mutransfer.registry import Registry
+from mutransfer.shown import quoted
+
+_MOST_PROBLEMS = 20
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -69,14 +73,16 @@ def _blame_overrides(found: ValidationError, source: ConfigSource, path: Path, o
             field = overrides[count - 1].partition("=")[0]
             label = override_label([one for one in overrides if one.partition("=")[0] == field][-1])
             break
-    for detail in found.errors():
+    for detail in found.errors()[:_MOST_PROBLEMS]:
         place = _path(detail)
         if place in wrong and not source.is_overridden(place):
             source.overridden[place] = label
 
 
 def _in_words(error: ValidationError, source: ConfigSource) -> ConfigError:
-    return ConfigError("\n".join(_describe(detail, source) for detail in error.errors()))
+    found = error.errors()
+    more = [f"… and {len(found) - _MOST_PROBLEMS} more problems"] if len(found) > _MOST_PROBLEMS else []
+    return ConfigError("\n".join([*(_describe(detail, source) for detail in found[:_MOST_PROBLEMS]), *more]))
 
 
 def validate(source: ConfigSource) -> RunConfig:
@@ -159,7 +165,7 @@ def _describe(error: ErrorDetails, source: ConfigSource) -> str:
     elif error["type"] == "union_tag_invalid":
         registry, tag = _REGISTRIES[str(path[0])], context["tag"]
         kinds = list(registry.importable)
-        message = f"{tag!r} is not one of {', '.join(kinds)}{_nearest(tag, kinds)}"
+        message = f"{quoted(tag)} is not one of {', '.join(kinds)}{_nearest(tag, kinds)}"
         if tag in registry:  # its package is broken
             message = registry.unknown(tag)
     else:
@@ -204,9 +210,14 @@ def _nearest(word: str, valid: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return RunConfig.model_json_schema()
+
+
 def _section_keys(path: FieldPath, source: ConfigSource) -> list[str]:
     """Keys that the section around `path` takes, read off the published schema."""
-    schema = RunConfig.model_json_schema()
+    schema = _schema()
     node: dict[str, Any] = schema
     data = source.data
     for key in path[:-1]:

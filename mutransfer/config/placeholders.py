@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import string
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from mutransfer.config.base import FieldProblem
 from mutransfer.config.hparams import Hparams
+from mutransfer.shown import quoted
 
 MODEL = ("width", "base_width", "width_multiplier", "depth")
 TRAINING = (
@@ -19,7 +19,6 @@ TRAINING = (
 RUN = ("name", "parametrization", "trial_folder", "resume", "python")
 HPARAMS = tuple(Hparams.model_fields)
 ENVIRONMENT_PREFIX = "MUTRANSFER_"
-_SHOWN = 60
 
 
 def known() -> tuple[str, ...]:
@@ -33,7 +32,7 @@ def names_in(template: str, path: tuple[str | int, ...]) -> set[str]:
     Raises:
         FieldProblem: at `path`: a placeholder is unknown or has a format, or a brace is not closed.
     """
-    shown = repr(textwrap.shorten(template, _SHOWN, placeholder=" …"))
+    shown = quoted(template)
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:

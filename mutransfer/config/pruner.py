@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.base import CountOrNone, Few, FieldProblem, Section, Steps
 
 # Optional fields of a pruner, the kinds that read them, and their defaults there.
 PRUNER_FIELDS: dict[str, dict[str, Any]] = {
@@ -29,14 +29,14 @@ class PrunerSection(Section):
     `hyperband` with all that have reached the same rung."""
     percentile: Annotated[float, Field(gt=0, lt=100)] | None = None
     """With `percentile`: the share of trials that goes on, in percent. Default: 25."""
-    startup: NonNegativeInt | None = None
+    startup: CountOrNone | None = None
     """With `median` and `percentile`: number of completed trials before any trial is pruned. Default: 5."""
-    reduction: Annotated[int, Field(ge=2)] | None = None
+    reduction: Annotated[Few, Field(ge=2)] | None = None
     """With `successive-halving` (default 4) and `hyperband` (default 3): one in this many trials goes on at a rung."""
-    min_steps: PositiveInt | None = None
+    min_steps: Steps | None = None
     """No trial is pruned before this step, which is also the first rung. Default: a tenth of the steps, or the end of
     the warmup if that is later."""
-    lag: PositiveInt = 8
+    lag: Few = 8
     """Trial k is compared with the trials up to k - lag, after these have ended. So pruning does not depend on the
     number of workers or on interruptions. At most this many trials train at once."""
 

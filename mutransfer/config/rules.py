@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from mutransfer.config.base import Section
+from mutransfer.config.base import Depth, Section, Size, Steps
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class DepthRule(Section):
     """CompleteP (arXiv 2505.01618): residual branches × m_L^-α, lr in blocks × m_L^(α-1), for pre-norm models."""
 
-    base_depth: PositiveInt
+    base_depth: Depth
     """Depth at which the rule changes nothing; the same for proxy and target."""
     alpha: Annotated[float, Field(ge=0.5, le=1)] = 1.0
     """α: 1 is CompleteP, 0.5 depth-µP."""
@@ -23,7 +23,7 @@ class DepthRule(Section):
 class BatchSizeRule(Section):
     """lr follows the batch size: × √κ for Adam-like optimizers, × κ for SGD, where κ = batch size / base."""
 
-    base_batch_size: PositiveInt
+    base_batch_size: Size
     """Batch size at which the rule changes nothing."""
     exponent: Share | None = None
     """Power of κ, instead of 0.5 (Adam-like) or 1 (SGD)."""
@@ -32,7 +32,7 @@ class BatchSizeRule(Section):
 class HorizonRule(Section):
     """lr follows the number of steps: × (steps / base)^-0.32, fitted for language models (arXiv 2409.19913)."""
 
-    base_steps: PositiveInt
+    base_steps: Steps
     """Number of steps at which the rule changes nothing."""
     exponent: Annotated[float, Field(ge=-1, le=0)] = -0.32
     """Power of steps / base."""

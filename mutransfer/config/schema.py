@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from mutransfer.config.base import FieldProblem, Section, Seed
+from mutransfer.config.base import MOST, MOST_STEPS, Count, CountOrNone, FieldProblem, Section, Seed, Size, Steps
 from mutransfer.config.data import DATA_SOURCES, AnyDataSection
 from mutransfer.config.evaluation import EvaluationSection
 from mutransfer.config.executors import EXECUTORS, BaseExecutorSection, LocalSection
 from mutransfer.config.hparams import UNSWEEPABLE, Hparams
-from mutransfer.config.messages import message_of
 from mutransfer.config.models import MODELS, BaseModelSection
 from mutransfer.config.rules import RulesSection
-from mutransfer.config.search import SearchSection
+from mutransfer.config.search import NO_SECRETS, SearchSection
 from mutransfer.config.trainer import TrainerFacts
 from mutransfer.config.union import class_of, union_of
 from mutransfer.errors import ConfigError, nearest
+from mutransfer.messages import message_of
+from mutransfer.shown import masked
 
 _LONGEST_SWEPT_NAME = 100
 
@@ -33,12 +35,22 @@ else:
     ModelSection, DataSection, ExecutorSection = map(union_of, (MODELS, DATA_SOURCES, EXECUTORS))
 
 
+def _texts(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every text in plain data, and where it stands."""
+    if isinstance(data, str):
+        yield path, data
+    elif isinstance(data, dict | list | tuple):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _texts(key, path)
+            yield from _texts(value, (*path, key))
+
+
 class TrainingSection(Section):
     """Compute settings: what does not transfer and is chosen per run."""
 
-    steps: PositiveInt = 200
+    steps: Steps = 200
     """Training steps."""
-    batch_size: PositiveInt = 16
+    batch_size: Size = 16
     """Sequences or examples per step."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` runs forward and loss under autocast; weights and optimizer state stay fp32."""
@@ -46,15 +58,15 @@ class TrainingSection(Section):
     """Seed of the initial weights and of the order of batches."""
     compile: bool = False
     """Run the model through torch.compile."""
-    eval_batches: PositiveInt = 8
+    eval_batches: Count = 8
     """Batches of the validation part over which the validation loss is a mean."""
-    eval_every: NonNegativeInt = 0
+    eval_every: Annotated[int, Field(ge=0, le=MOST_STEPS)] = 0
     """Steps between validations; 0 validates at the end only."""
-    log_every: PositiveInt = 10
+    log_every: Steps = 10
     """Steps between two writes of the losses (at most five per second). Divergence is checked at least as often."""
-    checkpoint_every: PositiveInt = 100
+    checkpoint_every: Steps = 100
     """Steps between two checkpoints of `mutransfer train`; trials of a sweep write none."""
-    divergence_factor: Annotated[float, Field(gt=1)] = 3.0
+    divergence_factor: Annotated[float, Field(gt=1, le=MOST)] = 3.0
     """A run has diverged, and is stopped, when its smoothed loss exceeds its first loss times this factor."""
 
 
@@ -63,15 +75,15 @@ class Provenance(Section):
 
     study: str
     """Run folder of the sweep."""
-    trial: NonNegativeInt
+    trial: CountOrNone
     """Number of the trial whose hparams these are."""
-    proxy_width: PositiveInt
+    proxy_width: Size
     """Width the trial was trained at."""
-    proxy_loss: float
+    proxy_loss: Annotated[float, Field(ge=-MOST, le=MOST)]
     """The trial's objective."""
     objective: str
     """Which loss that is."""
-    seeds: dict[str, int]
+    seeds: dict[str, Seed]
     """Seeds of the sweep and of the trial."""
     config_hash: str
     """Hash of the swept config."""
@@ -109,6 +121,16 @@ class RunConfig(Section):
     """Where the trials of a sweep run; it changes no result."""
     provenance: Provenance | None = None
     """Where the hparams come from, in configs that `mutransfer transfer` wrote."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_secret(cls, given: Any) -> Any:
+        """What stands in a config is written to the run folder, and may be printed."""
+        for path, text in _texts(given):
+            if masked(text) != text:
+                elsewhere = "" if path == ("search", "storage") else "; only search.storage is read in this way"
+                raise FieldProblem(path, NO_SECRETS + elsewhere)
+        return given
 
     @model_validator(mode="before")
     @classmethod

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from mutransfer.config.base import FieldProblem, Section, Seed
+from mutransfer.config.base import (
+    MOST,
+    MOST_TRIALS,
+    Count,
+    CountOrNone,
+    Factor,
+    Few,
+    FieldProblem,
+    SecondsOrZero,
+    Section,
+    Seed,
+    Steps,
+)
 from mutransfer.config.pruner import GIVEN, PrunerSection, named_pruner
 from mutransfer.errors import nearest
+from mutransfer.shown import ENVIRONMENT, quoted
 
 SpaceValue = float | str | None
 Setting = int | float | str
-ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_PASSWORD = re.compile(r"://[^/@:]*:(?P<login>.*)@|[?&][^=&]*(?:pass|pwd|secret|key)[^=&]*=(?P<option>[^&]*)", re.I)
+NO_SECRETS = (
+    "has a password or token in it, which the run folder would keep; write ${NAME} in its place and set the "
+    "environment variable NAME"
+)
 _MOST_POWERS = 1000
-_MOST_POINTS = 100_000
 LEAST_HANG_AFTER = 1.0
 # Settings that `across` takes, and the power of each that the cost of a run grows with.
 ACROSS: dict[str, int] = {
@@ -44,28 +48,26 @@ ACROSS: dict[str, int] = {
 
 def _two_numbers(given: Any) -> Any:
     if not isinstance(given, list | tuple) or len(given) != 2:
-        raise ValueError(f"must be [low, high], but got {given!r}")
+        raise ValueError(f"must be [low, high], but got {quoted(given)}")
     return given
 
 
-def _plain_values(given: Any) -> Any:
-    if not isinstance(given, list | tuple) or not given:
-        raise ValueError(f"must be a list of values, but got {given!r}")
-    for index, value in enumerate(given):
-        if isinstance(value, bool) or not isinstance(value, int | float | str | None):
-            raise FieldProblem((index,), f"must be a number, text or null, but got {value!r}")
-    return given
+def _plain(null: bool) -> Callable[[Any], Any]:
+    what = "a number, text or null" if null else "a number or text"
 
+    def check(given: Any) -> Any:
+        if not isinstance(given, list | tuple) or not given:
+            raise ValueError(f"must be a list of values, but got {quoted(given)}")
+        for index, value in enumerate(given):
+            if isinstance(value, bool) or not isinstance(value, int | float | str | (None if null else str)):
+                raise FieldProblem((index,), f"must be {what}, but got {quoted(value)}")
+            if isinstance(value, int | float) and not abs(value) <= MOST:
+                raise FieldProblem((index,), f"must be between -{MOST:g} and {MOST:g}, but got {quoted(value)}")
+        if len(set(given)) < len(given):
+            raise ValueError(f"has a value twice: {quoted(list(given))}")
+        return given
 
-def _plain_settings(given: Any) -> Any:
-    if not isinstance(given, list | tuple) or not given:
-        raise ValueError(f"must be a list of values, but got {given!r}")
-    for index, value in enumerate(given):
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise FieldProblem((index,), f"must be a number or text, but got {value!r}")
-    if len(set(given)) < len(given):
-        raise ValueError(f"has a value twice: {list(given)}")
-    return given
+    return check
 
 
 def _never(given: Any) -> Any:
@@ -81,37 +83,41 @@ def _long_enough(seconds: float) -> float:
     return seconds
 
 
-def _no_password(given: Any) -> Any:
-    # The message does not repeat the URL: the password would end up in logs.
-    if not isinstance(given, str) or (not ENVIRONMENT.fullmatch(given) and "://" not in given):
-        raise ValueError("must be a storage URL, such as postgresql+psycopg://USER:${PASSWORD}@HOST/DATABASE")
-    for found in _PASSWORD.finditer(given):
-        if not ENVIRONMENT.fullmatch(found["login"] or found["option"] or "${}"):
-            raise ValueError(
-                "has a password in it, which the run folder would keep; write ${NAME} in its place and set the "
-                "environment variable NAME"
-            )
+def _storage_url(given: Any) -> Any:
+    # The message does not repeat the URL: a password may stand where it is not looked for.
+    if isinstance(given, str) and ENVIRONMENT.fullmatch(given):
+        return given
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        found = make_url(given if isinstance(given, str) else "")
+    except (ArgumentError, ValueError):
+        raise ValueError("must be a storage URL, such as postgresql+psycopg://USER:${PASSWORD}@HOST/DATABASE") from None
+    if found.password is not None and not ENVIRONMENT.fullmatch(found.password):
+        raise ValueError(NO_SECRETS)
     return given
 
 
-Bounds = Annotated[tuple[float, float], Field(strict=False), BeforeValidator(_two_numbers)]
-Values = Annotated[tuple[SpaceValue, ...], Field(strict=False), BeforeValidator(_plain_values)]
+_Bound = Annotated[float, Field(ge=-MOST, le=MOST)]
+Bounds = Annotated[tuple[_Bound, _Bound], Field(strict=False), BeforeValidator(_two_numbers)]
+Values = Annotated[tuple[SpaceValue, ...], Field(strict=False), BeforeValidator(_plain(null=True))]
 
-SettingList = Annotated[tuple[Setting, ...], Field(strict=False), BeforeValidator(_plain_settings)]
+SettingList = Annotated[tuple[Setting, ...], Field(strict=False), BeforeValidator(_plain(null=False))]
 
 
 class Powers(Section):
     """Values `scale · base^z` for z from `start` to `stop` in steps of `step`, both ends included."""
 
-    scale: PositiveFloat = 1.0
+    scale: Factor = 1.0
     """Factor of every value."""
-    base: Annotated[float, Field(gt=1)] = 2.0
+    base: Annotated[Factor, Field(gt=1)] = 2.0
     """Base of the power."""
-    start: float
+    start: Annotated[float, Field(ge=-_MOST_POWERS, le=_MOST_POWERS)]
     """First exponent."""
-    stop: float
+    stop: Annotated[float, Field(ge=-_MOST_POWERS, le=_MOST_POWERS)]
     """Last exponent."""
-    step: PositiveFloat = 1.0
+    step: Factor = 1.0
     """Distance of two exponents."""
 
     @model_validator(mode="after")
@@ -161,8 +167,6 @@ class Distribution(Section):
                 raise FieldProblem((given[0],), f"low < high must hold, but got low={low:g}, high={high:g}")
             if self.log_uniform is not None and low <= 0:
                 raise FieldProblem((given[0],), f"a log range cannot touch zero, but got low={low:g}")
-        if self.choice is not None and len(set(self.choice)) < len(self.choice):
-            raise FieldProblem(("choice",), f"has a value twice: {list(self.choice)}")
         return self
 
     @property
@@ -184,17 +188,17 @@ class Distribution(Section):
 class Confirm(Section):
     """Which trials are trained again with further seeds before one of them is selected."""
 
-    top: NonNegativeInt = 1
+    top: CountOrNone = 1
     """Number of best trials to repeat; 0 selects the winner from one run per trial. A trial that gives no result with a
     further seed cannot win, and the next best one takes its place."""
-    seeds: PositiveInt = 2
+    seeds: Few = 2
     """Further seeds for each of them. With more than one trial, the best mean over seeds wins."""
 
 
 class Stage(Section):
     """One horizon of a sweep in stages."""
 
-    steps: PositiveInt | None = None
+    steps: Steps | None = None
     """Training steps, more than in the stage before. The last stage has `training.steps`, and need not say it."""
     keep: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the previous stage's trials, the best ones, that this stage trains. Every stage but the first needs
@@ -204,7 +208,7 @@ class Stage(Section):
 class SearchSection(Section):
     """One sweep."""
 
-    trials: PositiveInt | None = None
+    trials: Count | None = None
     """Number of trials. Default: 16, or the whole grid with sampler `grid`."""
     sampler: Literal["random", "quasi-random", "tpe", "grid"] = "random"
     """How hparams are drawn. Trial k is a function of (seed, k) for all but `tpe`, which learns."""
@@ -221,16 +225,16 @@ class SearchSection(Section):
     pruner: Annotated[PrunerSection | None, BeforeValidator(named_pruner, json_schema_input_type=GIVEN)] = None
     """`median`, `percentile`, `successive-halving`, `hyperband`, or a section with one as its `kind`, ends trials
     that fall behind. Needs `hparams.schedule: constant`: the unfinished curve of a decaying schedule says nothing."""
-    retries: NonNegativeInt = 2
+    retries: CountOrNone = 2
     """How often a trial is tried again after it crashed, or ran out of memory while it trained alone."""
-    hang_after: Annotated[NonNegativeFloat, BeforeValidator(_never), AfterValidator(_long_enough)] = 600.0
+    hang_after: Annotated[SecondsOrZero, BeforeValidator(_never), AfterValidator(_long_enough)] = 600.0
     """Seconds without a finished step after which a worker counts as hung. It is ended, and its trials count as
     crashed. Before a trial's first step (imports, data, compilation) the limit is three times as long, and at least 60
     s for a new worker. 0 waits for ever; values between 0 and 1 are refused."""
-    threads: PositiveInt | None = None
+    threads: Few | None = None
     """CPU threads per worker. Without a GPU, the number of workers is the number of cores divided by it. Default: 1, or
     a larger number if a short measurement with this config shows that it is faster."""
-    storage: Annotated[str, BeforeValidator(_no_password)] | None = None
+    storage: Annotated[str, BeforeValidator(_storage_url)] | None = None
     """Any Optuna storage URL, such as `postgresql+psycopg://me:${DB_PASSWORD}@host/optuna`, to keep the study in a
     database. Default: `study.db` in the run folder. `${NAME}` is replaced by the environment variable NAME; this is the
     only way to give a password."""
@@ -252,8 +256,8 @@ class SearchSection(Section):
             raise FieldProblem(("across",), f"needs sampler grid, but this is {self.sampler}")
         if self.trials is not None:
             raise FieldProblem(("trials",), "has no effect with across: every point is trained")
-        if (self.grid_size or 0) > _MOST_POINTS:
-            raise FieldProblem(("across",), f"gives more than {_MOST_POINTS} points")
+        if (self.grid_size or 0) > MOST_TRIALS:
+            raise FieldProblem(("across",), f"gives more than {MOST_TRIALS} points")
         return self
 
     @model_validator(mode="after")

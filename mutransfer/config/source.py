@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,55 @@ from typing import Any
 import yaml
 
 from mutransfer.errors import ConfigError
+from mutransfer.files import read_text
+from mutransfer.shown import masked, quoted
 
 FieldPath = tuple[str | int, ...]
 
 
-# Login in a URL: what follows the user's name is not repeated in messages.
-_LOGIN = re.compile(r"(://[^/@:]*:).*@")
+_MOST_BYTES = 500_000
+_MOST_VALUES = 20_000
+_MOST_LEVELS = 50
+_MOST_CHARACTERS = 10_000
+_MOST_DIGITS = 40
+_CORE = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the numbers of YAML 1.2: `1e-3` is one, and `012` or `1:30` are not octal and base 60."""
+    """SafeLoader with the numbers of YAML 1.2: `1e-3` is one, and `012` or `1:30` are not octal and base 60.
+
+    It gives up on text with more values, or deeper ones, than a config has.
+    """
+
+    values = levels = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """PyYAML's, counted."""
+        self.values, self.levels = self.values + 1, self.levels + 1
+        _require_few(self.values, self.levels, self.line + 1)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.levels -= 1
+
+
+class _NotPlain(ValueError):
+    """YAML that is not the plain data of a config."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def _require_few(values: int, levels: int, line: int) -> None:
+    if values > _MOST_VALUES:
+        raise _NotPlain(line, f"there are more than {_MOST_VALUES} values, where *NAME counts as what it stands for")
+    if levels > _MOST_LEVELS:
+        raise _NotPlain(line, f"sections or lists are nested more than {_MOST_LEVELS} levels deep")
 
 
 _Loader.yaml_implicit_resolvers = {
-    key: [pair for pair in pairs if pair[0] not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")]
+    key: [pair for pair in pairs if pair[0].rpartition(":")[2] not in ("float", "int", "timestamp", "value")]
     for key, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -36,7 +70,7 @@ class _Dumper(yaml.SafeDumper):
 for _reader in (_Loader, _Dumper):
     _reader.add_implicit_resolver(
         "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:(?:\d[\d_]*\.?[\d_]*|\.\d+)(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*"
+        re.compile(r"^[-+]?(?:(?:\d[\d_]*(?:\.[\d_]*)?|\.\d+)(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*"
                    r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
         list("-+0123456789."),
     )  # fmt: skip
@@ -107,7 +141,7 @@ class ConfigSource:
 
 def override_label(assignment: str) -> str:
     """How messages name an override."""
-    return "--set " + _LOGIN.sub(r"\1***@", assignment)
+    return "--set " + masked(assignment)
 
 
 def read_yaml(path: Path) -> ConfigSource:
@@ -116,17 +150,7 @@ def read_yaml(path: Path) -> ConfigSource:
     Raises:
         ConfigError: the file is missing, unreadable, not UTF-8 or not YAML.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder, not a YAML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_yaml(text, str(path))
+    return parse_yaml(read_text(path, most=_MOST_BYTES, error=ConfigError), str(path))
 
 
 def parse_yaml(text: str, label: str, *, one_line: bool = False) -> ConfigSource:
@@ -136,7 +160,7 @@ def parse_yaml(text: str, label: str, *, one_line: bool = False) -> ConfigSource
         one_line: messages name no line, for text that has only one.
 
     Raises:
-        ConfigError: `text` is not YAML, or has a key twice.
+        ConfigError: `text` is not YAML, has a key twice, or is more than a config can be.
     """
     source = ConfigSource(label, None)
 
@@ -147,36 +171,76 @@ def parse_yaml(text: str, label: str, *, one_line: bool = False) -> ConfigSource
         loader = _Loader(text)  # looks for forbidden characters at once
         node = loader.get_single_node()
         if node is not None:
-            _walk(node, (), source, loader, where)
-            source.data = loader.construct_document(node)
+            source.data = _Plain(loader, source).value(node, (), 1)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(f"{where(line)}: YAML syntax error: character {error.character!r} is not allowed") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    except _NotPlain as error:
+        raise ConfigError(f"{where(error.line)}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        mark, problem = error.problem_mark, error.problem or "it cannot be read"
         raise ConfigError(f"{where(mark.line + 1) if mark else label}: YAML syntax error: {problem}") from None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # such as \U00110000, which is not a character
         raise ConfigError(f"{label}: cannot be read as YAML: {error}") from None
     return source
 
 
-def _walk(node: yaml.Node, path: FieldPath, source: ConfigSource, loader: _Loader, where: Callable[[int], str]) -> None:
-    source.lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[Hashable] = set()
+def _line(node: yaml.Node) -> int:
+    line: int = node.start_mark.line + 1
+    return line
+
+
+class _Plain:
+    """Builds plain data of a document's nodes. Anchors give a copy each time, so that fields stay independent."""
+
+    def __init__(self, loader: _Loader, source: ConfigSource) -> None:
+        self._loader, self._lines, self._values = loader, source.lines, 0
+
+    def value(self, node: yaml.Node, path: FieldPath, level: int) -> Any:
+        self._values += 1
+        self._lines.setdefault(path, _line(node))
+        _require_few(self._values, level, self._lines[path[:1]])  # anchors may name each other, or themselves
+        if isinstance(node, yaml.MappingNode) and node.tag == _CORE + "map":
+            return self._mapping(node, path, level)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _CORE + "seq":
+            return [self.value(item, (*path, index), level + 1) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node)
+        raise _NotPlain(_line(node), f"the tag {quoted(node.tag)} is not possible here; leave it out")
+
+    def _mapping(self, node: yaml.MappingNode, path: FieldPath, level: int) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, which the loader resolves
+            if key_node.tag == _CORE + "merge":  # <<: *anchor, or <<: [*anchor, …], of which the first counts
+                many = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for one in many:
+                    if not isinstance(one, yaml.MappingNode):
+                        raise _NotPlain(_line(key_node), "what follows << must be a section, or a list of sections")
+                    merged = {**self.value(one, path, level + 1), **merged}
                 continue
-            key = loader.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
+            key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else key_node.value
             if not isinstance(key, str):
-                raise ConfigError(f"{where(line)}: keys must be text, but got {key!r}")
-            if key in seen:
-                raise ConfigError(f"{where(line)}: {'.'.join(map(str, (*path, key)))} is given twice")
-            seen.add(key)
-            source.lines[(*path, key)] = line
-            _walk(value_node, (*path, key), source, loader, where)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _walk(item, (*path, index), source, loader, where)
+                raise _NotPlain(_line(key_node), f"keys must be text, but got {quoted(key)}")
+            if key in found:
+                raise _NotPlain(_line(key_node), f"{'.'.join(map(str, (*path, key)))} is given twice")
+            self._lines[(*path, key)] = _line(key_node)
+            found[key] = self.value(value_node, (*path, key), level + 1)
+        return merged | found
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        text, kind = node.value, node.tag.removeprefix(_CORE)
+        if len(text) > _MOST_CHARACTERS:
+            raise _NotPlain(_line(node), f"has {len(text)} characters, but at most {_MOST_CHARACTERS} are possible")
+        if kind in ("int", "float") and len(text) > _MOST_DIGITS:
+            raise _NotPlain(
+                _line(node), f"{quoted(text)} has more than {_MOST_DIGITS} digits; write it as 1e3 is written"
+            )
+        if kind not in ("null", "bool", "int", "float", "str"):
+            raise _NotPlain(_line(node), f"the tag {quoted(node.tag)} is not possible here; leave it out")
+        if re.search("[\0\ud800-\udfff]", text):
+            raise _NotPlain(_line(node), f"{quoted(text)} has a character that no file can hold")
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, KeyError, IndexError, OverflowError, yaml.YAMLError):
+            raise _NotPlain(_line(node), f"{quoted(text)} is not a value of the tag !!{kind}") from None

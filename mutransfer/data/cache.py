@@ -14,14 +14,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import platformdirs
 from filelock import FileLock
 from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from mutransfer.data.dataset import reading
+from mutransfer.errors import UsageError
+from mutransfer.files import at_home, open_file, read_json
 
 Arrays = dict[str, NDArray[Any]]
 _LOG = logging.getLogger(__name__)
@@ -32,10 +36,16 @@ _READ_WHOLE = 1 << 30
 _warned: set[str] = set()
 
 
+class _Entry(TypedDict):
+    format: int
+    arrays: dict[Annotated[str, Field(pattern=r"^\w+$")], str]
+    """`{name: checksum}`."""
+
+
 def cache_folder() -> Path:
     """`$MUTRANSFER_CACHE`, or `mutransfer` in the cache folder of the platform."""
     named = os.environ.get("MUTRANSFER_CACHE")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("mutransfer", appauthor=False)
+    return at_home(named) if named else platformdirs.user_cache_path("mutransfer", appauthor=False)
 
 
 def cache_key(*parts: Any) -> str:
@@ -66,7 +76,7 @@ def checksum(path: Path) -> str:
     size = path.stat().st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     stride = _BLOCK if size <= _READ_WHOLE else max(_BLOCK, size // (_READ_WHOLE // _BLOCK))
-    with path.open("rb") as file:
+    with open_file(path, "rb") as file:
         for start in range(0, size, stride):
             file.seek(start)
             digest.update(file.read(_BLOCK))
@@ -110,7 +120,7 @@ def cached(what: str, key: str, make: Callable[[], Arrays]) -> Arrays:
 def _read(folder: Path) -> Arrays | None:
     """The arrays, or None if the entry is absent or damaged."""
     try:
-        record = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+        record = read_json(folder / "entry.json", _Entry, advice="")
         if record["format"] != _FORMAT:
             return None
         arrays = {}
@@ -121,7 +131,7 @@ def _read(folder: Path) -> Arrays | None:
                 return None
             arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         return arrays
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, UsageError):
         return None
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokenizerSection
 from mutransfer.data.cache import cache_key, cached, checksum, versions
-from mutransfer.data.dataset import Array, TokenDataset, reading, require_file
+from mutransfer.data.dataset import Array, TokenDataset, require_file
 from mutransfer.data.tokenizer import Tokenizer, need_library, open_tokenizer, smallest_type
 from mutransfer.errors import DataError
+from mutransfer.files import MOST_OF_DATA, read_bytes
 
 # In characters. Longer documents are cut at the end of a line, so that threads share the work. Batches bound memory.
 _BLOCK = 1 << 18
@@ -117,8 +118,7 @@ def _ids(tokenizer: Tokenizer, documents: Iterable[str]) -> Array:
 def read_text(path: Path) -> str:
     """The text of a file; raises `DataError` if the file cannot be read, or is not UTF-8."""
     try:
-        with reading(path):
-            return path.read_text(encoding="utf-8")
+        return read_bytes(path, most=MOST_OF_DATA, error=DataError).decode()
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: is not UTF-8 text (byte {error.start}); only the tokenizer bytes reads any file"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mutransfer.errors import DataError
+from mutransfer.files import at_home, open_file
 
 if TYPE_CHECKING:
     from mutransfer.config.data import HuggingFaceTextSection, TextSection, TokensSection
@@ -268,10 +269,10 @@ def need_extra(module: str, extra: str, kind: str, *, needer: str | None = None)
 
 def require_file(path: str) -> Path:
     """The path with `~` expanded; raises `DataError` if it is not a file, or cannot be read."""
-    file = Path(path).expanduser()
+    file = at_home(path)
     if not file.is_file():
         raise DataError(f"{path}: {'is a folder' if file.is_dir() else 'no such file'}")
-    with reading(path), file.open("rb"):
+    with reading(path), open_file(file, "rb"):
         return file
 
 
@@ -281,4 +282,4 @@ def reading(path: str | Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path or error.filename}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path or error.filename}: cannot be read: {error.strerror or error}") from None

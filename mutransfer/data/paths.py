@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mutransfer.data.dataset import require_file
 from mutransfer.errors import DataError
+from mutransfer.files import at_home
 
 
 def matching_files(patterns: Sequence[str], field: str) -> dict[str, Path]:
@@ -19,7 +20,7 @@ def matching_files(patterns: Sequence[str], field: str) -> dict[str, Path]:
     """
     paths: set[Path] = set()
     for pattern in patterns:
-        expanded = str(Path(pattern).expanduser())
+        expanded = str(at_home(pattern))
         found = [expanded] if Path(expanded).exists() else sorted(glob.glob(expanded, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         matches = [name for name in found if len(found) == 1 or Path(name).is_file()]
         if not matches:

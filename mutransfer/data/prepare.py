@@ -20,11 +20,11 @@ import numpy as np
 from mutransfer.config.data import TokenizerSection
 from mutransfer.data.cache import checksum
 from mutransfer.data.dataset import Array, require_file
-from mutransfer.data.shards import INDEX, PROGRESS, ShardWriter, read_record
+from mutransfer.data.shards import INDEX, PROGRESS, ShardIndex, ShardProgress, ShardWriter, read_record
 from mutransfer.data.source import DataSource, Piece
 from mutransfer.data.tokenizer import Library, Tokenizer, open_tokenizer, restore, smallest_type
 from mutransfer.errors import DataError, Interrupted, UsageError
-from mutransfer.files import sole_folder, write_atomic
+from mutransfer.files import read_text, sole_folder, write_atomic
 
 VOCABULARY = "vocabulary.json"
 _TOKENIZER = "tokenizer.json"
@@ -109,7 +109,7 @@ class _Job:
         """The tokenizer that an earlier call stored, or a new one."""
         path = self.out / VOCABULARY
         if (self.out / PROGRESS).exists() and path.exists():
-            return restore(path.read_text(encoding="utf-8"))
+            return restore(read_text(path, error=DataError), label=str(path))
         try:
             made = open_tokenizer(section, lambda: self._sampled(sample))
         except Exception as error:
@@ -199,12 +199,12 @@ class _Job:
 
 def _require_free(out: Path, plan: dict[str, Any]) -> None:
     """Refuse to overwrite files, and to continue shards with other data or settings."""
-    finished = read_record(out / INDEX)
+    finished = read_record(out / INDEX, ShardIndex)
     if finished is not None:
         raise UsageError(f"{out}: is prepared already ({finished['tokens']:,} tokens); name another folder with --out")
     if not out.is_dir():
         return
-    begun = read_record(out / PROGRESS)
+    begun = read_record(out / PROGRESS, ShardProgress)
     if begun is None:
         others = [path.name for path in out.iterdir() if path.name not in (LOCK, VOCABULARY, _TOKENIZER)]
         if others:

@@ -3,23 +3,64 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from mutransfer.data.cache import checksum
 from mutransfer.data.dataset import Array
 from mutransfer.errors import DataError
-from mutransfer.files import disk_errors, write_json
+from mutransfer.files import disk_errors, read_json, write_json
 
 INDEX = "index.json"
 PROGRESS = "progress.json"
 _FORMAT = "mutransfer-shards"
 _VERSION = 1
+_Number = Annotated[int, Field(ge=0, le=2**62)]
+
+
+class Shard(TypedDict):
+    """One file of shards."""
+
+    file: Annotated[str, Field(pattern=r"^shard-\d+\.bin$")]
+    tokens: _Number
+    checksum: str
+
+
+class _Record(TypedDict):
+    """What an index and a record of progress have both."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    format: Literal["mutransfer-shards"]
+    version: Literal[1]
+    dtype: Literal["uint8", "uint16", "uint32"]
+    shards: list[Shard]
+    plan: dict[str, Any]
+
+
+class ShardIndex(_Record):
+    """`index.json`: what a folder of shards holds."""
+
+    tokens: _Number
+    held_out: _Number | None
+    vocab_size: _Number
+    fingerprint: str
+
+
+class ShardProgress(_Record):
+    """`progress.json`: where the next shard starts."""
+
+    position: Annotated[list[_Number], Field(min_length=4, max_length=4)]
+    held_out_from: _Number | None
+
+
+R = TypeVar("R", bound=_Record)
 
 
 class ShardedTokens:
@@ -48,12 +89,12 @@ class ShardedTokens:
         return np.concatenate(parts).astype(dtype or parts[0].dtype)
 
 
-def open_shards(folder: Path) -> tuple[ShardedTokens, dict[str, Any]]:
+def open_shards(folder: Path) -> tuple[ShardedTokens, ShardIndex]:
     """The memory-mapped shards of a prepared folder, and its index. The ids are not read.
 
     Raises `DataError` if the folder is not prepared completely, or a shard is missing or has the wrong size.
     """
-    index = read_record(folder / INDEX)
+    index = read_record(folder / INDEX, ShardIndex)
     if index is None:
         unfinished = (folder / PROGRESS).exists()
         how = "the same `mutransfer prepare` continues it" if unfinished else "`mutransfer prepare` makes one"
@@ -72,28 +113,19 @@ def open_shards(folder: Path) -> tuple[ShardedTokens, dict[str, Any]]:
                 f"{record['tokens'] * dtype.itemsize}; it is damaged, prepare the data again"
             )
         shards.append(np.asarray(np.memmap(path, dtype=dtype, mode="r")))
+    if not 0 <= (index["held_out"] or 0) <= index["tokens"] == sum(map(len, shards)) > 0:
+        raise DataError(f"{folder / INDEX}: is damaged (its numbers of tokens do not add up); prepare the data again")
     return ShardedTokens(shards, index["fingerprint"]), index
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path, form: type[R]) -> R | None:
     """An index or a record of progress; None if the file does not exist.
 
     Raises `DataError` if the file is damaged, or has another version.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != _FORMAT or record["version"] != _VERSION:
-            raise DataError(
-                f"{path}: has format {record['format']} {record['version']}, but must have {_FORMAT} {_VERSION}"
-            )
-        record["shards"], record["dtype"]
-        return dict(record)
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: is damaged; remove its folder and prepare the data again") from None
+    return read_json(path, form, advice="remove its folder and prepare the data again", error=DataError)
 
 
 class ShardWriter:
@@ -114,11 +146,11 @@ class ShardWriter:
         """
         self._folder, self._size, self._plan = folder, size, plan
         self._dtype = np.dtype(dtype).newbyteorder("<")
-        record = read_record(folder / PROGRESS) or {"shards": [], "position": [0, 0, 0, 0], "held_out_from": None}
-        self.shards: list[dict[str, Any]] = record["shards"]
-        self.position: tuple[int, ...] = tuple(record["position"])
+        record = read_record(folder / PROGRESS, ShardProgress)
+        self.shards: list[Shard] = [] if record is None else record["shards"]
+        self.position: tuple[int, ...] = (0, 0, 0, 0) if record is None else tuple(record["position"])
         """Where the next shard starts: unit, document, piece, token."""
-        self.held_out_from: int | None = record["held_out_from"]
+        self.held_out_from: int | None = None if record is None else record["held_out_from"]
         """Number of tokens before the validation part; None until that is reached."""
         self._waiting: list[Array] = []
         self._held = 0
@@ -202,7 +234,7 @@ class ShardWriter:
                 os.fsync(file.fileno())
             total = checksum(partial)
             partial.replace(path)
-        self.shards.append({"file": name, "tokens": self._held, "checksum": total})
+        self.shards.append(Shard(file=name, tokens=self._held, checksum=total))
         self._waiting, self._held, self.position = [], 0, position
         self.begin()
 

@@ -20,6 +20,7 @@ from mutransfer.data.paths import matching_files
 from mutransfer.data.rows import JSON_ENDINGS, Origin, texts
 from mutransfer.data.text import text_files
 from mutransfer.errors import DataError, UsageError
+from mutransfer.files import at_home, open_file
 
 _CHUNK = 1 << 20
 
@@ -70,7 +71,10 @@ class TextFile:
         """The text in chunks. Any bytes are accepted if bytes are the tokens, otherwise UTF-8 only."""
         errors, newline = ("surrogateescape", "") if self._raw else ("strict", None)
         try:
-            with reading(self.path), self.path.open(encoding="utf-8", errors=errors, newline=newline) as file:
+            with (
+                reading(self.path),
+                open_file(self.path, "r", encoding="utf-8", errors=errors, newline=newline) as file,
+            ):
                 while chunk := file.read(_CHUNK):
                     yield chunk
         except UnicodeDecodeError:
@@ -186,8 +190,8 @@ def source_of_files(patterns: Sequence[str], *, column: str, raw: bool) -> DataS
 
 def _about_lines(path: Path) -> int:
     """Estimate of the number of lines, from the first chunk."""
-    with reading(path), path.open("rb") as file:
-        begin = file.read(_CHUNK)
+    with reading(path), open_file(path, "rb") as file:
+        begin: bytes = file.read(_CHUNK)
     return max(1, begin.count(b"\n")) * path.stat().st_size // max(1, len(begin))
 
 
@@ -197,7 +201,7 @@ def tokenizer_of(name: str | None, vocab_size: int | None, eos: str | None) -> T
     Raises `UsageError` if an option is wrong.
     """
     kinds = ("bytes", "words", "bpe")
-    if name is not None and name not in kinds and not Path(name).expanduser().exists():
+    if name is not None and name not in kinds and not at_home(name).exists():
         near = difflib.get_close_matches(name, kinds, n=1)
         raise UsageError(
             f"--tokenizer {name}: no such file or kind of tokenizer{f'; did you mean {near[0]}?' if near else ';'} "

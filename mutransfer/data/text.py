@@ -13,9 +13,10 @@ import numpy as np
 from mutransfer.config.data import TextSection
 from mutransfer.data.cache import files_key
 from mutransfer.data.corpus import read_text, token_dataset
-from mutransfer.data.dataset import TokenDataset, reading
+from mutransfer.data.dataset import TokenDataset
 from mutransfer.data.paths import matching_files
 from mutransfer.errors import DataError
+from mutransfer.files import MOST_OF_DATA, read_bytes
 
 _STDLIB_SKIPS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "__pycache__"}
 
@@ -57,8 +58,7 @@ def _documents(files: dict[str, Path]) -> Iterator[str]:
 
 
 def _joined(files: dict[str, Path]) -> bytes:
-    with reading():
-        return b"\n".join(path.read_bytes() for path in files.values())
+    return b"\n".join(read_bytes(path, most=MOST_OF_DATA, error=DataError) for path in files.values())
 
 
 def _shuffled(files: dict[str, Path]) -> dict[str, Path]:

@@ -8,14 +8,17 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, Required
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from mutransfer.config.data.tokenizer import TokenizerSection
 from mutransfer.data.cache import cache_key, cached, versions
 from mutransfer.data.dataset import Array, need_extra, require_file
 from mutransfer.errors import DataError
+from mutransfer.files import parse_json, read_text
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 PAIR_SPECIALS = (PAD, BOS, EOS, UNK)
@@ -101,14 +104,36 @@ def open_tokenizer(
     return restore(cached("tokenizers", whole, make)["json"].tobytes().decode())
 
 
-def restore(dumped: str) -> Tokenizer:
-    """The tokenizer that `Tokenizer.dump` wrote; raises `DataError` if it needs the extra `hf` and that is missing."""
-    data = json.loads(dumped)
-    if data["kind"] == "bytes":
-        return Bytes(data["specials"])
-    if data["kind"] == "words":
-        return Words(data["vocab_size"], data["words"], data["specials"])
-    return Library(data["json"], data["vocab_size"], data["specials"], data["end"], literal=data["literal"])
+class _Dumped(TypedDict, total=False):
+    kind: Required[Literal["bytes", "words", "library"]]
+    specials: Required[list[str] | dict[str, int]]
+    vocab_size: Annotated[int, Field(gt=0, lt=2**32)]
+    words: list[str]
+    json: str
+    end: list[Annotated[int, Field(ge=0, lt=2**32)]]
+    literal: bool
+
+
+def restore(dumped: str, *, label: str = "tokenizer") -> Tokenizer:
+    """The tokenizer that `Tokenizer.dump` wrote.
+
+    Raises `DataError` if it needs the extra `hf` and that is missing, or `dumped` (of `label`) is damaged.
+    """
+    advice = "remove its folder and prepare the data again"
+    data = parse_json(dumped, _Dumped, label=label, advice=advice, error=DataError)
+    try:
+        specials = data["specials"]
+        if data["kind"] == "bytes":
+            return Bytes(list(specials))
+        if data["kind"] == "words":
+            return Words(data["vocab_size"], data["words"], list(specials))
+        if isinstance(specials, list):
+            raise TypeError
+        return Library(data["json"], data["vocab_size"], specials, data["end"], literal=data["literal"])
+    except DataError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{label}: is damaged ({type(error).__name__}); {advice}") from error
 
 
 class Bytes(Tokenizer):
@@ -244,7 +269,7 @@ def _from_file(section: TokenizerSection, specials: Sequence[str]) -> Tokenizer:
     path = require_file(section.file or "")
     library = need_library()
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_text(path, error=DataError)
         made = library.Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path}: is not a tokenizer.json of the tokenizers library: {error}") from None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from mutransfer.config.data import TokensSection
 from mutransfer.data.dataset import Array, TokenDataset, require_file
 from mutransfer.data.shards import ShardedTokens, open_shards
 from mutransfer.errors import DataError
+from mutransfer.files import at_home
 
 
 def load(section: TokensSection) -> TokenDataset:
     """Map the file or the shards. Each batch checks its ids against `vocab_size`."""
-    folder = Path(section.path).expanduser()
+    folder = at_home(section.path)
     held_out: int | None = None
     tokens: Array | ShardedTokens
     if folder.is_dir():

@@ -16,6 +16,8 @@ from mutransfer.data.pairs import Held, Ids, PairDataset
 from mutransfer.data.tokenizer import UNK, open_tokenizer
 from mutransfer.data.words import spaced, unspaced
 from mutransfer.errors import DataError
+from mutransfer.files import MOST_OF_DATA, read_bytes
+from mutransfer.shown import quoted
 
 Texts = list[tuple[str, str]]
 
@@ -93,7 +95,7 @@ class _Side:
 def _read(path: str, section: TranslationSection) -> Texts:
     file = require_file(path)
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = read_bytes(file, most=MOST_OF_DATA, error=DataError).decode().split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     pairs: Texts = []
@@ -103,7 +105,7 @@ def _read(path: str, section: TranslationSection) -> Texts:
         where = f"{path}:{number}"
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: is not JSON: {error}") from None
         if not isinstance(found, dict):
             raise DataError(f"{where}: must be a JSON object with two texts, but is a {type(found).__name__}")
@@ -112,7 +114,7 @@ def _read(path: str, section: TranslationSection) -> Texts:
             if key not in found:
                 raise DataError(f"{where}: has no key {key!r}; its keys are {', '.join(map(str, found))}")
             if not isinstance(found[key], str) or not found[key].strip():
-                raise DataError(f"{where}: {key} must be a text that is not empty, but got {found[key]!r:.60}")
+                raise DataError(f"{where}: {key} must be a text that is not empty, but got {quoted(found[key])}")
             texts.append(found[key])
         pairs.append((texts[0], texts[1]))
     if not pairs:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mutransfer.errors import MutransferError
 from mutransfer.executors.devices import Device
+from mutransfer.shown import clean, plain
 
 Stop = Callable[[], bool]
 """Asked several times a second; when true the work ends with `Interrupted`."""
@@ -47,8 +48,8 @@ class JobFailed(Exception):
     """The job raised; `traceback` is its text."""
 
     def __init__(self, message: str, traceback: str) -> None:
-        super().__init__(message, traceback)  # both in args, so that it survives pickling
-        self.message, self.traceback = message, traceback
+        self.message, self.traceback = plain(message), clean(traceback)
+        super().__init__(self.message, self.traceback)  # both in args, so that it survives pickling
 
     def __str__(self) -> str:
         return self.message

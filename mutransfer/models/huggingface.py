@@ -26,8 +26,8 @@ from mutransfer.models.huggingface_config import config_at, first_line, transfor
 from mutransfer.models.huggingface_facts import family_facts, is_norm
 from mutransfer.models.huggingface_multipliers import hold_multipliers
 from mutransfer.models.module import hand_on_logits
+from mutransfer.parametrization.building import meta_construction
 from mutransfer.parametrization.facts import carry
-from mutransfer.parametrization.roles import meta_construction
 from mutransfer.private import attention_of
 
 _HEAD_SIZES = ("qk_head_dim", "head_dim", "attention_head_size", "head_size", "key_value_proj_dim")

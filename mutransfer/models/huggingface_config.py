@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import json
 import re
 import sys
 import textwrap
@@ -15,12 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mutransfer.config.base import MOST_DEPTH
 from mutransfer.config.data import ClassSpec, DataSpec, PairSpec, TokenSpec
 from mutransfer.config.data.base import PAD
 from mutransfer.config.models import HuggingFaceSection
-from mutransfer.config.models.base import MOST_DEPTH
 from mutransfer.config.models.huggingface import config_file
 from mutransfer.errors import ConfigError, UsageError, nearest
+from mutransfer.files import read_json
 from mutransfer.hub import why_unreachable
 
 # Sizes of transformers configs that follow width, by the names that families give them. What a config calls by its
@@ -33,9 +33,7 @@ _INNER = re.compile(
     r"(\w+_)?intermediate_size(_mlp)?|n_inner|d_inner|(\w+_)?ffn_dim|(\w+_)?hidden_dim|dff|dim_ff|d_ff|ffn_hidden_size|"
     r"feed_forward_size|(q|kv|o)_lora_rank|time_step_rank|mamba_dt_rank"
 )
-_HEADS = re.compile(
-    r"n_heads?|num_heads|(\w+_)?(attention|key_value|kv|key|value)_heads|n_mamba_heads|mamba_(n|num)_heads"
-)
+_HEADS = re.compile(r"(\w+_)?n(um)?_(\w+_)?heads?|num_heads|n_heads?|(\w+_)?(attention|key_value|kv|key|value)_heads")
 _HEAD_DIM = re.compile(r"(\w+_)?head_dim|d_kv|d_head|dim_head|attention_head_size")
 _NOT_TAKEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -203,11 +201,8 @@ def _loaded(name: str) -> Mapping[str, Any]:
         if name.startswith((".", "/", "~")) or name.endswith(".json") or name.count("/") > 1:
             raise ConfigError(f"model.config: {name}: no such file, and no folder with a config.json")
         file = _from_hub(name)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.config: {file}: is not JSON: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+    found = read_json(file, dict[str, Any], advice="give the config.json of a transformers model", error=ConfigError)
+    if not isinstance(found.get("model_type"), str):
         raise ConfigError(f"model.config: {file}: is not a transformers config: it has no model_type")
     return found
 

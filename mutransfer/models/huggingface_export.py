@@ -29,9 +29,9 @@ from mutransfer.models.huggingface import make, own_scale, reloaded
 from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inputs, randomize, require_own_function
 from mutransfer.models.huggingface_facts import ALONE, QUERY_NORM
 from mutransfer.models.huggingface_multipliers import own_multipliers, token_tables
-from mutransfer.parametrization.apply import INPUT_MULTIPLIER, OUTPUT_MULTIPLIER, set_multipliers
+from mutransfer.parametrization.apply import INPUT_MULTIPLIER, MULTIPLIERS, OUTPUT_MULTIPLIER, set_multipliers
+from mutransfer.parametrization.building import meta_construction
 from mutransfer.parametrization.facts import facts_of
-from mutransfer.parametrization.roles import meta_construction
 
 _EXAMPLES = 2
 _FUSED = ("query_key_value", "c_attn", "qkv_proj", "Wqkv")
@@ -96,12 +96,12 @@ def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
     if folder.exists():
         raise UsageError(f"{folder}: is there already; move it away to export anew")
     trained = build_model(config.model, config.data.spec)
+    set_multipliers(trained, plan_of(config), hparams=config.hparams)
     try:
         load_model(trained, str(weights))
     except (OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{weights}: cannot be read as the weights of this config's model: {first}") from None
-    set_multipliers(trained, plan_of(config), hparams=config.hparams)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -145,10 +145,15 @@ def write_plain(trained: nn.Module, spec: DataSpec, folder: Path) -> None:
 
 def _folded(trained: nn.Module, spec: DataSpec, *, by_head: bool) -> nn.Module:
     """The same function as a model of transformers without multipliers, once it is saved and loaded."""
-    state = {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()}
+    kept = {
+        name: tensor
+        for name, tensor in trained.state_dict(keep_vars=True).items()
+        if name.rpartition(".")[2] not in MULTIPLIERS
+    }
+    state = {name: tensor.detach().clone() for name, tensor in kept.items()}
     config: Any = copy.deepcopy(trained.config)
     groups: dict[int, list[str]] = {}
-    for name, tensor in trained.state_dict(keep_vars=True).items():
+    for name, tensor in kept.items():
         groups.setdefault(id(tensor), []).append(name)
     factors = _factors(trained, config, spec)
     if any(len({factors[name] for name in names if name in factors}) > 1 for names in groups.values()):

@@ -1,4 +1,4 @@
-"""Facts about a model of the transformers library that its shapes do not tell."""
+"""The facts about a model of the transformers library that its shapes do not tell."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
 """The plan made real: initial weights, forward multipliers, optimizer parameter groups.
 
 All three set absolute values, so applying a plan twice is applying it once. Multipliers are buffers of the
-module they act on, outside its state dict: training, evaluation and sampling see the same ones, `torch.func`
-can stack them, and a checkpoint stays an ordinary state dict. Every number comes from `parametrization.settings`.
+module they act on: training, evaluation and sampling see the same ones, and `torch.func` can stack them. They are in
+its state dict, because they are part of the function: a model that has none refuses to load it. Every number comes from
+`parametrization.settings`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -22,11 +24,15 @@ from mutransfer.errors import PlanError, nearest
 from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.layers import takes_multipliers
 from mutransfer.parametrization.meaning import ATTENTION_SCALE, RELATIVE_SCALE, RESIDUAL_SCALE
+from mutransfer.parametrization.normed import renew_estimates
 from mutransfer.parametrization.plan import Plan
 from mutransfer.parametrization.settings import Settings, settings
+from mutransfer.parametrization.wrappers import adapted_layers, is_of_peft, named_modules, named_parameters
 
 # Prefixed, so that they meet no attribute of the user's.
 INPUT_MULTIPLIER, OUTPUT_MULTIPLIER = "mup_input_multiplier", "mup_output_multiplier"
+MULTIPLIERS = (INPUT_MULTIPLIER, OUTPUT_MULTIPLIER, ATTENTION_SCALE, RESIDUAL_SCALE, RELATIVE_SCALE)
+"""The buffers that a plan sets."""
 
 
 def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, hparams: Hparams | None = None, **values: Any) -> None:
@@ -42,17 +48,13 @@ def initialize(model: nn.Module, plan: Plan, *, seed: int = 0, hparams: Hparams 
         PlanError: the plan is of another model or width; an hparam is unknown or out of range.
     """
     numbers = _settings(model, plan, hparams, values)
+    padding = {module.weight: module.padding_idx for module in model.modules() if isinstance(module, nn.Embedding)}
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in named_parameters(model):
             std = numbers.init_std[name]
-            if std == 0.0:
-                parameter.zero_()
-            elif std is not None:
-                generator = torch.Generator(parameter.device).manual_seed(_stream(seed, name))
-                parameter.normal_(0.0, std, generator=generator)
-        for module in model.modules():
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None and module.weight.requires_grad:
-                module.weight[module.padding_idx].zero_()
+            if std is not None:
+                _draw(parameter, std, _stream(seed, name), zero=padding.get(parameter))
+    renew_estimates(model)
     _install(model, plan, numbers)
 
 
@@ -105,7 +107,8 @@ def optimizer_groups(model: nn.Module, plan: Plan, hparams: Hparams) -> list[dic
     """
     numbers = _settings(model, plan, hparams, {})
     groups: dict[Any, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    _require_plain_adapters(model)
+    for name, parameter in named_parameters(model):
         if not parameter.requires_grad:
             continue
         own = numbers.optimizer[name]
@@ -137,7 +140,7 @@ def _hparams(values: Mapping[str, Any]) -> Hparams:
 
 
 def _install(model: nn.Module, plan: Plan, numbers: Settings) -> None:
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(model, remove_duplicate=False))
     for name, own in numbers.modules.items():
         rule = plan.modules[name]
         if rule.weight is not None:
@@ -156,20 +159,60 @@ def _install(model: nn.Module, plan: Plan, numbers: Settings) -> None:
     ):
         for name, scale in scales.items():
             getattr(modules[name], buffer).fill_(scale)
+            if buffer not in modules[name].state_dict():
+                _keep(modules[name], buffer, getattr(modules[name], buffer))
+    _require_plain_adapters(model)
 
 
 def _require_fit(model: nn.Module, plan: Plan) -> None:
     """Refuse a plan made for another model or width: silently training with it is the bug µP users fear."""
     own = plan.parameters
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
-    strangers = sorted(shapes.keys() ^ own.keys())
-    if strangers:
+    shapes = {name: tuple(parameter.shape) for name, parameter in named_parameters(model, remove_duplicate=False)}
+    if strangers := sorted(shapes.keys() ^ own.keys()):
+        if of_peft := next(filter(is_of_peft, strangers), None):
+            raise PlanError(
+                f"{of_peft} of PEFT is "
+                + ("not in the plan, which was made of the model before get_peft_model. Make the plan of the model "
+                   "that is trained, plan_for(lambda width: get_peft_model(build(width), config), …)"
+                   if of_peft in shapes else "in the plan and not in the model: call get_peft_model first")
+            )  # fmt: skip
         raise PlanError(f"the plan is of another model: only one of the two has {', '.join(strangers[:5])}")
     for name, shape in shapes.items():
         if shape != tuple(own[name].shape):
             raise PlanError(
                 f"the plan is of another width: {name} has shape {shape}, and the plan says {tuple(own[name].shape)}"
             )
+
+
+def _require_plain_adapters(model: nn.Module) -> None:
+    """Refuse LoRA on a layer with a multiplier: the adapter does not see it, and merged into the weight it would."""
+    for name, layer in adapted_layers(model).items():
+        for buffer, what in ((INPUT_MULTIPLIER, "input"), (OUTPUT_MULTIPLIER, "output")):
+            if (factor := float(getattr(layer, buffer, 1.0))) != 1.0:
+                raise PlanError(
+                    f"{name}: LoRA is added to a layer whose {what} is multiplied by {factor:g}. The adapter is not "
+                    "multiplied, so merging it into the weight would change the model. Take the layer out of "
+                    "target_modules, or train it as a whole with modules_to_save"
+                )
+
+
+def _draw(parameter: nn.Parameter, std: float, seed: int, *, zero: int | None) -> None:
+    """Fill a parameter; `zero` is a row of zeros, for padding."""
+    values: Tensor = parameter
+    mesh: Any = getattr(parameter, "device_mesh", None)
+    if mesh is not None:  # sharded by fully_shard: every rank draws the whole and keeps its part
+        values = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+    if std == 0.0:
+        values.zero_()
+    else:
+        values.normal_(0.0, std, generator=torch.Generator(values.device).manual_seed(seed))
+    if zero is not None:
+        values[zero].zero_()
+    if mesh is not None:
+        from torch.distributed.tensor import distribute_tensor
+
+        placements: Any = parameter.placements  # type: ignore[attr-defined]
+        parameter.copy_(distribute_tensor(values, mesh, placements, src_data_rank=None))
 
 
 def _stream(seed: int, name: str) -> int:
@@ -183,12 +226,32 @@ def _set_buffer(module: nn.Module, name: str, value: float) -> None:
         existing.fill_(value)
         return
     reference = next(module.parameters())
+    if reference.is_meta:
+        raise PlanError(
+            "the model is on the meta device, where a multiplier does not have a value that to_empty would keep: call "
+            "initialize or set_multipliers after the model was moved to a device"
+        )
     dtype = torch.float64 if reference.dtype == torch.float64 else torch.float32
-    module.register_buffer(name, torch.tensor(value, device=reference.device, dtype=dtype), persistent=False)
+    _keep(module, name, torch.tensor(value, device=reference.device, dtype=dtype))
     if name == INPUT_MULTIPLIER:
         module.register_forward_pre_hook(_scale_input, with_kwargs=True)
     else:
         module.register_forward_hook(_scale_output)
+    if "torch._dynamo" in sys.modules:  # code that was compiled before does not look for new hooks
+        torch.compiler.reset()
+
+
+def _keep(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make a multiplier a part of the state dict. A state dict without it leaves the value as it is."""
+
+    module.register_buffer(name, value)
+    module.register_load_state_dict_pre_hook(_fill_in)  # type: ignore[no-untyped-call]
+
+
+def _fill_in(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    for name, buffer in module.named_buffers(recurse=False):
+        if name in MULTIPLIERS:
+            state.setdefault(prefix + name, buffer)
 
 
 def _scale_input(

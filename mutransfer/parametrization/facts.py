@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from mutransfer.errors import PlanError, nearest
 from mutransfer.parametrization.rules import Role
+from mutransfer.parametrization.wrappers import unwrapped
+
+if TYPE_CHECKING:
+    from torch import nn
 
 T = TypeVar("T")
 
@@ -85,20 +89,22 @@ def first(patterns: Mapping[str, T], others: Mapping[str, T]) -> dict[str, T]:
     return {**patterns, **{name: value for name, value in others.items() if name not in patterns}}
 
 
-def facts_of(model: object) -> ModelFacts:
+def facts_of(model: nn.Module) -> ModelFacts:
     """The facts that a model carries in an attribute of any name; no facts where it carries none.
 
     Raises:
         PlanError: it carries more than one.
     """
+    model = unwrapped(model)
     found = [value for value in vars(model).values() if isinstance(value, ModelFacts)]
     if len(found) > 1:
         raise PlanError(f"{type(model).__name__} carries {len(found)} ModelFacts, and only one can be right; keep one")
     return found[0] if found else ModelFacts()
 
 
-def carry(model: object, facts: ModelFacts) -> None:
+def carry(model: nn.Module, facts: ModelFacts) -> None:
     """Give a model its facts, in the place of those that it carries."""
+    model = unwrapped(model)
     name = next((key for key, value in vars(model).items() if isinstance(value, ModelFacts)), "mup_facts")
     setattr(model, name, facts)
 

@@ -88,14 +88,14 @@ def suspect_bottlenecks(shapes: Sequence[ParameterShape], *, given: Callable[[st
             continue
         after = following(shapes[place:])
         # A single one may be a head that is registered before the trunk.
-        alone = sum(one.role == "output" and one.tied_to is None for one in shapes) == 1
+        alone = sum(one.role == "output" and one.tied_to is None and not given(one.name) for one in shapes) == 1
         if after is not None and not (alone and after.fan_in != shape.fan_out):
             takes = f"takes {shape.fan_out} inputs and " if after.fan_in == shape.fan_out else ""
             warnings.append(
                 f"{shape.name}: goes from the width to {shape.fan_out} at every width, so its input is multiplied by "
-                f"1/m_in, as a readout's is; but {after.name} {takes}comes after it. Say what it is. For a bottleneck "
-                f'inside the network write roles: {{"{shape.name}": hidden}}; for a router or an auxiliary head '
-                f"the same with output; for the readout write readouts: [{shape.module}]"
+                f"1/m_in, as a readout's is; but {after.name} {takes}comes after it. Say what it is. For a bottleneck, "
+                f'a router or an auxiliary head write roles: {{"{shape.name}": output}}; for the readout write '
+                f"readouts: [{shape.module}]"
             )
     return warnings
 

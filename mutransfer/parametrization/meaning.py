@@ -4,7 +4,7 @@ silent."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from mutransfer.errors import PlanError
 from mutransfer.parametrization.facts import ModelFacts, matched
 from mutransfer.parametrization.growth import following
 from mutransfer.parametrization.plan import ModuleNames, ParameterShape, entrances
+from mutransfer.parametrization.wrappers import named_modules
 
 ATTENTION_SCALE, RESIDUAL_SCALE, RELATIVE_SCALE = "attention_scale", "residual_scale", "relative_scale"
 _OF_LOGITS = "attention_logits"
@@ -25,7 +26,7 @@ def modules_of(model: nn.Module, facts: ModelFacts, base: nn.Module, base_facts:
         PlanError: a name matches nothing; a module lacks the buffer that its fact is about, or has such a buffer and no
             fact names it.
     """
-    names = [name for name, _ in model.named_modules()]
+    names = [name for name, _ in named_modules(model)]
     measured = [*names, *(f"{name}.{_OF_LOGITS}" for name in names)]
     matched([name.partition("#")[0] for name in facts.finite], measured, "ModelFacts.finite")
     head_sizes, base_head_sizes = _head_sizes(model, facts), _head_sizes(base, base_facts)
@@ -40,19 +41,23 @@ def modules_of(model: nn.Module, facts: ModelFacts, base: nn.Module, base_facts:
     )
 
 
-def readouts_of(facts: ModelFacts, shapes: Sequence[ParameterShape]) -> tuple[str, ...]:
+def readouts_of(facts: ModelFacts, shapes: Sequence[ParameterShape], inner: Collection[str]) -> tuple[str, ...]:
     """The modules that produce the logits.
 
     Role `output` says how a weight scales, not what it is for: the router of a mixture of experts has it too. Without
-    facts, the readouts are the output layers that no further layer follows, or the last one where each is followed.
+    facts, the readouts are the output layers that no further layer follows, or the last one where each is followed;
+    never a weight of `inner`.
 
     Raises:
         PlanError: a module that the facts name has no weight from the width to a constant size.
     """
     owners = list(dict.fromkeys(shape.module for shape in shapes))
-    outputs = list(dict.fromkeys(shape.module for shape in shapes if shape.role == "output"))
+    outputs = list(
+        dict.fromkeys(shape.module for shape in shapes if shape.role == "output" and shape.name not in inner)
+    )
     if facts.readouts is None:
-        last = [one for place, one in enumerate(shapes) if one.role == "output" and not following(shapes[place:])]
+        last = [one for place, one in enumerate(shapes) if one.module in outputs and not following(shapes[place:])]
+        last = [one for one in last if one.role == "output"]
         layers = [one for one in last if one.in_layer] or last  # a weight by itself is a router more often than not
         return tuple(dict.fromkeys(one.module for one in layers)) or tuple(outputs[-1:])
     named = matched(facts.readouts, owners, "ModelFacts.readouts")
@@ -79,8 +84,8 @@ def require_entrances(modules: ModuleNames, shapes: Mapping[str, ParameterShape]
 def _head_sizes(model: nn.Module, facts: ModelFacts) -> dict[str, int]:
     """`{attention module: head size}`. A module with the buffer and a whole number `head_dim` needs no fact."""
     said = dict(facts.attention)
-    named = matched(said, [name for name, _ in model.named_modules()], "ModelFacts.attention")
-    for name, module in model.named_modules():
+    named = matched(said, [name for name, _ in named_modules(model)], "ModelFacts.attention")
+    for name, module in named_modules(model):
         size = getattr(module, "head_dim", None)
         if (
             name not in named
@@ -93,7 +98,7 @@ def _head_sizes(model: nn.Module, facts: ModelFacts) -> dict[str, int]:
 
 def _with_buffer(model: nn.Module, patterns: Iterable[str], buffer: str, field: str) -> dict[str, str]:
     """The modules that `patterns` name, each with its pattern; each has the buffer, and no other module has it."""
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     named = matched(patterns, list(modules), f"ModelFacts.{field}")
     for name, module in modules.items():
         has = isinstance(getattr(module, buffer, None), torch.Tensor)

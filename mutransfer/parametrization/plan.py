@@ -18,6 +18,15 @@ from mutransfer.parametrization.rules import Options, Parametrization, Role
 OutputHparam = Literal["temperature", "embedding_scale", "position_scale"]
 
 
+PARAMETRIZED = ".parametrizations.weight"
+"""Where torch keeps what the weight of a layer is computed from."""
+
+
+def layer_of(parameter: str) -> str:
+    """Name of the module that owns a parameter, or that computes its weight from it."""
+    return parameter.rpartition(".")[0].removesuffix(PARAMETRIZED)
+
+
 @dataclass(frozen=True)
 class ParameterShape:
     """What shapes say of one parameter: the input of the plan."""
@@ -44,6 +53,9 @@ class ParameterShape:
     frozen: bool = False
     """Whether it is not trained (`requires_grad=False`); its values stay as its module made them."""
 
+    normed: bool = False
+    """Whether the weight is this one divided by its norm, so that its std has no effect."""
+
     @property
     def looks_up(self) -> bool:
         """Whether it is a lookup table (an embedding)."""
@@ -52,7 +64,7 @@ class ParameterShape:
     @property
     def module(self) -> str:
         """Name of the module that owns it."""
-        return self.name.rpartition(".")[0]
+        return layer_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -197,9 +209,11 @@ def make_plan(
         )
     if parametrization == "interpolated" and any(shape.tied_to for shape in shapes):
         raise PlanError("interpolated needs untied weights: a tied readout's multiplier cannot be moved into its init")
-    # A weight that cannot be multiplied has the rule without a multiplier; a tied one has no such rule.
-    tied = {name for shape in shapes if shape.tied_to for name in (shape.name, shape.tied_to)}
-    multiplied = {shape.name for shape in shapes if shape.in_layer or shape.name in tied}
+    # A weight that cannot be multiplied has the rule without a multiplier, and so has one that keeps its values: a
+    # multiplier would change what a pretrained layer computes. A tied one that is trained has no such rule.
+    tied = {name for shape in shapes if shape.tied_to and not shape.frozen for name in (shape.name, shape.tied_to)}
+    alone = {shape.name for shape in shapes if shape.in_layer and shape.base_init_std is not None}
+    multiplied = alone | tied
     parameters = {
         shape.name: _scaling(shape, record, parametrization, options, multiplier=shape.name in multiplied)
         for shape in shapes
@@ -258,7 +272,9 @@ def _scaling(
         m_in,
         m_out,
         optimizer=family,
-        rule=rules.rule_of(parametrization, shape.role, init=options.init, lr=options.lr, multiplier=multiplier),
+        rule=rules.NORMED_OUTPUT
+        if shape.normed and shape.role == "output" and parametrization == "mup"
+        else rules.rule_of(parametrization, shape.role, init=options.init, lr=options.lr, multiplier=multiplier),
         lookup_exponent=options.lookup_exponent if shape.looks_up else 0.0,
         depth=options.depth if shape.in_branch else None,
         lr_factor=options.lr_factor,

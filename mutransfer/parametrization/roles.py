@@ -9,25 +9,23 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from mutransfer.errors import PlanError
 from mutransfer.optimizers.base import Optimizer
-from mutransfer.parametrization.facts import ModelFacts, facts_of, first, matched
+from mutransfer.parametrization.building import ModelFactory, on_meta
+from mutransfer.parametrization.facts import ModelFacts, first, matched
 from mutransfer.parametrization.growth import check_growth, suspect_bottlenecks
 from mutransfer.parametrization.layers import LOOKUPS, TRANSPOSED, is_layer_bias, layout_of, takes_multipliers
 from mutransfer.parametrization.meaning import modules_of, readouts_of, require_entrances
+from mutransfer.parametrization.normed import WeightPart, part_of
 from mutransfer.parametrization.plan import ParameterShape, Plan, make_plan
 from mutransfer.parametrization.rules import ROLES, Options, Parametrization, Role
+from mutransfer.parametrization.wrappers import named_modules
 
-ModelFactory = Callable[[int], nn.Module | tuple[nn.Module, ModelFacts]]
 _T = TypeVar("_T")
 
 
@@ -40,6 +38,8 @@ class _Use:
     parameter: nn.Parameter
     layout: tuple[int, int] | None
     """(fan_out dimension, fan_in dimension) of a weight in a module we know, or that the facts tell; None of others."""
+    part: WeightPart | None = None
+    """Of a weight that is computed from several parameters."""
 
 
 def plan_for(
@@ -66,7 +66,8 @@ def plan_for(
         optimizer: name of a registered optimizer, such as `adamw`, `sgd` or `muon`, or a record.
         facts: what shapes cannot tell, for a module that does not carry it; a function of the width where the facts
             follow it (head sizes that grow).
-        roles: `{name pattern: role}` beside those of the facts.
+        roles: `{name pattern: role}` beside those of the facts. `hidden` of a layer from the width to a constant size
+            says that it is not the readout; it has the rule of `output`, the only one that is right for it.
         init_std: `{name pattern: std at base width}` instead of the defaults (embeddings 1, dense weights
             1/√fan_in, biases 0, others as constructed); they have the last word over those of the facts.
         zero_readout: start readout weights at zero.
@@ -82,7 +83,7 @@ def plan_for(
         if value < 1:
             raise PlanError(f"{name} must be >= 1, but got {value}")
     (base, base_facts), (wider, _), (model, said) = (
-        _on_meta(factory, size, facts) for size in (base_width, 2 * base_width, width)
+        on_meta(factory, size, facts) for size in (base_width, 2 * base_width, width)
     )
     base_uses, wider_uses, uses = (_uses(one, said.layouts) for one in (base, wider, model))
     _require_same_names(base_uses, wider_uses, uses)
@@ -98,7 +99,7 @@ def plan_for(
     warnings = check_growth(
         _shapes(base_uses),
         _shapes(wider_uses),
-        lambda size: _shapes(_uses(_on_meta(factory, size, facts)[0], {})),
+        lambda size: _shapes(_uses(on_meta(factory, size, facts)[0], {})),
         base_width=base_width,
         given=is_given,
     )
@@ -108,32 +109,25 @@ def plan_for(
     tied: dict[int, list[str]] = {}
     blocks = set(modules.blocks)  # looked up for every parameter: there may be thousands of both
     _require_roles(base_uses, wider_uses, given)
+    as_made = [one if one in uses or fnmatch.filter(uses, one) else f"{one}.*" for one in said.as_made]
+    kept = matched(as_made, uses, "ModelFacts.as_made")
     for name, use in uses.items():
-        shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given))
+        shape = _parameter_shape(use, base_uses[name], wider_uses[name], _match(name, given), drawn=name not in kept)
         tied.setdefault(id(use.parameter), []).append(name)
         shapes[name] = replace(shape, in_branch=any(around in blocks for around in _around(name)))
         warnings += _suspicions(shape, base_uses[name], wider_uses[name], base_width, finite_sizes)
     for names in tied.values():  # an embedding owns what it shares, whichever module is registered first
         owner = next((name for name in names if shapes[name].role == "input"), names[0])
         shapes.update({name: replace(shapes[name], tied_to=owner) for name in names if name != owner})
-    modules = replace(modules, readouts=readouts_of(said, list(shapes.values())))
+    inner = {name for name in shapes if _match(name, given) == "hidden"}
+    modules = replace(modules, readouts=readouts_of(said, list(shapes.values()), inner))
     require_entrances(modules, shapes)
     warnings += suspect_bottlenecks(list(shapes.values()), given=is_given)
     _start(shapes, modules.readouts if zero_readout else ())
-    for overrides in (said.init_std, init_std or {}):  # under any name of a tied weight
-        for name, shape in list(shapes.items()):
-            std = _match(name, overrides)
-            if std is None:
-                continue
-            if shape.frozen:
-                raise PlanError(f"init_std: {name} is not trained (requires_grad=False) and keeps the values it has")
-            owner = shape.tied_to or name
-            for alias, other in list(shapes.items()):
-                if (other.tied_to or alias) == owner:
-                    shapes[alias] = replace(other, base_init_std=std)
-    as_made = [one if fnmatch.filter(shapes, one) or one in shapes else f"{one}.*" for one in said.as_made]
-    for name in matched(as_made, shapes, "ModelFacts.as_made"):
+    _override_std(shapes, said.init_std)
+    for name in kept:
         shapes[name] = replace(shapes[name], base_init_std=None)
+    _override_std(shapes, init_std or {})
     if "output" not in {shape.role for shape in shapes.values()}:
         warnings.append(
             "no parameter is a readout (width → finite): if logits come from a weight used by hand, as in "
@@ -151,61 +145,10 @@ def plan_for(
     )
 
 
-@contextmanager
-def meta_construction() -> Iterator[None]:
-    """Modules and tensors made inside have shapes and no memory, and are made in no time."""
-    with torch.device("meta"), _NoRandomInit():
-        yield
-
-
-class _NoRandomInit(TorchFunctionMode):
-    """Skips `torch.nn.init`: on `meta` it fills nothing, and its first call there imports for seconds."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def built(
-    factory: ModelFactory, width: int, facts: ModelFacts | Callable[[int], ModelFacts] | None = None
-) -> tuple[nn.Module, ModelFacts]:
-    """The module of that width and its facts: given, returned beside the module, or carried by it.
-
-    Raises:
-        PlanError: the module carries more than one `ModelFacts`, or has a lazy layer.
-    """
-    made = factory(width)
-    model, returned = made if isinstance(made, tuple) else (made, None)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise PlanError(
-                f"{name}: belongs to a lazy layer, whose sizes are not known before data has passed through it; use "
-                "the layer that is not lazy, with its sizes"
-            )
-    if facts is not None:
-        return model, facts(width) if callable(facts) else facts
-    return model, returned or facts_of(model)
-
-
-def _on_meta(
-    factory: ModelFactory, width: int, facts: ModelFacts | Callable[[int], ModelFacts] | None
-) -> tuple[nn.Module, ModelFacts]:
-    try:
-        with meta_construction():
-            return built(factory, width, facts)
-    except (RuntimeError, NotImplementedError) as error:
-        raise PlanError(
-            f"the model cannot be built at width {width} on the meta device, where tensors have no values: {error}"
-        ) from error
-
-
 def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
     """Refuse layers of torch that hide a scale or a layout in which a rule would silently go wrong."""
-    others = dict(wider.named_modules())
-    for name, module in base.named_modules():
+    others = dict(named_modules(wider))
+    for name, module in named_modules(base):
         wide = others.get(name)
         if isinstance(module, TRANSPOSED) and module.groups != 1:
             raise PlanError(f"{name}: a transposed convolution with groups has no rule here; use groups=1")
@@ -221,14 +164,17 @@ def _require_plannable(base: nn.Module, wider: nn.Module) -> None:
 
 def _uses(model: nn.Module, layouts: Mapping[str, str]) -> dict[str, _Use]:
     """Every name of every parameter; a tied one appears under each of its names."""
-    found = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            name, dimensions, layout = f"{prefix}.{own}" if prefix else own, parameter.ndim, layout_of(module)
+    modules, found = dict(named_modules(model, remove_duplicate=False)), {}
+    for prefix, owner in modules.items():
+        for own, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
+            name, dimensions = f"{prefix}.{own}" if prefix else own, parameter.ndim
+            module, part = part_of(modules, prefix, owner, own) or (owner, None)
+            module = nn.Module() if part == "gain" else module  # it has no part in how the layer multiplies
+            layout = layout_of(module)
             if layout is None and (order := _match(name, layouts)) is not None:
                 last, before = dimensions - 1, dimensions - 2
                 layout = (last, before) if order == "in_out" else (before, last)
-            found[name] = _Use(name, module, parameter, layout if dimensions > 1 else None)
+            found[name] = _Use(name, module, parameter, layout if dimensions > 1 else None, part)
     return found
 
 
@@ -258,7 +204,7 @@ def _match(name: str, patterns: Mapping[str, _T]) -> _T | None:
     return next(found, None)
 
 
-def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> ParameterShape:
+def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None, *, drawn: bool) -> ParameterShape:
     if given is not None and given not in ROLES:
         raise PlanError(f"role of {use.name} must be one of {', '.join(ROLES)}, but got {given!r}")
     shape, base_shape = tuple(use.parameter.shape), tuple(base.parameter.shape)
@@ -274,8 +220,17 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
         depthwise = getattr(use.module, "groups", 1) > 1 and grows[out_dim] and not grows[in_dim]
         # A stack of matrices of constant size, one for each head, is to width what numbers per channel are.
         stacked = not grows[in_dim] and not grows[out_dim] and any(grows)
-        role = given or ("vector" if depthwise or stacked else _role(in_grows=grows[in_dim], out_grows=grows[out_dim]))
+        by_shape = "vector" if depthwise or stacked else _role(in_grows=grows[in_dim], out_grows=grows[out_dim])
+        # A layer from the width to a constant size cannot be hidden: hidden's lr and std would make what it sends back,
+        # and then its own change, grow like √width. Who says so says that it is not the readout.
+        # A weight that stays as made (LoRA's) has a std of its own and is left to the user.
+        role = by_shape if drawn and by_shape == "output" and given == "hidden" else given or by_shape
         out_dim = grows.index(True) if stacked and role == "vector" else out_dim
+        if use.part == "spectral" and role not in ("hidden", "output"):
+            raise PlanError(
+                f"{use.name}: a spectral norm divides by a number that grows like √width here, because the layer's "
+                "input does not grow, so that what it gives would shrink; leave it out there, or use weight_norm"
+            )
     kernel = math.prod(shape[2:]) if layout_of(use.module) is not None else 1
 
     def size(of: tuple[int, ...], dimension: int | None) -> int:
@@ -301,10 +256,13 @@ def _parameter_shape(use: _Use, base: _Use, wider: _Use, given: Role | None) -> 
         base_fan_in=base_fan_in,
         base_fan_out=size(base_shape, out_dim),
         base_init_std=std,
-        decays=not frozen and (role in ("input", "hidden", "output") or (role == "scalar" and len(shape) >= 2)),
+        decays=not frozen
+        and use.part != "gain"
+        and (role in ("input", "hidden", "output") or (role == "scalar" and len(shape) >= 2)),
         multiplies=(layout is not None or role in ("hidden", "output")) and not isinstance(use.module, LOOKUPS),
         in_layer=takes_multipliers(use.module),
         frozen=frozen,
+        normed=use.part in ("direction", "spectral"),
     )
 
 
@@ -346,10 +304,11 @@ def _require_roles(base: Mapping[str, _Use], wider: Mapping[str, _Use], given: M
         )
         for name, (shape, growing) in unknown.items()
     ]
-    first = next(iter(unknown))
+    first, (_, growing) = next(iter(unknown.items()))
+    example = "hidden" if growing > 1 else "input"
     raise PlanError(
         f"the shape of {'this weight' if len(lines) == 1 else 'these weights'} does not tell the role: no layer of a "
-        f"known class owns it. Give roles, as in roles={{{first!r}: 'hidden'}}:\n" + "\n".join(lines)
+        f"known class owns it. Give roles, as in roles={{{first!r}: {example!r}}}:\n" + "\n".join(lines)
     )
 
 
@@ -383,11 +342,25 @@ def _suspicions(shape: ParameterShape, base: _Use, wider: _Use, base_width: int,
     return found
 
 
+def _override_std(shapes: dict[str, ParameterShape], overrides: Mapping[str, float]) -> None:
+    """Change initial stds, under any name of a tied weight."""
+    for name, shape in list(shapes.items()):
+        std = _match(name, overrides)
+        if std is None:
+            continue
+        if shape.frozen:
+            raise PlanError(f"init_std: {name} is not trained (requires_grad=False) and keeps the values it has")
+        owner = shape.tied_to or name
+        for alias, other in list(shapes.items()):
+            if (other.tied_to or alias) == owner:
+                shapes[alias] = replace(other, base_init_std=std)
+
+
 def _start(shapes: dict[str, ParameterShape], zero: Collection[str]) -> None:
     """Readouts start at zero. A tied embedding is also the readout: std 1 would give logits of size √width, so it gets
     1/√fan_in."""
     for shape in list(shapes.values()):
-        if shape.module in zero and shape.role == "output" and not shape.frozen:
+        if shape.module in zero and shape.role == "output" and not shape.frozen and not shape.normed:
             shapes[shape.name] = replace(shape, base_init_std=0.0)
     for shape in list(shapes.values()):
         owner = shapes.get(shape.tied_to or "")

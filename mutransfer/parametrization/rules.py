@@ -77,6 +77,10 @@ MUP: Table = {
     "scalar": Rule(),
 }
 
+# A readout whose weight is divided by its norm: entries are 1/√fan_in whatever its std, so that √m_in is left for the
+# multiplier, and what is learned in a step keeps its share of each entry.
+NORMED_OUTPUT = Rule(forward=Power(m_in=-0.5), sgd_lr=Power(m_in=1), adam_eps=Power(m_in=-1))
+
 # PyTorch's way: only the initial std knows the fan-in.
 SP: Table = {
     "input": Rule(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mutransfer.config.hparams import Hparams
 from mutransfer.optimizers.base import OptimizerFamily
 from mutransfer.parametrization import rules
-from mutransfer.parametrization.plan import ModuleScaling, Plan, Scaling
+from mutransfer.parametrization.plan import ModuleScaling, Plan, Scaling, layer_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Settings:
 
     def module_of(self, parameter: str) -> ModuleSettings:
         """The multipliers of the module that owns a parameter."""
-        return self.modules.get(parameter.rpartition(".")[0], ModuleSettings())
+        return self.modules.get(layer_of(parameter), ModuleSettings())
 
 
 def settings(plan: Plan, hparams: Hparams, *, scaled: bool = True) -> Settings:

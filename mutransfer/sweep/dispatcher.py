@@ -200,12 +200,13 @@ class Dispatcher:
 
     def _seed(self, task: _Task) -> int:
         """The seed of all trials, a repeat's own, or the point's where the search goes across seeds."""
-        return int(task.record.params.get("training.seed", repeat_seed(self._config, task.repeat)))
+        seed = task.record.params.get("training.seed")
+        return seed if isinstance(seed, int) else repeat_seed(self._config, task.repeat)
 
     def _land(self, tasks: Sequence[_Task], future: futures.Future[Any]) -> None:
         """Take the results of a pack; a MutransferError concerns the whole sweep and is raised."""
         try:
-            results = [TrainResult.from_dict(result) for result in future.result()]
+            results = [TrainResult(**result) for result in future.result()]
         except (JobFailed, WorkerDied) as error:
             for task in tasks:
                 self._land_crash(task, error)

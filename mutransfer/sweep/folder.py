@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from mutransfer.errors import UsageError
-from mutransfer.files import is_held, sole_folder, write_json
+from mutransfer.files import is_held, read_json, sole_folder, write_json
 from mutransfer.training.folder import TrainFolder
+
+
+class _Holder(TypedDict):
+    pid: int
+    host: str
 
 
 class SweepFolder:
@@ -86,9 +92,9 @@ class SweepFolder:
 
     def _describe_holder(self) -> str:
         try:
-            holder = json.loads(self._holder.read_text(encoding="utf-8"))
+            holder = read_json(self._holder, _Holder, advice="")
             return f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except UsageError:
             return "another process"
 
 

@@ -13,12 +13,14 @@ import os
 import secrets
 import socket
 import time
-from typing import Any
+from typing import Any, Required
 
 from sqlalchemy import Connection
+from typing_extensions import TypedDict
 
 from mutransfer.errors import Interrupted, UsageError
 from mutransfer.executors.base import Stop
+from mutransfer.files import parse_json
 from mutransfer.sweep.database import Database
 from mutransfer.sweep.place import Place
 from mutransfer.sweep.tables import read_attribute_text, swap_attribute
@@ -31,6 +33,11 @@ BEAT_SECONDS = 5.0
 WATCH_SECONDS = 30.0
 """A coordinator whose count has not moved for this long counts as dead."""
 _LOOK_SECONDS = 0.5
+
+
+class _Coordinator(TypedDict, total=False):
+    who: Required[str | None]
+    home: str
 
 
 class Lease:
@@ -54,7 +61,7 @@ class Lease:
         A coordinator named there that ran in this very folder is dead: its successor holds the folder's lock.
         """
         found = self._read()
-        holder = json.loads(found)
+        holder = self._holder(found)
         if holder["who"] is not None and holder.get("home") != self._me["home"]:
             until = time.monotonic() + WATCH_SECONDS
             while time.monotonic() < until:
@@ -102,8 +109,11 @@ class Lease:
         return found
 
     def _taken(self) -> UsageError:
-        holder = json.loads(self._read())["who"] or "another process"
+        holder = self._holder(self._read())["who"] or "another process"
         return UsageError(f"{self._place}: is being swept by {holder}; a study has one coordinator at a time")
+
+    def _holder(self, found: str) -> _Coordinator:
+        return parse_json(found, _Coordinator, label=f"{self._place}, attribute {KEY}", advice="restore a backup")
 
     def _text(self, count: int) -> str:
         return json.dumps({**self._me, "count": count})

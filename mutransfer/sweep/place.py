@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -11,9 +10,16 @@ from typing import Any
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
+from typing_extensions import TypedDict
 
-from mutransfer.config.search import ENVIRONMENT
 from mutransfer.errors import UsageError
+from mutransfer.files import read_json
+from mutransfer.shown import ENVIRONMENT
+
+
+class _Link(TypedDict):
+    study: str
+    storage: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Place:
             if ENVIRONMENT.fullmatch(self.storage):
                 return make_url(_filled(self.storage))
             url = make_url(self.storage)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # a port that is not a number
             raise UsageError(
                 f"search.storage: {self.storage} is not a storage URL; write it as postgresql+psycopg://USER:${{PASSWORD}}"
                 "@HOST/DATABASE or sqlite:////PATH"
@@ -69,16 +75,8 @@ def read_place(file: Path) -> Place:
     """The place of the study behind a file of a run folder; UsageError if that link is damaged."""
     if file.suffix != ".json":
         return Place(file)
-    try:
-        link = json.loads(file.read_text(encoding="utf-8"))
-        return Place(file, str(link["study"]), str(link["storage"]))
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{file}: is damaged ({type(error).__name__}); restore it from a backup, or move its folder away to start "
-            "over"
-        ) from None
+    link = read_json(file, _Link, advice="restore it from a backup, or move its folder away to start over")
+    return Place(file, link["study"], link["storage"])
 
 
 def _filled(text: str) -> str:

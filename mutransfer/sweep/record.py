@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from mutransfer.config.base import MOST_TRIALS
 from mutransfer.training.folder import Outcome, RunFigures
 
 
@@ -14,8 +18,10 @@ from mutransfer.training.folder import Outcome, RunFigures
 class TrialRecord(RunFigures):
     """One trial as the study knows it; its figures have their defaults while it has not ended."""
 
-    number: int
-    params: dict[str, Any]
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)
+
+    number: Annotated[int, Field(ge=0)]
+    params: dict[str, int | float | str | None]
     outcome: Outcome | None = None
     """None while it has not ended."""
     value: float | None = None
@@ -42,6 +48,31 @@ class TrialRecord(RunFigures):
         if len(self.longer) > stage - 2:
             return self.longer[stage - 2]
         return TrialRecord(self.number, self.params, stage=stage)
+
+
+class FailedRepeat(TypedDict):
+    """A run with a further seed that gave no result."""
+
+    outcome: Outcome
+    error: NotRequired[str | None]
+
+
+class StudyAttributes(TypedDict, total=False):
+    """The data saved with a study."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", allow_inf_nan=False)  # type: ignore[misc]
+
+    versions: dict[str, str]
+    data: str
+    """The data's fingerprint."""
+    code: str
+    """A hash of the user's own code."""
+    check: str
+    """What the check before the sweep said."""
+    repeats: dict[str, dict[str, float | FailedRepeat]]
+    """`{trial number: {seed: objective}}` of runs with further seeds."""
+    packing: dict[Literal["packed", "size"], Annotated[int, Field(ge=0, le=MOST_TRIALS)]]
+    threads: Annotated[int, Field(gt=0, le=MOST_TRIALS)]
 
 
 @dataclass

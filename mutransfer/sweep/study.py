@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,13 +19,16 @@ from mutransfer.config.search import SearchSection
 from mutransfer.errors import MutransferError, UsageError
 from mutransfer.executors.base import Stop
 from mutransfer.files import disk_errors, write_json
+from mutransfer.messages import first_problem
 from mutransfer.sweep import tables
 from mutransfer.sweep.database import Database, cannot_be, optuna_storage, require_revision
 from mutransfer.sweep.folder import SweepFolder
 from mutransfer.sweep.lease import FREE, KEY, Lease
 from mutransfer.sweep.place import Place, read_place
-from mutransfer.sweep.record import Curve, TrialRecord
+from mutransfer.sweep.record import Curve, StudyAttributes, TrialRecord
 from mutransfer.training.folder import FIGURES
+
+T = TypeVar("T")
 
 _PACKAGES = ("mutransfer", "torch", "optuna", "numpy")
 _RESULT = "result"
@@ -101,7 +105,7 @@ class Study:
         """Every trial, by number."""
         if self._writer is not None:
             return list(self._writer.records)
-        return [_record(row) for row in self._rows()]
+        return self._whole(lambda: _records(self._rows()))
 
     def unfinished(self) -> list[TrialRecord]:
         """Trials that were asked for and never told, as a kill leaves them, their params completed."""
@@ -132,7 +136,7 @@ class Study:
 
     def curves(self) -> dict[int, Curve]:
         """The losses that the pruner saw, of each trial that has ended."""
-        found = self._database.read(lambda connection: tables.read_curves(connection, self._id))
+        found = self._read(lambda connection: tables.read_curves(connection, self._id))
         return {number: Curve(looks, rungs) for number, (looks, rungs) in found.items()}
 
     def tell(self, records: Sequence[TrialRecord], curves: Mapping[int, Curve] | None = None) -> None:
@@ -204,16 +208,27 @@ class Study:
             lease.claim(should_stop)
             self._lease = lease
         curves = self.curves() if search.pruner is not None else {}
-        self._writer = _Writer(search, self._rows(), self._read_attributes(), curves)
+        rows, attributes = self._rows(), self._read_attributes()
+        self._writer = self._whole(lambda: _Writer(search, rows, attributes, curves))
 
     def _read_attributes(self) -> dict[str, Any]:
-        return self._database.read(lambda connection: tables.read_attributes(connection, self._id))
+        found = self._read(lambda connection: tables.read_attributes(connection, self._id))
+        return self._whole(lambda: dict(TypeAdapter(StudyAttributes).validate_python(found)))
 
     def _rows(self) -> list[tables.TrialRow]:
+        return self._read(lambda connection: tables.read_trials(connection, self._id))
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        return self._whole(lambda: self._database.read(work))
+
+    def _whole(self, work: Callable[[], T]) -> T:
+        """What `work` makes of the study's content; a UsageError where that has another form."""
         try:
-            return self._database.read(lambda connection: tables.read_trials(connection, self._id))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise self._database.damaged(error) from error
+            return work()
+        except ValidationError as error:
+            raise self._database.damaged(first_problem(error)) from error
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise self._database.damaged(f"{type(error).__name__}: {error}") from error
 
     def _write(self, work: Callable[[Connection], Any]) -> None:
         lease = self._lease
@@ -247,7 +262,7 @@ class _Writer:
         from mutransfer.sweep.sampling import Sampler, TPESampler
         from mutransfer.sweep.space import optuna_distributions
 
-        self.records = [_record(row) for row in rows]
+        self.records = _records(rows)
         self.attributes = attributes
         self.ids = {row.number: row.trial_id for row in rows}
         self._distributions = optuna_distributions(search)
@@ -292,17 +307,21 @@ def _result(record: TrialRecord) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _record(row: tables.TrialRow) -> TrialRecord:
+def _records(rows: Sequence[tables.TrialRow]) -> list[TrialRecord]:
+    """The trials; ValueError where a row is not one, or numbers are missing."""
+    found = TypeAdapter(list[TrialRecord]).validate_python([_fields(row) for row in rows])
+    if [record.number for record in found] != list(range(len(found))):
+        raise ValueError("the trials are not numbered from 0 on")
+    return found
+
+
+def _fields(row: tables.TrialRow) -> dict[str, Any]:
     ended = row.state not in ("RUNNING", "WAITING")
     result = row.attributes.get(_RESULT, {})
-    longer: list[TrialRecord] = []
+    longer: list[dict[str, Any]] = []
     while (further := row.attributes.get(f"{_STAGE}{len(longer) + 2}")) is not None:
-        fields = {name: further[name] for name in ("value", *_RESULT_FIELDS) if name in further}
-        longer.append(TrialRecord(row.number, row.params, stage=len(longer) + 2, **fields))
-    return TrialRecord(
-        number=row.number,
-        params=row.params,
-        value=row.value if row.state == "COMPLETE" else None,
-        **{name: result[name] for name in _RESULT_FIELDS if name in result and (name != "outcome" or ended)},
-        longer=tuple(longer),
-    )
+        known = {name: further[name] for name in ("value", *_RESULT_FIELDS) if name in further}
+        longer.append({"number": row.number, "params": row.params, "stage": len(longer) + 2, **known})
+    own = {name: result[name] for name in _RESULT_FIELDS if name in result and (name != "outcome" or ended)}
+    value = row.value if row.state == "COMPLETE" else None
+    return {"number": row.number, "params": row.params, "value": value, **own, "longer": tuple(longer)}

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import save_model
+from typing_extensions import TypedDict
 
+from mutransfer.config.base import MOST_STEPS
 from mutransfer.errors import UsageError
-from mutransfer.files import write_atomic
+from mutransfer.files import open_file, write_atomic
+from mutransfer.messages import first_problem
+
+
+class Checkpoint(TypedDict):
+    """What a checkpoint holds."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+
+    step: Annotated[int, Field(gt=0, le=MOST_STEPS)]
+    """Steps done."""
+    data: str
+    """The data's fingerprint."""
+    plan: str
+    """The plan's fingerprint."""
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -30,16 +49,18 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     Raises `UsageError` if it is truncated, damaged, or holds anything but tensors and plain data.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with open_file(path, "rb") as file:
+            state = torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, OSError, KeyError, …
         # Not torch's own message, which advises to load the file unsafely.
         raise UsageError(
             f"{path}: checkpoint cannot be read, it may be truncated ({type(error).__name__}); remove its run folder "
             "to train from the start"
         ) from error
-    if not isinstance(state, dict) or not {"step", "data", "plan", "model", "optimizer"} <= state.keys():
-        raise UsageError(f"{path}: is not a checkpoint of mutransfer")
-    return state
+    try:
+        return dict(TypeAdapter(Checkpoint).validate_python(state))
+    except ValidationError as error:
+        raise UsageError(f"{path}: is not a checkpoint of mutransfer ({first_problem(error)})") from None
 
 
 def save_weights(path: Path, model: torch.nn.Module) -> None:

@@ -18,7 +18,7 @@ from mutransfer.config import placeholders
 from mutransfer.config.models import CommandSection
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors, make_folder
+from mutransfer.files import disk_errors, make_folder, open_file
 from mutransfer.training.command_losses import Reading, Tail, find
 from mutransfer.training.folder import Outcome, TrainResult
 from mutransfer.training.losses import MetricsFile
@@ -133,7 +133,9 @@ def last_lines(folder: Path) -> str:
     for name in (STDERR, STDOUT):
         path = folder / name
         if path.exists():
-            lines = path.read_bytes()[-20_000:].decode(errors="replace").splitlines()
+            with open_file(path, "rb") as file:
+                file.seek(max(0, file.seek(0, 2) - 20_000))
+                lines = file.read().decode(errors="replace").splitlines()
             if any(line.strip() for line in lines):
                 return "\n".join(lines[-_SHOWN_LINES:])
     return "(nothing)"
@@ -177,7 +179,7 @@ def _alone(folder: Path) -> Iterator[int]:
     """Wait until an earlier command of this folder, whose worker was killed, has ended; the lock's file descriptor."""
     import fcntl
 
-    with disk_errors(folder), (folder / _LOCK).open("w") as lock:
+    with disk_errors(folder), open_file(folder / _LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
 
@@ -188,7 +190,7 @@ class _Supervised:
     def __init__(self, command: list[str], environment: dict[str, str], folder: Path, grace: float, lock: int) -> None:
         script, self._pid = Path(__file__).with_name("supervisor.py"), folder / _PID
         arguments = [sys.executable, "-I", "-S", str(script), str(grace), str(self._pid), *command]
-        with disk_errors(folder), (folder / STDOUT).open("ab") as out, (folder / STDERR).open("ab") as err:
+        with disk_errors(folder), open_file(folder / STDOUT, "ab") as out, open_file(folder / STDERR, "ab") as err:
             self._process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
                 arguments,
                 stdin=subprocess.PIPE,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mutransfer.config.models.command import LossFrom
+from mutransfer.files import open_file
 
 _LONGEST_LINE = 1 << 20
 
@@ -30,7 +31,7 @@ class Tail:
             ended: the writer is gone, so that a last line without its newline counts too.
         """
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path, "rb") as file:
                 size = file.seek(0, 2)
                 if size < self.offset:  # the file was replaced
                     self.offset, self._rest = 0, b""
@@ -86,7 +87,7 @@ def find(line: str, how: LossFrom) -> Iterator[tuple[float, int | None]]:
 def _in_json(line: str, name: str, step_name: str) -> Iterator[tuple[float, int | None]]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(record, dict):
         return
@@ -108,7 +109,7 @@ def _look_up(record: dict[str, Any], name: str) -> Any:
 def _number(value: Any) -> float | None:
     try:
         return None if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -55,7 +55,17 @@ class FolderHooks(Hooks):
                     f"{checkpoint}: the {what} has changed since it was saved, so the run cannot continue; "
                     "train in another folder (--out)"
                 )
-        learner.load_state_dict(state)
+        if state["step"] > self._config.training.steps:
+            raise UsageError(
+                f"{checkpoint}: is of step {state['step']}, beyond the {self._config.training.steps} there are"
+            )
+        try:
+            learner.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:  # torch's own
+            raise UsageError(
+                f"{checkpoint}: does not fit the model ({type(error).__name__}); remove it, or train in another folder "
+                "(--out)"
+            ) from error
         return int(state["step"])
 
     def save(self, learner: Learner, data: Dataset, steps_done: int) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
-from mutransfer.errors import UsageError
-from mutransfer.files import write_json
+from mutransfer.config.base import MOST_STEPS
+from mutransfer.files import read_json, write_json
 
 Outcome = Literal["completed", "diverged", "pruned", "out_of_memory", "crashed", "interrupted"]
 
@@ -25,9 +24,9 @@ class RunFigures:
     validation_loss: float | None = None
     training_loss: float | None = None
     """Mean over the last tenth of the steps."""
-    steps: int = 0
-    seconds: float = 0.0
-    parameters: int = 0
+    steps: Annotated[int, Field(ge=0, le=MOST_STEPS)] = 0
+    seconds: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    parameters: Annotated[int, Field(ge=0, le=2**63)] = 0
     """0 where the number is not known, as for a command."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics beside the loss, by name."""
@@ -44,22 +43,9 @@ FIGURES = tuple(one.name for one in fields(RunFigures))
 class TrainResult(RunFigures):
     """How a training run ended."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     outcome: Outcome
-
-    @classmethod
-    def from_dict(cls, data: Any) -> TrainResult:
-        """The result from plain data; fields that it lacks have their defaults.
-
-        Raises:
-            ValueError: a field has another type, or there is no such field; the message names it.
-        """
-        try:
-            return TypeAdapter(cls).validate_json(json.dumps(data))  # strict, but takes a dict
-        except ValidationError as error:
-            found = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, found['loc'])) or 'the result'}: {found['msg']}") from None
 
     def objective(self, name: str) -> float | None:
         """`validation_loss` or `training_loss`, by name."""
@@ -103,7 +89,4 @@ class TrainFolder:
         """How the run ended, None when it has not; raises `UsageError` if the file is damaged."""
         if not self.result.exists():
             return None
-        try:
-            return TrainResult.from_dict(json.loads(self.result.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise UsageError(f"{self.result}: is damaged ({error}); remove it and use --resume") from None
+        return read_json(self.result, TrainResult, advice="remove it and use --resume")

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Required
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from mutransfer.config.base import MOST_STEPS
 from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors, write_atomic
+from mutransfer.files import disk_errors, open_file, read_bytes, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _SMOOTHING = 0.9
+_MOST_METRICS = 10**10
 _STRICT = json.JSONEncoder(allow_nan=False)
 
 
@@ -102,7 +108,7 @@ class MetricsFile:
         """Append what was added to the file; raises `UsageError` if the disk refuses."""
         if self._path is None or not self._lines:
             return
-        with disk_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+        with disk_errors(self._path), open_file(self._path, "a", encoding="utf-8") as file:
             file.writelines(self._lines)
         self._lines.clear()
 
@@ -117,7 +123,7 @@ class MetricsFile:
             self._path.unlink(missing_ok=True)
             return []
         kept = [record for record in read_metrics(self._path) if record["step"] < steps]
-        losses = [record["loss"] for record in kept if "loss" in record]
+        losses = [loss for record in kept if (loss := record.get("loss")) is not None]
         if len(losses) != steps:
             raise UsageError(
                 f"{self._path}: has {len(losses)} of the {steps} steps before the checkpoint; remove the folder "
@@ -127,14 +133,23 @@ class MetricsFile:
         return losses
 
 
+class MetricsRecord(TypedDict, total=False):
+    """A line of `metrics.jsonl`; further keys are numbers too."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)  # type: ignore[misc]
+
+    step: Required[Annotated[int, Field(ge=0, le=MOST_STEPS)]]
+    loss: float | None
+
+
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a metrics file; an incomplete last line, which a kill can leave, is skipped."""
+    """Records of a metrics file; an incomplete last line, which a kill can leave, or a damaged one is skipped.
+
+    Raises `UsageError` if the file cannot be read.
+    """
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            yield record
+    form = TypeAdapter(MetricsRecord)
+    for line in read_bytes(path, most=_MOST_METRICS).splitlines():
+        with suppress(ValidationError):
+            yield dict(form.validate_json(line))

@@ -8,6 +8,7 @@ products (its MATH backend) and every softmax passes a dispatch mode.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ ATTENTION_LOGITS = "attention_logits"
 OUTPUT = "(output)"
 # Hand-written masks add some very negative number to logits that are not to count.
 _MASKED_BELOW = -1e4
-_PART = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Activation:
     finished: int
     update: Tensor | None = None
     """What the module's own weights have come to do since init, on the input it has now: its output less that of
-    the same layer with its initial weights. None of modules that are no layer, and where none was asked for."""
+    the same layer with its initial weights and its present bias. None of modules that are no layer, and where none was
+    asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +66,8 @@ def record(
         `{module name: activation}` in the order in which modules finish. A module called more than once has
         `name#2`, …; one that only hands on what its last child gave (a container) is left out; the model itself is
         `(output)`. Attention logits are `name.attention_logits`. Modules without a floating-point tensor among
-        their outputs are left out.
+        their outputs, or with an empty one, and those that get none and have no parameter, are left
+        out.
     """
     recorder = _Recorder(with_gradient=with_gradient, initial=initial or {})
     was_training = model.training
@@ -80,29 +82,21 @@ def record(
 
 def rms(values: Tensor) -> float:
     """Root mean square over what is not masked."""
-    return math.sqrt(_mean(values, lambda part: part.dot(part)))
+    return _norm(values, 2)
 
 
 def mean_abs(values: Tensor) -> float:
     """Mean absolute value over what is not masked: the size that the µP literature plots."""
-    return _mean(values, lambda part: part.abs().sum())
+    return _norm(values, 1)
 
 
-def _mean(values: Tensor, total: Callable[[Tensor], Tensor]) -> float:
-    """Mean of what `total` sums over values that are not masked, in double precision; NaN of none.
-
-    On a CPU in parts that stay in its cache: whole copies of the logits of a large vocabulary took longer than the
-    steps between. On a GPU every part would have to be waited for.
-    """
-    summed, count = 0.0, 0
-    for part in torch.split(values.flatten(), _PART if values.device.type == "cpu" else max(1, values.numel())):
-        known = part.double()
-        masked = known.isnan()
-        if masked.any():
-            known = known[~masked]
-        summed += float(total(known))
-        count += known.numel()
-    return summed / count if count else math.nan
+def _norm(values: Tensor, order: int) -> float:
+    """(mean |value|^order)^(1/order) in double precision, without a copy; NaN of nothing."""
+    count, norm = values.numel(), float(torch.linalg.vector_norm(values, order, dtype=torch.float64))
+    if math.isnan(norm):
+        known = values[~values.isnan()]
+        count, norm = known.numel(), float(torch.linalg.vector_norm(known, order, dtype=torch.float64))
+    return norm / count ** (1 / order) if count else math.nan
 
 
 @dataclass(frozen=True)
@@ -131,6 +125,8 @@ class _Recorder:
         fastpath = torch.backends.mha.get_fastpath_enabled()
         handles = []
         for name, module in model.named_modules():
+            if ".parametrizations." in f".{name}.":
+                continue  # it computes a weight and no activation
             # First of all hooks before and last of all behind: the input as given, the output as handed on.
             start, finish = self._starter(name or OUTPUT), self._finisher(name or OUTPUT)
             handles.append(module.register_forward_pre_hook(start, prepend=True, with_kwargs=True))
@@ -138,6 +134,8 @@ class _Recorder:
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             with ExitStack() as stack:
+                if "torch._dynamo" in sys.modules:  # compiled code calls no hooks that came after it
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
                 stack.enter_context(softmax_inputs(self._softmax))
                 yield
@@ -163,8 +161,14 @@ class _Recorder:
             if self._again:
                 return
             call = self._running.pop()
+            is_given = _first_float(call.inputs) is not None or _first_float(call.keywords) is not None
+            if not is_given and next(module.parameters(), None) is None:
+                return  # a constant, such as ALiBi's biases: its size may follow the number of heads
             tensor = _first_float(output)
-            if tensor is None or (key := (id(tensor), tensor_version(tensor))) in self._handed_out:
+            if tensor is None or not tensor.numel():
+                return
+            key = id(tensor), tensor_version(tensor)
+            if key in self._handed_out:
                 return
             self._handed_out[key] = tensor
             values = tensor.detach().float().clone()
@@ -177,18 +181,20 @@ class _Recorder:
     def _update(self, module: nn.Module, call: _Call, values: Tensor) -> Tensor | None:
         if not self._initial or not is_layer(module):
             return None
-        if not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+        if not any(parameter.requires_grad for parameter in module.parameters()):
             return None  # frozen: there is no update to judge
         prefix = "" if call.name == OUTPUT else f"{call.name}."
-        now = {name: parameter.data for name, parameter in module.named_parameters()}
+        # Not biases: where activations are small, theirs is the larger part, and it hides what the weights do.
+        weights = {name: parameter for name, parameter in module.named_parameters() if parameter.ndim > 1}
+        now = {name: parameter.data for name, parameter in weights.items()}
         self._again = True
         try:
             # Not torch.func.functional_call: some packages keep data about a weight on the Parameter itself.
-            for name, parameter in module.named_parameters():
+            for name, parameter in weights.items():
                 parameter.data = self._initial[prefix + name]
             before = _first_float(module(*call.inputs, **call.keywords))
         finally:
-            for name, parameter in module.named_parameters():
+            for name, parameter in weights.items():
                 parameter.data = now[name]
             self._again = False
         return None if before is None else values - before.float()

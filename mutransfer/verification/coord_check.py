@@ -13,8 +13,8 @@ from torch import Tensor, nn, optim
 from mutransfer.config.schema import RunConfig
 from mutransfer.errors import UsageError
 from mutransfer.optimizers import OPTIMIZERS
+from mutransfer.parametrization.building import ModelFactory
 from mutransfer.parametrization.plan import Plan
-from mutransfer.parametrization.roles import ModelFactory
 from mutransfer.parametrization.rules import gradient_sized
 from mutransfer.verification import coord_words
 from mutransfer.verification.coordinates import Measurements, OnProgress, measure
@@ -319,7 +319,8 @@ def _require_modules(subject: Subject, names: Sequence[str], should_stop: Callab
 
 def _warnings(plan: Plan | None, measured: Measurements) -> tuple[str, ...]:
     unmoved = [f"{name} does not move: it has its initial value after all steps" for name in measured.unmoved]
-    return (*(() if plan is None else plan.warnings), *unmoved)
+    absent = [f"{name} is not judged: it got no input at some size, seed or step" for name in measured.absent]
+    return (*(() if plan is None else plan.warnings), *unmoved, *absent)
 
 
 def _as_dict(one: ModuleVerdict) -> dict[str, Any]:

@@ -54,6 +54,8 @@ _CAUSES = {
     Cause.VECTOR_LR_SHRINKS: "the lr of a gain or bias shrinks with width; for Adam it stays η",
     Cause.VECTOR_LR_FAST: "the lr of a gain or bias grows faster than m_out; for SGD it is η·m_out",
     Cause.VECTOR_LR_SLOW: "the lr of a gain or bias grows more slowly than m_out; for SGD it is η·m_out",
+    Cause.GIVEN_INPUT: "lr and initial std of its weight follow width as its role asks and are not the cause: what the "
+    "module is given follows width, or a factor in its forward pass does, or the gradient that reaches it",
     Cause.FORWARD_FACTOR: "the module has no weight of its own and no module before it fails: a factor in its forward "
     "pass follows width",
 }
@@ -69,6 +71,11 @@ def reason(one: Reason) -> str:
     if isinstance(one, NeverMoves):
         return f"{what} is zero although trainable parameters act on it"
     if isinstance(one, BadSlope):
+        if one.allowed[1] < 0:
+            return (
+                f"{what} follows {one.axis}^{one.slope.value:.2f}, but has to shrink like {one.axis}^-0.5 where heads "
+                "widen"
+            )
         verb = "grows" if one.slope.value > 0 else "shrinks"
         return f"{what} {verb} like {one.axis}^{one.slope.value:.2f}"
     return f"{what} is {'zero' if one.finite else 'not finite'} at {one.axis} {', '.join(map(str, one.sizes))}"
@@ -118,7 +125,7 @@ def _cause(one: Hint) -> str:
             "sizes may be too small, or the lr too large: check larger sizes, or use a smaller lr"
         )
     if one.cause == Cause.FIXED_SIZE:
-        role = "" if one.weight is None else f', and say that it is not a readout: roles: {{"{one.weight}": hidden}}'
+        role = "" if one.weight is None else f', and say that it is not a readout: roles: {{"{one.weight}": output}}'
         return (
             f"a size in {one.module} is a number where it should be the width or a multiple of it. If it is meant not "
             f"to grow, allow it by name (finite){role}"

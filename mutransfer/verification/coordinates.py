@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from mutransfer.errors import Interrupted
 from mutransfer.files import write_atomic
-from mutransfer.verification.activations import mean_abs, record, rms
+from mutransfer.parametrization.plan import layer_of
+from mutransfer.verification.activations import ATTENTION_LOGITS, Activation, mean_abs, record, rms
 from mutransfer.verification.slopes import fit_slope
 from mutransfer.verification.subject import Subject, Trainee
 
@@ -70,12 +71,18 @@ class Measurements:
     steps: int
     values: dict[str, dict[str, Numbers]] = field(default_factory=dict)
     """`{module: {quantity: (seeds, sizes, steps + 1)}}`, modules in the order in which they finish."""
+    held: dict[str, Numbers] = field(default_factory=dict)
+    """`{module: (seeds, sizes)}`: size at init without what may follow width on purpose. Of attention logits: of their
+    deviation from the mean over the batch, which takes out position biases. Of other modules: while inner readouts,
+    whose output fades at init, are made to keep their size."""
     modules: dict[str, ModuleFacts] = field(default_factory=dict)
     parameters: dict[str, ParameterFacts] = field(default_factory=dict)
     not_optimized: tuple[str, ...] = ()
     """Trainable parameters that are in no group of the optimizer, at any size."""
     unmoved: tuple[str, ...] = ()
     """Parameters in the optimizer that are, at some size, after all steps what they were."""
+    absent: tuple[str, ...] = ()
+    """Modules that gave nothing at some size, seed or step, as an expert without a token does: they are not judged."""
 
     @property
     def seeds(self) -> int:
@@ -97,6 +104,9 @@ class _Look:
 
     values: dict[str, Numbers]
     """`{module: (quantities, steps + 1)}`"""
+    held: dict[str, float]
+    """`{module: size at init}`, see `Measurements.held`."""
+    absent: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
     trainable: dict[str, bool]
     finite: dict[str, bool]
@@ -148,6 +158,8 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
         id(parameter): float(group["lr"]) for group in trainee.optimizer.param_groups for parameter in group["params"]
     }
     initial = record(model, trainee.probe, with_gradient=True)
+    held = _held(trainee, initial)
+    absent: dict[str, None] = {}
     values = {name: np.zeros((len(QUANTITIES), steps + 1)) for name in initial}
     for name, activation in initial.items():
         values[name][:2, 0] = rms(activation.values), mean_abs(activation.values)
@@ -156,19 +168,23 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
             raise Interrupted("stopped in a coordinate check, which keeps nothing; the same command starts it again")
         trainee.train_step(step)
         now = record(model, trainee.probe, initial=before)
+        absent |= dict.fromkeys(values.keys() ^ now.keys())
         for name, own in values.items():
             own[:, step + 1] = np.nan
-            if name in now and now[name].shape == initial[name].shape:
-                looked = now[name]
-                parts = [looked.values, looked.values - initial[name].values]
-                parts += [] if looked.update is None else [looked.update]
-                numbers = [number for part in parts for number in (rms(part), mean_abs(part))]
-                own[: len(numbers), step + 1] = numbers
+            if name in now:
+                looked, same = now[name], now[name].shape == initial[name].shape
+                # Tokens that go to another expert than before have no change; the layer's own update is known.
+                parts = [looked.values, looked.values - initial[name].values if same else None, looked.update]
+                for at, part in enumerate(parts):
+                    if part is not None:
+                        own[2 * at : 2 * at + 2, step + 1] = rms(part), mean_abs(part)
     finite = trainee.facts.finite
-    owners = {name.rpartition(".")[0] for name in named}
+    owners = set(map(layer_of, named))
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     return _Look(
         values=values,
+        held=held,
+        absent=tuple(absent),
         shapes={name: activation.shape for name, activation in initial.items()},
         trainable={name: activation.trainable for name, activation in initial.items()},
         finite={name: any(fnmatch.fnmatchcase(name, one) for one in finite) for name in initial},
@@ -185,9 +201,41 @@ def _look(trainee: Trainee, steps: int, should_stop: Callable[[], bool]) -> _Loo
     )
 
 
+def _held(trainee: Trainee, initial: Mapping[str, Activation]) -> dict[str, float]:
+    """See `Measurements.held`."""
+    found = {
+        name: rms(one.values - one.values.nanmean(0, keepdim=True))
+        for name, one in initial.items()
+        if ATTENTION_LOGITS in name and len(one.values) > 1
+    }
+    modules = dict(trainee.model.named_modules())
+    factors = {name: factor for name, factor in trainee.fading.items() if name in modules}
+    if not factors:
+        return found
+    hooks = [
+        modules[name].register_forward_hook(lambda module, inputs, output, by=factor: output * by)
+        for name, factor in factors.items()
+    ]
+    try:
+        kept = record(trainee.model, trainee.probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: rms(one.values) for name, one in kept.items()} | found
+
+
 def _add(into: Measurements, looks: Sequence[_Look]) -> None:
     names = [_common_names(look.values, looks) for look in looks]
-    shared = [name for name in names[0].values() if all(name in one.values() for one in names)]
+    gone = {own.get(name, name) for look, own in zip(looks, names, strict=True) for name in look.absent}
+    shared = [name for name in names[0].values() if name not in gone and all(name in one.values() for one in names)]
+    if into.modules:  # an expert that got tokens with the seeds before may get none with this one
+        gone |= into.modules.keys() - set(shared)
+        shared = [name for name in shared if name in into.modules]
+    gone |= {name for one in names for name in one.values() if name not in shared and into.axis == "width"}
+    into.absent = tuple(dict.fromkeys([*into.absent, *sorted(gone)]))
+    for name in gone & into.modules.keys():
+        del into.values[name], into.modules[name]
+        into.held.pop(name, None)
     raw = [{common: own for own, common in one.items()} for one in names]
     for name in shared:
         per_size = [look.values[own[name]] for look, own in zip(looks, raw, strict=True)]
@@ -195,6 +243,9 @@ def _add(into: Measurements, looks: Sequence[_Look]) -> None:
         for index, quantity in enumerate(QUANTITIES):
             new = np.stack([one[index] for one in per_size])[None]
             known[quantity] = np.concatenate([known[quantity], new]) if quantity in known else new
+        if all(own[name] in look.held for look, own in zip(looks, raw, strict=True)):
+            row = np.array([[look.held[own[name]] for look, own in zip(looks, raw, strict=True)]])
+            into.held[name] = np.concatenate([into.held[name], row]) if name in into.held else row
     if into.modules:
         return
     for name in shared:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, StrictBool
+
 from mutransfer.config.schema import RunConfig
-from mutransfer.errors import NothingUsable
-from mutransfer.files import write_json
+from mutransfer.errors import NothingUsable, UsageError
+from mutransfer.files import read_json, write_json
 
 _QUICK, _FULL = "quick", "coord-check"
 _UNDECIDED = {"undecided", "no power"}
@@ -54,12 +55,12 @@ def failed_checks(config: RunConfig, root: Path) -> list[str]:
     for path in sorted((root / "checks").rglob("verdict.json")):
         found = _read(path)
         failure = None
-        if found is None:
-            failure = f"{path}: cannot be read; run the check again, or remove the file"
-        elif _subject(found["config"] or {}) != _subject(config.resolved()):
+        if isinstance(found, str):
+            failure = found
+        elif found.subject != Verdict.model_validate({"passed": True, "config": config.resolved()}).subject:
             continue
-        elif not found["passed"] and _UNDECIDED.isdisjoint((found.get("state"), found.get("outcome"))):
-            failure = f"{path}: {found.get('sentence')}"
+        elif not found.passed and _UNDECIDED.isdisjoint((found.state, found.outcome)):
+            failure = f"{path}: {found.sentence}"
         last[str(path.parent.relative_to(root / "checks"))] = (path.stat().st_mtime, failure)
     full, quick = last.get(_FULL), last.get(_QUICK)
     if full is not None and quick is not None and full[1] is None and full[0] >= quick[0]:
@@ -84,21 +85,36 @@ def require_no_failure(config: RunConfig, root: Path, *, force: bool) -> str | N
     return "forced past a failed check: " + "; ".join(failures)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+class _Checked(BaseModel):
+    """The parts of the checked config that a verdict depends on: the model whatever its width, the rules, …"""
+
+    model: dict[str, Any] = {}
+    parametrization: str | None = None
+    rules: dict[str, Any] | None = None
+    hparams: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+
+
+class Verdict(BaseModel):
+    """What a gate reads of a `verdict.json`."""
+
+    passed: StrictBool
+    config: _Checked | None
+    state: str | None = None
+    outcome: str | None = None
+    sentence: str | None = None
+
+    @property
+    def subject(self) -> tuple[Any, ...]:
+        """What was checked: a verdict on something else says nothing."""
+        one = self.config or _Checked()
+        model = {key: value for key, value in one.model.items() if key != "width"}
+        return model, one.parametrization, one.rules, one.hparams.get("optimizer"), one.data.get("kind")
+
+
+def _read(path: Path) -> Verdict | str:
+    """The verdict, or why there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    sound = isinstance(found, dict) and isinstance(found.get("passed"), bool) and "config" in found
-    return found if sound else None
-
-
-def _subject(config: dict[str, Any]) -> dict[str, Any]:
-    """What a verdict depends on: the model whatever its width, the rules, the optimizer."""
-    return {
-        "model": {key: value for key, value in config.get("model", {}).items() if key != "width"},
-        "parametrization": config.get("parametrization"),
-        "rules": config.get("rules"),
-        "optimizer": config.get("hparams", {}).get("optimizer"),
-        "data": config.get("data", {}).get("kind"),
-    }
+        return read_json(path, Verdict, advice="run the check again, or remove the file")
+    except UsageError as error:
+        return str(error)

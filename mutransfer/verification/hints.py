@@ -7,7 +7,10 @@ the sign of the slope. Where they say more, measured exponents of the lr and of 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
+from mutransfer.parametrization.plan import layer_of
+from mutransfer.parametrization.rules import Role, rule_of
 from mutransfer.verification.coordinates import Measurements, ParameterFacts
 from mutransfer.verification.reason import BadSlope, Cause, DoesNotGrow, Hint, NeverMoves, NotOptimized, Unusable
 from mutransfer.verification.slopes import Slope
@@ -15,6 +18,11 @@ from mutransfer.verification.verdict import SMALLEST_FAULT, ModuleVerdict
 
 _NEAR = 0.25
 _CONTROLS = ("sp", "ntk", "interpolated")
+_OF_STD = {Cause.HIDDEN_STD_LARGE, Cause.HIDDEN_STD_SMALL, Cause.INPUT_STD_GROWS, Cause.INPUT_STD_SHRINKS}
+_OF_LR = {
+    Cause.HIDDEN_LR, Cause.HIDDEN_LR_GROWS, Cause.HIDDEN_LR_DIVIDED, Cause.HIDDEN_LR_SHRINKS,
+    Cause.INPUT_LR_DIVIDED, Cause.INPUT_LR_GROWS, Cause.INPUT_LR_SGD, Cause.INPUT_LR_FAST,
+}  # fmt: skip
 
 
 def hint_for(culprit: ModuleVerdict, measured: Measurements, *, adam: bool) -> Hint:
@@ -57,16 +65,28 @@ def _cause(
     if measured.axis == "depth":
         return Cause.DEPTH_RULE
     small = slope is not None and abs(slope.value) < SMALLEST_FAULT / 2
-    if small and not (culprit.kind == "attention logits" and up):
+    has_to_shrink = of_size and culprit.size_allowed[1] < 0
+    if small and not has_to_shrink and not (culprit.kind == "attention logits" and up):
         return Cause.SMALL_SLOPE
     if culprit.kind == "attention logits":
-        return _attention(culprit, measured, of_size=of_size, up=up)
+        return Cause.ATTENTION_ROOT if small and has_to_shrink else _attention(culprit, measured, of_size, up)
     if culprit.kind == "readout":
         return _readout(facts, of_size=of_size, up=up, adam=adam)
     if culprit.role in ("vector", "scalar"):
         return _vector(of_size=of_size, up=up, adam=adam)
     by_role = {"output": _readout, "hidden": _hidden, "input": _input}.get(culprit.role or "")
-    return Cause.FORWARD_FACTOR if by_role is None else by_role(facts, of_size=of_size, up=up, adam=adam)
+    cause = Cause.FORWARD_FACTOR if by_role is None else by_role(facts, of_size=of_size, up=up, adam=adam)
+    return Cause.GIVEN_INPUT if facts is not None and _is_refuted(cause, facts, culprit, adam=adam) else cause
+
+
+def _is_refuted(cause: Cause, facts: ParameterFacts, culprit: ModuleVerdict, *, adam: bool) -> bool:
+    """Whether the cause blames the weight's std or lr although it was measured to be what µP has for its role."""
+    if cause not in _OF_STD | _OF_LR:
+        return False
+    rule = rule_of("mup", cast(Role, culprit.role))
+    of_lr = rule.adam_lr if adam else rule.sgd_lr
+    measured, expected = (facts.std, rule.init_std) if cause in _OF_STD else (facts.lr, of_lr)
+    return _near(measured, expected.m_in + expected.m_out)
 
 
 def _without_slope(culprit: ModuleVerdict, measured: Measurements) -> Hint:
@@ -82,7 +102,7 @@ def _without_slope(culprit: ModuleVerdict, measured: Measurements) -> Hint:
     return Hint(cause, culprit.module, measured.parametrization, weight=weight)
 
 
-def _attention(culprit: ModuleVerdict, measured: Measurements, *, of_size: bool, up: bool) -> Cause:
+def _attention(culprit: ModuleVerdict, measured: Measurements, of_size: bool, up: bool) -> Cause:
     if not up:
         return Cause.ATTENTION_TWICE
     if of_size:
@@ -134,7 +154,7 @@ def _vector(*, of_size: bool, up: bool, adam: bool) -> Cause:
 
 def _own_facts(culprit: ModuleVerdict, measured: Measurements) -> ParameterFacts | None:
     own = measured.modules[culprit.module].own_name
-    candidates = [facts for name, facts in measured.parameters.items() if name.rpartition(".")[0] == own]
+    candidates = [facts for name, facts in measured.parameters.items() if layer_of(name) == own]
     weight = measured.parameters.get(f"{own}.weight")
     return weight or next(iter(candidates), None)
 

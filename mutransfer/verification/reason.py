@@ -104,6 +104,7 @@ class Cause(StrEnum):
     VECTOR_LR_SHRINKS = "lr of gain or bias shrinks"
     VECTOR_LR_FAST = "lr of gain or bias grows too fast"
     VECTOR_LR_SLOW = "lr of gain or bias grows too slowly"
+    GIVEN_INPUT = "input or forward pass follows width"
     FORWARD_FACTOR = "factor in the forward pass"
 
 

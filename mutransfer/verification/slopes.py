@@ -34,6 +34,31 @@ class Slope:
         return self.high < low or self.low > high
 
 
+def settled_share(sizes: ArrayLike, values: ArrayLike) -> Slope:
+    """How much of the value at the largest size stays, however large the model becomes.
+
+    Of a change that is made of two parts, one that stays (what has been learned) and a sum of random terms, which fades
+    like size^-1/2: value² = A² + B²/size. Fitted to log2 values by least squares over A²/(A² + B²/largest size).
+
+    Args:
+        sizes, values: as of `fit_slope`.
+
+    Returns:
+        The share, from 0 (all of it fades) to 1, and its 95 % interval as `low` and `high`.
+    """
+    x, y = np.asarray(sizes, dtype=float), np.log2(np.atleast_2d(np.asarray(values, dtype=float)))
+    shares = np.linspace(0.0, 1.0, 201)
+    curves = np.log2(shares[:, None] + (1.0 - shares[:, None]) * x.max() / x) / 2
+    centred = (y - y.mean(axis=1, keepdims=True))[None] - (curves - curves.mean(axis=1, keepdims=True))[:, None]
+    errors = (centred**2).sum(axis=(1, 2))
+    freedom = y.size - len(y) - 1
+    best = float(shares[errors.argmin()])
+    if freedom < 1:
+        return Slope(best, 0.0, 1.0)
+    near = shares[errors <= errors.min() * (1.0 + _t(freedom) ** 2 / freedom)]
+    return Slope(best, float(near[0]), float(near[-1]))
+
+
 def fit_slope(sizes: ArrayLike, values: ArrayLike) -> Slope:
     """Least squares of log2 values on log2 sizes, with an intercept per seed and one slope.
 
@@ -57,6 +82,9 @@ def fit_slope(sizes: ArrayLike, values: ArrayLike) -> Slope:
     if freedom < 1:
         return Slope(slope, -math.inf, math.inf)
     variance = float(((y - slope * x) ** 2).sum()) / freedom
-    t = _T[freedom - 1] if freedom <= len(_T) else _T_BEYOND
-    margin = t * math.sqrt(variance / spread)
+    margin = _t(freedom) * math.sqrt(variance / spread)
     return Slope(slope, slope - margin, slope + margin)
+
+
+def _t(freedom: int) -> float:
+    return _T[freedom - 1] if freedom <= len(_T) else _T_BEYOND

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,9 +24,11 @@ from mutransfer.errors import PlanError, UsageError
 from mutransfer.models import plan_of
 from mutransfer.optimizers import OPTIMIZERS
 from mutransfer.parametrization.apply import initialize, parameter_groups
+from mutransfer.parametrization.building import ModelFactory, built
 from mutransfer.parametrization.facts import ModelFacts, facts_of
-from mutransfer.parametrization.plan import Plan
-from mutransfer.parametrization.roles import ModelFactory, built, plan_for
+from mutransfer.parametrization.plan import Plan, layer_of
+from mutransfer.parametrization.roles import plan_for
+from mutransfer.parametrization.wrappers import unwrapped
 from mutransfer.training.learner import Learner
 from mutransfer.training.loss import counted, inputs_of, no_targets
 from mutransfer.training.memory import require_memory
@@ -51,6 +54,8 @@ class Trainee:
     """One update, by its number from 0; gives the loss before it."""
     optimizer: torch.optim.Optimizer | Together
     facts: ModelFacts
+    fading: Mapping[str, float]
+    """`{inner readout: √m_in}`: layers from the width to a constant size whose output fades like that at init."""
 
 
 class Subject(Protocol):
@@ -116,9 +121,8 @@ class ConfigSubject:
                 raise no_targets(config, f"the training batch of step {step} (from 0, seed {training.seed})")
             return learner.train_step(step, batch)
 
-        return Trainee(
-            learner.model, lambda: learner.model(*probe), train_step, learner.optimizer, facts_of(learner.model)
-        )
+        model, fading = learner.model, _fading(learner.plan)
+        return Trainee(unwrapped(model), lambda: model(*probe), train_step, learner.optimizer, facts_of(model), fading)
 
     def plan(self) -> Plan:
         """See `Subject`."""
@@ -182,6 +186,7 @@ class ModuleSubject:
         """See `Subject`."""
         torch.manual_seed(seed)
         model, facts = built(self._factory, size, self._plan_options.get("facts"))
+        fading: Mapping[str, float] = {}
         if self._prepare is not None and self._make_optimizer is not None:
             self._prepare(model, size)
             optimizer: torch.optim.Optimizer | Together = self._make_optimizer(model, size)
@@ -190,17 +195,19 @@ class ModuleSubject:
             initialize(model, plan, seed=seed)
             groups = parameter_groups(model, plan, lr=self._lr, weight_decay=self._weight_decay)
             optimizer = optimizer_over(OPTIMIZERS.load(self._optimizer), groups)
+            fading = _fading(plan)
         model.train()
 
         def train_step(step: int) -> Tensor:
             inputs, targets = self._batches[step % len(self._batches)]
-            loss = self._loss(_call(model, inputs), targets)
+            loss = self._loss(call_model(model, inputs), targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             return loss.detach()
 
-        return Trainee(model, lambda: _call(model, self._batches[0][0]), train_step, optimizer, facts)
+        probe = self._batches[0][0]
+        return Trainee(model, lambda: call_model(model, probe), train_step, optimizer, facts, fading)
 
     def plan(self) -> Plan | None:
         """See `Subject`. For the user's own µP it serves to name roles, so that a model without a plan has none."""
@@ -224,12 +231,21 @@ class ModuleSubject:
         )
 
 
+def _fading(plan: Plan) -> dict[str, float]:
+    return {
+        layer_of(name): math.sqrt(one.m_in)
+        for name, one in plan.parameters.items()
+        if one.role == "output" and one.init_std and plan.parametrization == "mup"
+    }
+
+
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats of logits (…, classes) and targets (…)."""
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Call a model with a tensor, a tuple of arguments, or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)

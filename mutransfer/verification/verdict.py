@@ -1,9 +1,13 @@
 """Judging: whether each module keeps its size, and its change, over all sizes; and which failure came first.
 
 In the maximal update parametrization every size and every change is of order 1 in width (TP-V Appendix D.1, and
-Appendix J.2.1 for the definition), so each slope has to lie within ± threshold. Exceptions at init only: a readout
-and attention logits are then sums of uncorrelated terms, which µP scales by 1/width, so they may shrink like
-width^-1/2 (or be zero), and must not grow.
+Appendix J.2.1 for the definition), so each slope has to lie within ± threshold. At init a readout and attention logits
+are sums of uncorrelated terms, which µP scales by 1/width: they may shrink like width^-1/2 (or be zero), and must not
+grow. So may what lies behind a readout inside the network, when it keeps its size once that readout is made to keep its
+own. Logits of heads that widen even have to shrink: if they do not, they are divided by √head_dim.
+
+A change has two parts: what has been learned, which has to keep its size, and the effect of random terms, which fades
+like width^-1/2. So a change may shrink if the first part is clearly there (`settled_share`).
 
 A module's change contains that of everything before it, which hides a layer that by itself stops learning as it
 widens. So of layers the part of the change that their own weights made is judged too, within `UPDATE_TOLERANCE`.
@@ -18,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from mutransfer.parametrization.plan import Plan
+from mutransfer.parametrization.plan import Plan, layer_of
 from mutransfer.verification.activations import ATTENTION_LOGITS
 from mutransfer.verification.coordinates import Measurements, ModuleFacts, Numbers
 from mutransfer.verification.reason import (
@@ -30,7 +34,7 @@ from mutransfer.verification.reason import (
     Reason,
     Unusable,
 )  # fmt: skip
-from mutransfer.verification.slopes import Slope, fit_slope
+from mutransfer.verification.slopes import Slope, fit_slope, settled_share
 
 ModuleKind = Literal["inner", "readout", "attention logits", "fixed"]
 ModuleOutcome = Literal["pass", "fail", "unclear"]
@@ -42,6 +46,11 @@ SMALLEST_FAULT = 0.5
 NARROW_LOGITS = 0.4
 """Thresholds by which the change of attention logits may grow in a narrow check. With a scale of 1/√head_dim it grows
 by 1/2 less the drift of small heads, about 0.25: half way between that and the drift alone."""
+LEAST_SHARE = 0.1
+"""Of a change at the largest size, the share of what has been learned that counts as clearly there."""
+LEAST_OF_A_READOUT = 0.5
+"""The same of a readout, where only the noise of its own updates can. Right ones have 0.7 or
+more. A multiplier that is applied twice can look like 0.2 beside a bias, whose part of the change stays."""
 UPDATE_TOLERANCE = 2.5
 """Thresholds that a layer's own update may slope. It is smaller than the whole change and reaches its limit later: keys
 of a gpt behind zero queries slope by -0.14 from width 32 to 512, and not at all from 128 on. Every broken rule that it
@@ -108,12 +117,13 @@ def judge(
     roles, missing = _roles(plan), _missing(measured)
     depth = plan.options.depth if plan is not None and measured.axis == "depth" else None
     exponent = 0.0 if depth is None else depth.alpha - 1.0
-    found = []
+    found, fading = [], False
     for name, facts in measured.modules.items():
+        fading = fading or _fades_behind_a_readout(name, measured, threshold)
         kind = _kind(name, facts, measured)
         role = roles.get(facts.own_name)
         verdict = _judge_numbers(
-            name, kind, role, measured, threshold, final=final, narrow=narrow, update_exponent=exponent
+            name, kind, role, measured, threshold, final=final, narrow=narrow, update_exponent=exponent, fading=fading
         )
         structural = _structural(name, facts, measured, finite, missing.get(name, []))
         if structural:
@@ -153,25 +163,31 @@ def _judge_numbers(
     final: bool,
     narrow: bool,
     update_exponent: float,
+    fading: bool,
 ) -> ModuleVerdict:
     values, flat = measured.values[name], (-threshold, threshold)
     place = _place_in_depth(name) if measured.axis == "depth" else "outside"
     # Over width a readout, over depth the residual stream is a sum of uncorrelated terms scaled by 1/size.
     lenient = place in ("first", "last") or (kind in ("readout", "attention logits") and measured.axis == "width")
-    size_allowed = (CLT - threshold, threshold) if lenient else flat
+    faded = not lenient and _fades_behind_a_readout(name, measured, threshold)
+    size_allowed = (CLT - threshold, threshold) if lenient or faded else flat
+    eased = faded or (kind == "readout" and fading)
+    sizes = values["rms"][..., 0]
+    if kind == "attention logits" and measured.held.get(name, sizes).any():
+        sizes = measured.held.get(name, sizes)
+        if _heads_widen(name, measured):
+            size_allowed = (CLT - threshold, CLT / 2)
     # A readout that does not start at zero (a tied one never does) also moves by its initial weights times the change
-    # before it. A part of that is such a sum. The effect of its own weights is judged by the own update.
-    starts = kind == "readout" and bool(values["rms"][..., 0].any())
-    change_allowed = size_allowed if narrow or starts else flat
+    # before it, which is such a sum. The effect of its own weights is judged by the own update.
+    starts = kind == "readout" and bool(sizes.any())
+    change_allowed = (CLT - threshold, threshold) if (narrow and lenient) or eased or starts else flat
     if narrow and kind == "attention logits":  # they drift downwards, so that a smaller upper limit suffices
-        change_allowed = (size_allowed[0], NARROW_LOGITS * threshold)
+        change_allowed = (CLT - threshold, NARROW_LOGITS * threshold)
     # What a depth rule asks of each block: with α < 1 the blocks are lazy by design.
     update_expected = update_exponent if place == "inside" else 0.0
     reach = UPDATE_TOLERANCE * threshold
-    update_allowed = update_expected - reach, update_expected + reach
-    tables: list[tuple[Quantity, Numbers, tuple[float, float], str | None]] = [
-        ("size", values["rms"][..., 0], size_allowed, None)
-    ]
+    update_allowed = update_expected - reach + (CLT if eased else 0.0), update_expected + reach
+    tables: list[tuple[Quantity, Numbers, tuple[float, float], str | None]] = [("size", sizes, size_allowed, None)]
     if kind != "fixed" and place != "first":
         moves: tuple[tuple[Quantity, str, tuple[float, float]], ...] = (
             ("change", "change_rms", change_allowed),
@@ -181,7 +197,7 @@ def _judge_numbers(
             (what, settled_change(values[quantity]), band, quantity)
             for what, quantity, band in moves
             if not (place == "inside" and quantity == "change_rms")
-            if not np.isnan(values[quantity][..., 1:]).all()
+            if not _is_missing(values[quantity][..., 1:], values["rms"][..., 1:])
         ]
     slopes: dict[Quantity, Slope | None] = {}
     reasons: list[Reason] = []
@@ -195,7 +211,8 @@ def _judge_numbers(
             reasons.append(NeverMoves(what))
             first_step = min(first_step, 0.5)
             continue
-        slopes[what], outcome, reason = _judge_one(what, table, allowed, measured, final=final)
+        least = LEAST_OF_A_READOUT if kind == "readout" else LEAST_SHARE
+        slopes[what], outcome, reason = _judge_one(what, table, allowed, measured, least=least, final=final)
         outcomes.add(outcome)
         if outcome == "fail":
             reasons.append(reason)
@@ -218,6 +235,29 @@ def _judge_numbers(
     )
 
 
+def _is_missing(values: Numbers, sizes: Numbers) -> bool:
+    """Whether a quantity is not there to be judged: NaN at every step, or where the module's output itself is finite
+    (another shape than at init, as where tokens have gone to other experts)."""
+    return bool(np.isnan(values).all() or (np.isnan(values) & np.isfinite(sizes)).any())
+
+
+def _fades_behind_a_readout(name: str, measured: Measurements, threshold: float) -> bool:
+    """Whether a module shrinks at init only because a readout inside the network does."""
+    held, sizes = measured.held.get(name), measured.values[name]["rms"][..., 0]
+    if measured.axis != "width" or held is None or not (np.isfinite(held) & (held > 0) & (sizes > 0)).all():
+        return False
+    kept, slope = fit_slope(measured.sizes, held), fit_slope(measured.sizes, sizes)
+    return abs(kept.value) < max(threshold, -CLT / 2) and slope.value < kept.value - threshold
+
+
+def _heads_widen(name: str, measured: Measurements) -> bool:
+    """Whether attention has the same number of heads at every size although what it attends with grows."""
+    own = name.partition(ATTENTION_LOGITS)[0]
+    logits = measured.modules[name]
+    inputs = [one for other, one in measured.modules.items() if other.startswith(own) and one.finished < logits.started]
+    return measured.axis == "width" and not logits.grows and any(one.grows for one in inputs)
+
+
 def _place_in_depth(name: str) -> Literal["outside", "inside", "first", "last"]:
     """Where a module stands over depth, which says what of it is comparable.
 
@@ -232,7 +272,7 @@ def _place_in_depth(name: str) -> Literal["outside", "inside", "first", "last"]:
 
 
 def _judge_one(
-    what: Quantity, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, final: bool
+    what: Quantity, values: Numbers, allowed: tuple[float, float], measured: Measurements, *, least: float, final: bool
 ) -> tuple[Slope | None, ModuleOutcome, Reason]:
     """Slope, outcome and, of a failure, the reason for one (seeds, sizes) table."""
     usable = np.isfinite(values) & (values > 0)
@@ -241,6 +281,14 @@ def _judge_one(
         return None, "fail", Unusable(what, measured.axis, bool(np.isfinite(values).all()), at)
     slope = fit_slope(measured.sizes, values)
     inside, outside = slope.inside(*allowed), slope.outside(*allowed)
+    if what != "size" and measured.axis == "width" and not inside and slope.value < 0 and allowed[0] > CLT:
+        share = settled_share(measured.sizes, values)
+        steep = slope.high < 2 * CLT + SMALLEST_FAULT / 2  # only a broken rule gives that
+        inside = not steep and share.low > least and slope.high <= allowed[1]
+        outside = steep or (slope.high < allowed[0] and share.high < least)
+        if final:
+            inside = not steep and share.value > least and slope.value <= allowed[1]
+            outside = not inside
     if final and not inside and not outside:
         # Not shown to leave the band: enough, where the interval is short enough to exclude every broken rule.
         excludes = slope.inside(allowed[0] - SMALLEST_FAULT / 2, allowed[1] + SMALLEST_FAULT / 2)
@@ -309,7 +357,7 @@ def _roles(plan: Plan | None) -> Mapping[str, str]:
     """`{module: role of its weight}`, matrices before biases and gains."""
     found: dict[str, str] = {}
     for name, scaling in plan.parameters.items() if plan is not None else ():
-        owner = name.rpartition(".")[0]
+        owner = layer_of(name)
         if owner not in found or found[owner] in ("vector", "scalar"):
             found[owner] = scaling.role
     return found

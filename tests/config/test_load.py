@@ -42,7 +42,7 @@ def test_twelve_is_a_whole_number_and_a_name_of_letters_stays_text(load: Load) -
         ("name: tiny\n\tmodel: 1\n", 2, "YAML syntax error"),
         (GPT + "---\nname: other\n", 10, "YAML syntax error"),
         ("name: *nowhere\n", 1, "undefined alias 'nowhere'"),
-        ("name: !!python/name:os.system x\n", 1, "YAML syntax error"),
+        ("name: !!python/name:os.system x\n", 1, "the tag 'tag:yaml.org,2002:python/name:os.system'"),
         ("name: tiny\n7: x\n", 2, "keys must be text, but got 7"),
     ],
 )
@@ -69,7 +69,7 @@ def test_files_that_cannot_be_read_are_refused_with_the_reason(tmp_path: Path) -
     latin.write_bytes("name: caf\xe9\n".encode("latin-1"))
     for path, reason in (
         (tmp_path / "missing.yaml", "no such file"),
-        (tmp_path, "is a folder, not a YAML file"),
+        (tmp_path, "is a folder, not a file"),
         (latin, "is not UTF-8 text"),
     ):
         with pytest.raises(ConfigError, match=f"^{re.escape(str(path))}: {reason}$"):
@@ -200,3 +200,38 @@ def test_merge_keys_are_followed(load: Load) -> None:
 def test_octal_and_base_60_are_not_guessed(refuse: Refuse, text: str) -> None:
     message = refuse(edited(GPT, "steps: 12", f"steps: {text}"))
     assert message == f"{FILE}:4: training.steps: must be a whole number, but got '{text}'"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("trials: 4", "storage: 'postgresql://me@srv:S3CRET@h/d'", "7: search.storage"),
+        ("trials: 4", 'storage: "postgresql://me:S3\\nCRET@h/d"', "7: search.storage"),
+        ("trials: 4", "storage: 'postgresql://h/d?sslpassword=S3CRET'", "7: search.storage"),
+        ("trials: 4", "objective: 'postgresql://me:S3CRET@h/d'", "7: search.objective"),
+        ("[a.txt]", "['https://h/a.txt?token=S3CRET']", "3: data.paths.0"),
+        ("lr: 0.01", "'postgresql://me:S3CRET@h/d': 1", "5: hparams"),
+        ("lr: 0.01", "lr: ['x', {a: 'redis://:S3CRET@h'}]", "5: hparams.lr.1.a"),
+    ],
+)
+def test_a_secret_in_any_field_is_refused_and_not_repeated(refuse: Refuse, old: str, new: str, where: str) -> None:
+    message = refuse(edited(GPT, old, new))
+    assert message.startswith(f"{FILE}:{where}: has a password")
+    assert "S3" not in message
+    assert "CRET" not in message
+
+
+@pytest.mark.parametrize("field", ["search.storage", "search", "search.space.lr", "postgresql://me:S3CRET@h/d"])
+def test_an_override_does_not_repeat_a_secret(refuse: Refuse, field: str) -> None:
+    assert "S3CRET" not in refuse(GPT, f"{field}=postgresql://me@srv:S3CRET@h/d", "training.steps=0")
+
+
+@pytest.mark.parametrize("storage", ["x", "://", "5", "[1]", "postgresql//h"])
+def test_a_storage_that_is_not_a_url_is_refused(refuse: Refuse, storage: str) -> None:
+    assert "7: search.storage: must be a storage URL" in refuse(edited(GPT, "trials: 4", f"storage: {storage}"))
+
+
+def test_a_thousand_mistakes_are_told_soon_and_not_all(refuse: Refuse) -> None:
+    message = refuse(GPT + "".join(f"x{number}: 1\n" for number in range(1000)))
+    assert len(message.splitlines()) == 21
+    assert message.endswith("… and 980 more problems")

@@ -428,12 +428,13 @@ def test_a_bottleneck_is_named_by_the_check_unless_it_is_meant(own):
     settings = {"sizes": [16, 32, 64], "seeds": 1, "threshold": 0.4, "control": False, "narrow": True}
     check = check_config(own("narrow", zero_readout=False), **settings)
     assert (check.passed, check.culprit) == (False, "1")
-    assert 'allow it by name (finite), and say that it is not a readout: roles: {"1.weight": hidden}' in check.hint
+    assert 'allow it by name (finite), and say that it is not a readout: roles: {"1.weight": output}' in check.hint
     assert any(warning.startswith("1.weight: goes from the width to 8") for warning in check.warnings)
     meant = check_config(own("narrow", zero_readout=False, finite=["1"]), **settings)
     assert next(one for one in meant.modules if one.module == "1").outcome == "pass"
-    said = check_config(own("narrow", finite=["1"], roles={"1.weight": "hidden"}), **settings)
-    assert (said.passed, said.warnings) == (True, ())
+    for role in ("output", "hidden"):
+        said = check_config(own("narrow", finite=["1"], roles={"1.weight": role}), **settings)
+        assert (said.passed, said.warnings) == (True, ())
 
 
 def test_finite_sizes_of_own_data_raise_no_warning(own):

@@ -179,7 +179,7 @@ def test_a_beam_of_one_takes_the_likeliest_word_each_time_and_a_wider_one_is_no_
 def test_temperature_divides_the_logits_that_are_searched(pairs: dict[str, Any]) -> None:
     hot, cold = (Learner(build(pairs, hparams__temperature=one), CPU).model for one in (2.0, 1.0))
     torch.nn.init.normal_(hot.readout.weight)
-    cold.load_state_dict(hot.state_dict())
+    cold.load_state_dict(dict(hot.named_parameters()))
     source = torch.tensor([[4, 5, END]])
     logits = [Decoding(one, source).read(torch.tensor([BEGIN])) for one in (hot, cold)]
     torch.testing.assert_close(2 * logits[0], logits[1])

@@ -134,7 +134,7 @@ def pair(section: BaseModelSection, given: Hparams, parametrization: str = "mup"
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name)))
                 parameter.add_(noise, alpha=0.1)
     copy = twin(section, output_mult=1.0 / given.temperature, attention_mult=1.0 / given.attention_temperature)
-    copy.load_state_dict(ours.state_dict())
+    copy.load_state_dict(dict(ours.named_parameters(remove_duplicate=False)))
     return Pair(section, given, plan, ours, copy)
 
 

@@ -95,11 +95,9 @@ def test_attention_temperature_multiplies_the_planned_scale(gpt):
     assert attention.attention_scale.item() == pytest.approx(math.sqrt(8) / 128)
 
 
-def test_multipliers_are_buffers_outside_the_state_dict(gpt):
+def test_multipliers_are_buffers_that_can_be_stacked(gpt):
     config = build(gpt, model__width=32)
     model, _ = made(config)
-    assert model.state_dict().keys() == build_model(config.model, config.data.spec).state_dict().keys()
-    assert "readout.mup_input_multiplier" in dict(model.named_buffers())
     clone = copy.deepcopy(model)
     tokens = torch.arange(16)[None]
     assert torch.equal(clone(tokens), model(tokens))
@@ -202,6 +200,20 @@ def test_frozen_weights_and_those_as_made_keep_their_values():
         parameter_groups(model, plan, lr=0.1)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_readout_that_keeps_its_values_keeps_its_function(frozen):
+    def pretrained(width):
+        model = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 3))
+        model[1].weight.requires_grad_(not frozen)
+        return model, ModelFacts(as_made=("*",))
+
+    model, x = pretrained(32)[0], torch.randn(2, 4)
+    expected, plan = model(x), plan_for(pretrained, width=32, base_width=8)
+    initialize(model, plan)
+    assert torch.equal(model(x), expected)
+    assert plan.parameters["1.weight"].lr == 1 / 4  # of the rule without a multiplier
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_at_base_width_training_is_standard_pytorch_bit_by_bit(gpt, optimizer):
     decay = 0.0 if optimizer == "adam" else 0.1
@@ -209,7 +221,7 @@ def test_at_base_width_training_is_standard_pytorch_bit_by_bit(gpt, optimizer):
                                  "warmup": 0.0}, model__zero_readout=False)  # fmt: skip
     learner = Learner(config, torch.device("cpu"))
     plain = build_model(config.model, config.data.spec)  # no multipliers installed
-    plain.load_state_dict(learner.model.state_dict())
+    plain.load_state_dict(dict(learner.model.named_parameters()))
     if optimizer == "sgd":
         standard = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, weight_decay=decay, fused=True)
     else:

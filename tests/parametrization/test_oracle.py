@@ -89,7 +89,7 @@ def test_the_real_learner_in_float32(gpt, optimizer, m):
     ours = learner.Learner(build(gpt, model=model, hparams=given), torch.device("cpu"))
     spec, section = ours.config.data.spec, ours.config.model
     copy = oracle.twin(section, spec).float()
-    copy.load_state_dict(ours.model.state_dict())
+    copy.load_state_dict(dict(ours.model.named_parameters()))
     theirs = oracle.mup_optimizer(copy, ours.config.hparams)
     batches = []
     for step in range(5):

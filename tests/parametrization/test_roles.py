@@ -101,7 +101,7 @@ def test_raw_parameter_with_one_growing_dimension_needs_a_role():
     def factory(width):
         return WithRawParameter(width, lambda w: (1, 7, w))
 
-    with pytest.raises(PlanError, match=r"roles=\{'raw': 'hidden'\}(?s:.*)raw of shape \(1, 7, 8\): output.*; input"):
+    with pytest.raises(PlanError, match=r"roles=\{'raw': 'input'\}(?s:.*)raw of shape \(1, 7, 8\): output.*; input"):
         plan_for(factory, width=16, base_width=8)
     given = plan_for(factory, width=16, base_width=8, roles={"raw": "input"})
     assert (given.parameters["raw"].role, given.parameters["raw"].m_out) == ("input", 2)
@@ -150,12 +150,22 @@ def test_a_bottleneck_is_named_with_what_to_say_of_it():
     (warning,) = plan_for(narrowed, width=32, base_width=8).warnings
     assert warning.startswith("down.weight: goes from the width to 3 at every width, so its input is")
     assert "but up.weight takes 3 inputs and comes after it" in warning
-    assert 'roles: {"down.weight": hidden}' in warning
-    said = plan_for(narrowed, width=32, base_width=8, roles={"down.weight": "hidden"})
-    assert said.warnings == ()
-    assert said.parameters["down.weight"].init_std == pytest.approx(32**-0.5)
-    assert said.parameters["down.weight"].forward == 1
-    assert plan_for(narrowed, width=32, base_width=8, roles={"down.*": "output"}).warnings == ()
+    assert 'roles: {"down.weight": output}' in warning
+    for role in ("output", "hidden"):
+        said = plan_for(narrowed, width=32, base_width=8, roles={"down.weight": role})
+        assert said.warnings == ()
+        assert said.parameters["down.weight"].init_std == pytest.approx(8**-0.5)
+        assert said.parameters["down.weight"].forward == 1 / 4
+        assert said.parameters["readout.weight"].init_std == 0
+
+
+def test_the_last_layer_is_not_the_readout_if_it_is_said_to_be_inside():
+    def factory(width):
+        return nn.Sequential(nn.Linear(5, width), nn.Linear(width, 7), nn.Linear(7, 7), nn.Linear(width, 3))
+
+    assert plan_for(factory, width=32, base_width=8).parameters["3.weight"].init_std == 0
+    said = plan_for(factory, width=32, base_width=8, roles={"3.weight": "hidden"}).parameters
+    assert (said["3.weight"].init_std, said["1.weight"].init_std) == (pytest.approx(8**-0.5), 0)
 
 
 def test_a_readout_that_is_made_before_the_layers_it_reads_can_be_said_to_be_one():

@@ -34,7 +34,8 @@ def test_leaves_config_plan_metrics_weights_and_result(gpt, folder):
     assert folder.read_result() == result
     assert json.loads(folder.plan.read_text())["width"] == 16
     model = build_model(config.model, config.data.spec)
-    load_model(model, str(folder.weights))  # an ordinary state dict, tied weights once
+    set_multipliers(model, plan_of(config))
+    load_model(model, str(folder.weights))  # a state dict, tied weights once
     assert "embedding.weight" in load_file(folder.weights) or "readout.weight" in load_file(folder.weights)
 
 
@@ -43,8 +44,10 @@ def test_saved_weights_with_the_plan_give_the_trained_loss(gpt, folder):
     result = train(config, folder)
     learner = Learner(config, torch.device("cpu"))
     learner.model = build_model(config.model, config.data.spec)
+    with pytest.raises(RuntimeError, match=r"readout\.mup_input_multiplier"):  # not without its multipliers
+        load_model(learner.model, str(folder.weights))
+    set_multipliers(learner.model, plan_of(config))
     load_model(learner.model, str(folder.weights))
-    set_multipliers(learner.model, plan_of(config), temperature=2.0)
     learner._forward = learner.model
     again = learner.evaluate(load_data(config.data).validation(batch_size=4, batches=2))
     assert again == result.validation_loss

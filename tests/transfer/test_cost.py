@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mutransfer.config.data import ClassSpec, DigitsSection, PairSpec, TranslationSection
 from mutransfer.models import build_model, plan_of
-from mutransfer.parametrization.roles import meta_construction
+from mutransfer.parametrization.building import meta_construction
 from mutransfer.transfer.cost import estimate
 from tests.conftest import build
 

@@ -111,3 +111,31 @@ def test_the_model_is_left_as_it_was() -> None:
     seen(model, torch.randn(2, 4))
     assert model.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_constants_and_empty_outputs_are_left_out() -> None:
+    class Bias(nn.Module):
+        def forward(self, length: int) -> Tensor:
+            return torch.arange(float(length))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias, self.layer, self.idle = Bias(), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.idle(x[:0])
+            result: Tensor = self.layer(x) + self.bias(4)
+            return result
+
+    found = record(net := Net(), lambda: net(torch.ones(2, 4)))
+    assert list(found) == ["layer", "(output)"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled_parts_are_seen_too():
+    model, x = nn.Sequential(torch.compile(nn.Linear(8, 8), backend="eager"), nn.Linear(8, 8)), torch.randn(2, 8)
+    expected = model(x)  # compiled code does not call hooks that come later
+    found = seen(model, x)
+    assert list(found) == ["0._orig_mod", "1"]
+    assert torch.equal(found["1"].values, expected)

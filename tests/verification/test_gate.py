@@ -100,7 +100,9 @@ def test_what_counts_is_the_last_check_of_this_model(gpt, tmp_path):
     assert failed_checks(config, tmp_path) == []
     for unreadable in ("{torn", "[]", '{"passed": false}'):
         wider.write_text(unreadable)
-        assert failed_checks(config, tmp_path) == [f"{wider}: cannot be read; run the check again, or remove the file"]
+        (failure,) = failed_checks(config, tmp_path)
+        assert failure.startswith(f"{wider}: is damaged (")
+        assert failure.endswith("); run the check again, or remove the file")
 
 
 def test_a_weaker_or_another_check_does_not_overrule_a_failure(gpt, tmp_path):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from mutransfer.config.base import FieldProblem
+from mutransfer.config.base import FieldProblem, Pixels, RowCount, Size
 from mutransfer.config.data.base import BaseDataSection, ClassSpec, TokenSpec
 from mutransfer.config.data.masked import MaskableSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
@@ -30,7 +30,7 @@ class HuggingFaceDataSection(BaseDataSection):
     line. All of one kind."""
     validation_files: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Local files of the validation part, in place of a fraction of the others."""
-    limit: PositiveInt | None = None
+    limit: RowCount | None = None
     """Use only the first rows, this many."""
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class HuggingFaceTextSection(HuggingFaceDataSection, MaskableSection):
     """Column of text; dots lead into nested ones (`translation.de`)."""
     tokenizer: TokenizerField = TokenizerSection()
     """How text becomes token ids: `bytes`, or a section."""
-    seq_len: PositiveInt = 64
+    seq_len: Size = 64
     """Tokens per sequence."""
 
     @property
@@ -85,11 +85,11 @@ class HuggingFaceImagesSection(HuggingFaceDataSection):
     """Column of images."""
     label_column: str = "label"
     """Column of integer labels."""
-    size: PositiveInt = 32
+    size: Pixels = 32
     """Height and width of every image, in pixels."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
-    classes: PositiveInt = 10
+    classes: Size = 10
     """Number of labels."""
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from mutransfer.config.base import RowCount
 from mutransfer.config.data.base import AnySpec, BaseDataSection
 from mutransfer.config.factory import FactoryName, require_plain
 
@@ -23,7 +24,7 @@ class DataModuleSection(BaseDataSection):
     """`package.file:function`, importable from the current folder. Called with the further keys of this section;
     returns a pair of arrays (inputs, targets), inputs being one array or a tuple of them, or an object with `batch`,
     `validation` and `fingerprint` as in mutransfer.data.dataset.Dataset."""
-    finite_sizes: Annotated[tuple[PositiveInt, ...], Field(strict=False)] = ()
+    finite_sizes: Annotated[tuple[RowCount, ...], Field(strict=False)] = ()
     """Sizes of the data that do not grow (features, classes), so that no warning is raised where one equals the base
     width."""
 

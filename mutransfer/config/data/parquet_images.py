@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt
-
+from mutransfer.config.base import Pixels, RowCount, Size
 from mutransfer.config.data.base import BaseDataSection, ClassSpec
 
 
@@ -22,13 +21,13 @@ class ParquetImagesSection(BaseDataSection):
     """Column of encoded images: bytes, or a struct with a `bytes` field."""
     label_column: str = "label"
     """Column of integer labels."""
-    size: PositiveInt = 32
+    size: Pixels = 32
     """Height and width of every image, in pixels."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
-    classes: PositiveInt = 10
+    classes: Size = 10
     """Number of labels."""
-    limit: PositiveInt | None = None
+    limit: RowCount | None = None
     """Use only the first rows, this many."""
 
     @property

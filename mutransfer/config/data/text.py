@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from mutransfer.config.base import FieldProblem
+from mutransfer.config.base import FieldProblem, Size
 from mutransfer.config.data.base import TokenSpec
 from mutransfer.config.data.masked import MaskableSection
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
@@ -28,7 +28,7 @@ class TextSection(MaskableSection):
     """Files or globs of the validation part, in place of a fraction of the others."""
     tokenizer: TokenizerField = TokenizerSection()
     """How text becomes token ids: `bytes`, or a section."""
-    seq_len: PositiveInt = 64
+    seq_len: Size = 64
     """Tokens per sequence."""
 
     @model_validator(mode="after")

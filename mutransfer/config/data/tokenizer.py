@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.base import FieldProblem, Section, Size
+from mutransfer.errors import UsageError
+from mutransfer.files import at_home, read_json
 
 _BYTES = 256
 TokenizerKind = Literal["bytes", "words", "bpe", "file"]
@@ -20,7 +20,7 @@ class TokenizerSection(Section):
     kind: TokenizerKind = "bytes"
     """`bytes`; `words` between white space, `<eos>` after each line, the most frequent of the training part kept and
     `<unk>` for the others; `bpe`, byte pairs trained on the training part (extra `hf`); `file`, see there."""
-    vocab_size: PositiveInt | None = None
+    vocab_size: Size | None = None
     """Number of token ids, special ones included; `words` and `bpe` need it. Default with `file`: read from the file
     when the config is loaded."""
     file: str | None = None
@@ -67,20 +67,37 @@ def _written_short(given: Any) -> Any:
     return given
 
 
+_Id = Annotated[int, Field(ge=0, le=10**7)]
+
+
+class _Added(BaseModel):
+    id: _Id
+
+
+class _Vocabulary(BaseModel):
+    vocab: Annotated[dict[str, _Id] | list[Any], Field(min_length=1)]
+
+
+class _Tokenizer(BaseModel):
+    """What is read of a tokenizer.json."""
+
+    model: _Vocabulary
+    added_tokens: list[_Added] | None = None
+
+
 def _size_of(file: str) -> int:
     """Largest id and one of a tokenizer file, without the library that made it."""
     try:
-        content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
-        vocabulary = content["model"]["vocab"]
-        ids = [token["id"] for token in content.get("added_tokens") or ()]
-        ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-        return int(max(ids)) + 1
-    except FileNotFoundError:
-        raise FieldProblem(("file",), f"{file}: no such file; give vocab_size too if the file is made later") from None
-    except OSError as error:
-        raise FieldProblem(("file",), f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise FieldProblem(("file",), f"{file}: is not a tokenizer.json of the tokenizers library") from None
+        path = at_home(file)
+        if not path.exists():
+            raise UsageError(f"{file}: no such file; give vocab_size too if the file is made later")
+        content = read_json(path, _Tokenizer, advice="it is not a tokenizer.json of the tokenizers library")
+    except (UsageError, OSError) as error:
+        raise FieldProblem(("file",), str(error)) from None
+    vocabulary = content.model.vocab
+    ids = [token.id for token in content.added_tokens or ()]
+    ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    return max(ids, default=0) + 1
 
 
 TokenizerField = Annotated[

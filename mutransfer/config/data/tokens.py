@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt
-
+from mutransfer.config.base import Size
 from mutransfer.config.data.base import TokenSpec
 from mutransfer.config.data.masked import MaskableSection
 
@@ -21,9 +20,9 @@ class TokensSection(MaskableSection):
     """The file or the folder, relative to the current folder."""
     dtype: Literal["uint16", "uint32"] = "uint16"
     """Little-endian type of one id in a flat file; a folder's index says its own."""
-    vocab_size: PositiveInt
+    vocab_size: Size
     """Number of token ids; every id is below it."""
-    seq_len: PositiveInt = 64
+    seq_len: Size = 64
     """Tokens per sequence."""
 
     @property

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from mutransfer.config.base import FieldProblem
+from mutransfer.config.base import FieldProblem, Size
 from mutransfer.config.data.base import PAIR_SPECIALS, BaseDataSection, PairSpec
 from mutransfer.config.data.tokenizer import TokenizerField, TokenizerSection
 
@@ -34,7 +34,7 @@ class TranslationSection(BaseDataSection):
     `words` puts punctuation apart from words first."""
     lowercase: bool = False
     """Whether case is dropped; BLEU then compares without case."""
-    seq_len: Annotated[PositiveInt, Field(ge=2)] = 32
+    seq_len: Annotated[Size, Field(ge=2)] = 32
     """Largest number of tokens of a sentence, its end included."""
     too_long: Literal["truncate", "drop"] = "truncate"
     """What happens to longer pairs in training and validation. Metrics are over every sentence: of a longer one the

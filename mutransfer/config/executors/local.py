@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt
-
+from mutransfer.config.base import Count
 from mutransfer.config.executors.base import BaseExecutorSection
 
 
@@ -16,5 +15,5 @@ class LocalSection(BaseExecutorSection):
 
     kind: Literal["local"] = "local"
     """Executor kind."""
-    workers: PositiveInt | None = None
+    workers: Count | None = None
     """Number of worker processes. Default: one per GPU, or one per `search.threads` cores."""

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
-from pydantic import Field
-
-from mutransfer.config.base import Section
+from mutransfer.config.base import Section, Size
 from mutransfer.config.data.base import DataSpec, TokenSpec
 from mutransfer.config.hparams import Hparams
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.search import SearchSection
 from mutransfer.config.trainer import IN_PROCESS, TrainerFacts
-
-MOST_DEPTH = 10_000
-"""Layers of the deepest networks that have been trained. A plan makes every layer, if without memory, three times."""
-Depth = Annotated[int, Field(gt=0, le=MOST_DEPTH)]
-Width = Annotated[int, Field(gt=0, le=10_000_000)]
-"""A square fp32 matrix of the largest width has 400 terabytes; torch can no longer count a few thousand times more."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +78,9 @@ class BaseModelSection(Section):
     metrics: ClassVar[dict[str, str]] = {}
     """What can be measured of it beside the loss: name, and where the function is (`package.module:function`)."""
 
-    width: Width
+    width: Size
     """The dimension that grows: d_model of a gpt, hidden units of an mlp."""
-    base_width: Width
+    base_width: Size
     """Width at which µP equals the standard parametrization exactly; the same for proxy and target."""
 
     @classmethod

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mutransfer.config import placeholders
-from mutransfer.config.base import FieldProblem, Section
+from mutransfer.config.base import Depth, FieldProblem, Seconds, Section
 from mutransfer.config.hparams import Hparams
 from mutransfer.config.models.base import AnyRun, BaseModelSection
 from mutransfer.config.rules import RulesSection
 from mutransfer.config.trainer import COMMAND
+from mutransfer.shown import quoted
 
 STREAMS = ("stdout", "stderr", "output")
 _OWN_FILES = ("metrics.jsonl", "config.yaml", "result.json", "error.txt", "stdout.txt", "stderr.txt")
@@ -59,12 +60,12 @@ class LossFrom(Section):
         if file not in STREAMS and (file.startswith(("/", "~")) or ".." in file.split("/") or not file):
             raise FieldProblem(
                 ("json_lines" if self.regex is None else "source",),
-                f"{file!r} must be a stream, or a file in the trial's folder, which a command gets as {{trial_folder}}",
+                f"{quoted(file)} must be a stream, or a file in the trial's folder, the command's {{trial_folder}}",
             )
         if file in _OWN_FILES:
             raise FieldProblem(
                 ("json_lines" if self.regex is None else "source",),
-                f"{file!r} is mutransfer's own file; take another name",
+                f"{quoted(file)} is mutransfer's own file; take another name",
             )
         if self.regex is not None:
             self._check_regex(self.regex)
@@ -74,10 +75,10 @@ class LossFrom(Section):
     def _check_regex(text: str) -> None:
         try:
             pattern = re.compile(text)
-        except re.error as error:
-            raise FieldProblem(("regex",), f"{text!r} is not a regular expression: {error}") from None
+        except (re.error, RecursionError, OverflowError) as error:
+            raise FieldProblem(("regex",), f"{quoted(text)} is not a regular expression: {error}") from None
         if "loss" not in pattern.groupindex and (pattern.groups != 1 or "step" in pattern.groupindex):
-            raise FieldProblem(("regex",), f"{text!r} needs one group (…) around the loss, or one named (?P<loss>…)")
+            raise FieldProblem(("regex",), f"{quoted(text)} needs one group (…) around the loss, or (?P<loss>…)")
 
     @property
     def where(self) -> str:
@@ -106,9 +107,9 @@ class CommandSection(BaseModelSection):
     so that all of them count as passed. `arguments`: only what a placeholder names does."""
     loss_from: LossFrom
     """Where its loss is read."""
-    timeout: PositiveFloat | None = None
+    timeout: Seconds | None = None
     """Seconds after which a run is ended and counts as crashed. Default: no limit."""
-    depth: PositiveInt | None = None
+    depth: Depth | None = None
     """For `{depth}`, where the command takes one."""
 
     @model_validator(mode="after")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from mutransfer.config.base import FieldProblem
+from mutransfer.config.base import FieldProblem, Size
 from mutransfer.config.models.heads import TransformerSection
 
 RELATIVE_BUCKETS, RELATIVE_DISTANCE = 32, 128
@@ -20,10 +20,10 @@ class GPTSection(TransformerSection):
 
     kind: Literal["gpt"]
     """Model kind."""
-    kv_group: PositiveInt | None = None
+    kv_group: Size | None = None
     """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): number of heads that share a key and a value,
     the same at every width. Give this, or `kv_heads`, or neither for a key and a value per head."""
-    kv_heads: PositiveInt | None = None
+    kv_heads: Size | None = None
     """Grouped-query attention: number of keys and values, the same at every width; 1 is multi-query attention. Only
     with `heads`: with `head_dim` keys and values would not grow, and no rule for that transfers (docs/models.md)."""
     qk_norm: bool = False
@@ -36,10 +36,10 @@ class GPTSection(TransformerSection):
     """Rotary positions (which need an even head size), learned position embeddings, or a learned bias on attention
     logits per head and distance. Rotary by default: learned ones of the tokens' own size cost 0.2 nats in short runs
     and hide that wider is better (BENCHMARKS.md)."""
-    relative_buckets: Annotated[int, Field(ge=2)] | None = None
+    relative_buckets: Annotated[Size, Field(ge=2)] | None = None
     """Biases per head with `positions: relative`. Default: 32. Half of them are for one near distance each, the others
     for ranges of distances that grow by a constant factor (Raffel et al. 2020, arXiv 1910.10683, §2.1)."""
-    relative_distance: PositiveInt | None = None
+    relative_distance: Size | None = None
     """Distance beyond which `positions: relative` uses one bias for all. Default: 128."""
     zero_query: bool = True
     """Query weights start at zero. With qk_norm the default is false, and true is impossible: a normalised zero has no

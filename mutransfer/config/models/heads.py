@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 
-from mutransfer.config.base import FieldProblem
-from mutransfer.config.models.base import BaseModelSection, Depth
+from mutransfer.config.base import Depth, Few, FieldProblem, Size
+from mutransfer.config.models.base import BaseModelSection
 
 
 class TransformerSection(BaseModelSection):
@@ -18,11 +18,11 @@ class TransformerSection(BaseModelSection):
 
     depth: Depth = 2
     """Number of blocks; an encoder and a decoder have this many each."""
-    head_dim: PositiveInt | None = None
+    head_dim: Size | None = None
     """Fixed size of a head: heads multiply as the model widens (TP-V's advice). Give this or `heads`."""
-    heads: PositiveInt | None = None
+    heads: Size | None = None
     """Fixed number of heads: heads widen with the model. Give this or `head_dim`."""
-    mlp_ratio: PositiveInt = 4
+    mlp_ratio: Few = 4
     """Width of the feed-forward layer over the model's width."""
     norm_gain: bool = False
     """Trainable norm gains. Off by default: they break transfer (Lingle 2024)."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from mutransfer.config.base import FieldProblem
+from mutransfer.config.base import Depth, FieldProblem
 from mutransfer.config.factory import require_plain
-from mutransfer.config.models.base import BaseModelSection, Depth, Loss
+from mutransfer.config.models.base import BaseModelSection, Loss
+from mutransfer.errors import UsageError
+from mutransfer.files import at_home, read_json
+from mutransfer.shown import quoted
 
+_FACTOR = re.compile(r"\d{1,9}(\.\d{0,20}|/0*[1-9]\d{0,8})?|\.\d{1,20}|\d(\.\d{0,20})?e-?\d\d?")
 # Families with a table of learned positions; all others that are known have rotary ones, which nothing scales.
 _LEARNED_POSITIONS = {"gpt2", "bert", "roberta", "distilbert", "electra", "opt"}
 
@@ -59,7 +63,7 @@ class HuggingFaceSection(BaseModelSection):
     """Write a checkpoint for plain transformers after training. A model for which that is impossible is refused before
     training."""
     roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
-    """Role by parameter name or pattern, where shapes cannot tell: that of a bottleneck is `hidden`."""
+    """Role by parameter name or pattern, where shapes cannot tell: that of a bottleneck is `output`."""
     finite: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Modules inside the network, by name or pattern, whose outputs do not grow on purpose; for the coordinate
     check."""
@@ -77,13 +81,9 @@ class HuggingFaceSection(BaseModelSection):
     def _fields_fit(self) -> Self:
         require_plain({"overrides": self.overrides})
         for name, factor in self.width_fields.items():
-            try:
-                fine = Fraction(factor) > 0
-            except (ValueError, ZeroDivisionError):
-                fine = False
-            if not fine:
+            if not (_FACTOR.fullmatch(str(factor)) and Fraction(factor) > 0):
                 raise FieldProblem(
-                    ("width_fields", name), f"must be a positive number or a fraction as 1/64, but got {factor!r}"
+                    ("width_fields", name), f"must be a positive number or a fraction as 1/64, but got {quoted(factor)}"
                 )
             if name in self.overrides:
                 raise FieldProblem(("overrides", name), "is in width_fields too")
@@ -112,16 +112,18 @@ class HuggingFaceSection(BaseModelSection):
 
 def config_file(name: str) -> Path | None:
     """The local `config.json` that `model.config` names; None where it names none."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     return next((one for one in (path, path / "config.json") if one.is_file()), None)
+
+
+class _Family(BaseModel):
+    model_type: str
 
 
 def _family(name: str) -> str | None:
     """`model_type` of a local config; None where it cannot be told without loading it."""
     file = config_file(name)
     try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
-    except (OSError, ValueError):
+        return None if file is None else read_json(file, _Family, advice="").model_type
+    except UsageError:
         return None
-    family = found.get("model_type") if isinstance(found, dict) else None
-    return family if isinstance(family, str) else None

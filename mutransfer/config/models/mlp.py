@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mutransfer.config.models.base import BaseModelSection, Depth
+from mutransfer.config.base import Depth
+from mutransfer.config.models.base import BaseModelSection
 
 
 class MLPSection(BaseModelSection):

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
-from mutransfer.config.base import FieldProblem
+from mutransfer.config.base import FactorOrZero
 from mutransfer.config.factory import FactoryName, require_plain
 from mutransfer.config.models.base import BaseModelSection, Loss
+from mutransfer.shown import quoted
 
 _LOSSES = ("cross_entropy", "mse", "returned")
 
@@ -17,7 +18,7 @@ def _as_loss(value: Any) -> Any:
     if isinstance(value, Loss):
         return value
     if value not in _LOSSES:
-        raise ValueError(f"must be {', '.join(map(repr, _LOSSES[:-1]))} or {_LOSSES[-1]!r}, but got {value!r}")
+        raise ValueError(f"must be {', '.join(map(repr, _LOSSES[:-1]))} or {_LOSSES[-1]!r}, but got {quoted(value)}")
     return Loss(value, ignores=value != "mse")
 
 
@@ -52,7 +53,7 @@ class ModuleSection(BaseModelSection):
     """Readout weights start at zero."""
     roles: dict[str, Literal["input", "hidden", "output", "vector", "scalar"]] = Field(default_factory=dict)
     """Role by parameter name or pattern, where shapes cannot tell."""
-    init_std: dict[str, float] = Field(default_factory=dict)
+    init_std: dict[str, FactorOrZero] = Field(default_factory=dict)
     """Initial std at base width by parameter name or pattern, instead of 1 for embeddings and 1/√fan_in."""
     as_made: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Parameters, and modules with all their parameters, whose initial values stay as the factory made them."""
@@ -67,9 +68,6 @@ class ModuleSection(BaseModelSection):
     @model_validator(mode="after")
     def _plain_arguments(self) -> Self:
         require_plain(self.model_extra)
-        for pattern, std in self.init_std.items():
-            if std < 0:
-                raise FieldProblem(("init_std", pattern), f"must be >= 0, but got {std}")
         return self
 
     def dead_hparams(self) -> dict[str, str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from mutransfer.config.base import FieldProblem
+from mutransfer.config.base import Depth, FieldProblem, Size
 from mutransfer.config.data.base import ClassSpec, DataSpec
-from mutransfer.config.models.base import BaseModelSection, Depth
+from mutransfer.config.models.base import BaseModelSection
 
 LARGE = 64
 """Images larger than this pass a stem that makes them four times smaller."""
@@ -27,7 +27,7 @@ class ResNetSection(BaseModelSection):
     """Blocks of each stage. Every stage has twice the channels of the one before, at half the resolution."""
     norm: Literal["batch", "group"] = "batch"
     """Norm over the batch, with running means of it in evaluation; or over groups of channels of one image."""
-    group_size: PositiveInt | None = None
+    group_size: Size | None = None
     """Channels per group of norm `group`, the same at every width, so that the number of groups grows with the model.
     Default: 8."""
     norm_gain: bool = False

@@ -6,7 +6,6 @@ same devices with the same torch. Hparams other than the optimizer, and seeds, c
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -15,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.cache import cache_folder, cache_key
 from mutransfer.errors import UsageError
 from mutransfer.executors.devices import Device, cores
-from mutransfer.files import make_folder, write_json
+from mutransfer.files import make_folder, read_json, write_json
 
 _LOG = logging.getLogger(__name__)
 # A measurement on a busy machine should not count for ever.
@@ -56,6 +55,12 @@ class FoundWorkers(_Finding):
 F = TypeVar("F", bound=_Finding)
 
 
+class _Kept(BaseModel, Generic[F]):
+    at: float
+    """When it was found, in seconds since the epoch."""
+    found: F
+
+
 def machine_is_busy() -> bool:
     """Whether other programs use so much of this machine that a measurement is not worth keeping."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > cores() / 2
@@ -78,19 +83,18 @@ class Remembered:
     def get(self, kind: type[F]) -> F | None:
         """The remembered finding; None where there is none, or it is too old or invalid."""
         try:
-            found = json.loads(self._path(kind).read_text(encoding="utf-8"))
-            known = kind.model_validate(found["found"])
-            # After the clock has jumped back, the age is unknown.
-            return known if 0 <= time.time() - float(found["at"]) < _SECONDS else None
-        except (OSError, ValueError, TypeError, KeyError, ValidationError):
+            kept = read_json(self._path(kind), _Kept[kind], advice="")  # type: ignore[valid-type]
+        except UsageError:
             return None
+        # After the clock has jumped back, the age is unknown.
+        return kept.found if 0 <= time.time() - kept.at < _SECONDS else None
 
     def put(self, found: _Finding) -> None:
         """Keep a finding; where the cache cannot be written, the next sweep measures again."""
         path = self._path(type(found))
         try:
             make_folder(path.parent)
-            write_json(path, {"at": time.time(), "found": found.model_dump()})
+            write_json(path, _Kept(at=time.time(), found=found).model_dump())
         except UsageError as error:
             _LOG.info("not remembered: %s", error)
 

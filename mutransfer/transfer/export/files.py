@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mutransfer.errors import UsageError
-from mutransfer.files import write_atomic
+from mutransfer.files import read_bytes, write_atomic
 from mutransfer.transfer.export.base import Export
 
 
@@ -39,7 +39,7 @@ def write_export(export: Export, path: Path) -> None:
         UsageError: something else stands there, or the disk refuses.
     """
     if path.exists():
-        if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == export.text:
+        if path.is_file() and read_bytes(path) == export.text.encode():
             return
         raise UsageError(f"{path}: is there already and differs; choose another file with --out")
     write_atomic(path, export.text)

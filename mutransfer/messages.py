@@ -1,12 +1,16 @@
-"""Pydantic's errors in the words of a config file."""
+"""Pydantic's errors in the words of who wrote the file."""
 
 from __future__ import annotations
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+from mutransfer.shown import quoted
 
 _SECTION = "must be a section (key: value lines)"
 _MESSAGES = {
     "missing": "is required",
+    "json_invalid": "is not JSON: {error}",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "bool_type": "must be true or false",
@@ -14,6 +18,7 @@ _MESSAGES = {
     "model_type": _SECTION,
     "model_attributes_type": _SECTION,
     "dict_type": _SECTION,
+    "dataclass_type": _SECTION,
     "tuple_type": "must be a list",
     "finite_number": "must be finite",
     "greater_than": "must be > {gt:g}",
@@ -34,7 +39,14 @@ def message_of(error: ErrorDetails) -> str:
     if template is None:
         return error["msg"].removeprefix("Value error, ")
     message = template.format(**error.get("ctx", {}))
-    shown = error["type"] not in ("missing", "too_short", "string_too_long") and not isinstance(
+    shown = error["type"] not in ("missing", "json_invalid", "too_short", "string_too_long") and not isinstance(
         error["input"], dict | list | tuple
     )
-    return message + (f", but got {error['input']!r}" if shown else "")
+    return message + (f", but got {quoted(error['input'])}" if shown else "")
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of its errors in a JSON file, as `field: message`."""
+    found = error.errors()[0]
+    field, message = ".".join(map(str, found["loc"])), message_of(found).replace(_SECTION, "must be an object")
+    return f"{field}: {message}" if field else message
