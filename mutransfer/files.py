@@ -5,17 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from mutransfer.errors import UsageError
+from mutransfer.errors import MutransferError, UsageError
 from mutransfer.messages import first_problem
 from mutransfer.shown import masked_data
 
@@ -29,11 +30,17 @@ MOST_OF_DATA = 10**12
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` (no permission, full disk, missing folder) into a `UsageError` that names the path."""
+    """Turn an `OSError` (no permission, full disk, missing folder) into a `UsageError` that names the path, and also
+    the errors of libraries in Rust, which have only its number in their text."""
     try:
         yield
     except OSError as error:
         raise UsageError(f"{error.filename or path}: cannot be written: {error.strerror or error}") from error
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None or isinstance(error, MutransferError):
+            raise
+        raise UsageError(f"{path}: cannot be written: {os.strerror(int(number[1]))}") from error
 
 
 def require_place(path: Path) -> None:
@@ -97,8 +104,33 @@ def sole_folder(path: Path, lock: Path, busy: Callable[[], str], *, begun: Colle
             raise
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, for what is written inside; then it is flushed to disk and renamed.
+
+    Readers see the old file or the new one. Where anything fails, the old one stays and the temporary one goes.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.fsync(handle)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
+
+
 def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) -> None:
-    """Write a temporary file beside `path`, flush it to disk and rename it. Readers see the old file or the new one.
+    """Write a file as `replacing` does.
 
     Args:
         content: text, bytes, or a function that writes to the open binary file.
@@ -106,22 +138,33 @@ def write_atomic(path: Path, content: str | bytes | Callable[[IO[bytes]], Any]) 
     Raises:
         UsageError: the file cannot be written.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        if not callable(content):
+            file.write(content.encode() if isinstance(content, str) else content)
+            return
+        disk = _Disk(file)
         try:
-            with os.fdopen(handle, "wb") as file:
-                if callable(content):
-                    content(file)
-                else:
-                    file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            content(cast(IO[bytes], disk))
+        except Exception as error:
+            raise disk.refusal or error from error
+
+
+class _Disk:
+    """A file that remembers why it could not be written, for libraries that raise an error of their own instead."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.refusal: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refusal = error
             raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def at_home(path: str) -> Path:

@@ -44,7 +44,8 @@ def errors_reported(as_json: bool) -> Iterator[None]:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise UsageError(f"{error.filename or 'a file'}: cannot be used: {error.strerror or error}") from error
+            what = f"{error.filename}: cannot be used" if error.filename else "a file cannot be read or written"
+            raise UsageError(f"{what}: {error.strerror or error}") from error
     except MutransferError as error:
         with suppress(OSError):  # stderr may be a file on the full disk
             if os.environ.get("MUTRANSFER_DEBUG"):

@@ -6,6 +6,7 @@ unpickled. A damaged entry is made again. If the cache cannot be written, the ar
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 import platformdirs
@@ -25,7 +26,7 @@ from typing_extensions import TypedDict
 
 from mutransfer.data.dataset import reading
 from mutransfer.errors import UsageError
-from mutransfer.files import at_home, open_file, read_json
+from mutransfer.files import at_home, open_file, read_json, write_atomic, write_json
 
 Arrays = dict[str, NDArray[Any]]
 _LOG = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def cached(what: str, key: str, make: Callable[[], Arrays]) -> Arrays:
         made = make()
         try:
             _write(folder, made)
-        except OSError as error:
+        except (OSError, UsageError) as error:
             _warn(error)
             return made
         return _read(folder) or made
@@ -143,15 +144,9 @@ def _write(folder: Path, arrays: Arrays) -> None:
     try:
         sums = {}
         for name, array in arrays.items():
-            with (temporary / f"{name}.npy").open("wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
+            write_atomic(temporary / f"{name}.npy", functools.partial(_save, array))
             sums[name] = checksum(temporary / f"{name}.npy")
-        with (temporary / "entry.json").open("w", encoding="utf-8") as record:
-            json.dump({"format": _FORMAT, "arrays": sums}, record)
-            record.flush()
-            os.fsync(record.fileno())
+        write_json(temporary / "entry.json", {"format": _FORMAT, "arrays": sums})
         temporary.chmod(0o755)
         if folder.exists():  # it is damaged
             shutil.rmtree(folder)
@@ -161,9 +156,13 @@ def _write(folder: Path, arrays: Arrays) -> None:
         raise
 
 
+def _save(array: NDArray[Any], file: IO[bytes]) -> None:
+    np.save(file, array, allow_pickle=False)
+
+
 def _warn(error: Exception) -> None:
     """Warn once per process for each cause."""
-    cause = getattr(error, "strerror", None) or str(error)
+    cause = getattr(error.__cause__ or error, "strerror", None) or str(error)
     if cause not in _warned:
         _warned.add(cause)
         _LOG.warning(

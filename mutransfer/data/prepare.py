@@ -89,7 +89,7 @@ def prepare(
     _require_free(out, plan)
     busy = f"{out}: another process is preparing data here"
     with sole_folder(out, out / LOCK, lambda: busy, begun=(VOCABULARY, PROGRESS, _TOKENIZER)):
-        for left in (*out.glob(".*.partial"), *out.glob(".*.json.*")):  # a killed call left them
+        for left in (*out.glob(".shard-*"), *out.glob(".*.json.*")):  # a killed call left them
             left.unlink()
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # the library reads it once, at its first use
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if workers > 1 else "false"

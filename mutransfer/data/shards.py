@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -15,7 +14,7 @@ from typing_extensions import TypedDict
 from mutransfer.data.cache import checksum
 from mutransfer.data.dataset import Array
 from mutransfer.errors import DataError
-from mutransfer.files import disk_errors, read_json, write_json
+from mutransfer.files import disk_errors, read_json, replacing, write_json
 
 INDEX = "index.json"
 PROGRESS = "progress.json"
@@ -225,15 +224,11 @@ class ShardWriter:
 
     def _flush(self, position: tuple[int, ...]) -> None:
         name = f"shard-{len(self.shards):05d}.bin"
-        path, partial = self._folder / name, self._folder / f".{name}.partial"
-        with disk_errors(path):
+        with replacing(self._folder / name) as partial:
             with partial.open("wb") as file:
                 for ids in self._waiting:
                     file.write(ids.astype(self._dtype).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
             total = checksum(partial)
-            partial.replace(path)
         self.shards.append(Shard(file=name, tokens=self._held, checksum=total))
         self._waiting, self._held, self.position = [], 0, position
         self.begin()

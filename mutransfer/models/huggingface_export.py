@@ -24,6 +24,7 @@ from mutransfer.config.data import DataSpec
 from mutransfer.config.factory import said
 from mutransfer.config.schema import RunConfig, TrainingSection
 from mutransfer.errors import PlanError, UsageError
+from mutransfer.files import disk_errors
 from mutransfer.models import build_model, plan_of
 from mutransfer.models.huggingface import make, own_scale, reloaded
 from mutransfer.models.huggingface_check import TOLERANCE, distance, random_inputs, randomize, require_own_function
@@ -105,12 +106,11 @@ def save_pretrained(config: RunConfig, weights: Path, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        write_plain(trained, config.data.spec, partial)
-        for file in partial.glob("*.safetensors"):
-            file.chmod(0o644)  # the library lets the owner only read it
-        partial.replace(folder)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        with disk_errors(folder):
+            write_plain(trained, config.data.spec, partial)
+            for file in partial.glob("*.safetensors"):
+                file.chmod(0o644)  # the library lets the owner only read it
+            partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

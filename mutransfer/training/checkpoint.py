@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from mutransfer.config.base import MOST_STEPS
 from mutransfer.errors import UsageError
-from mutransfer.files import open_file, write_atomic
+from mutransfer.files import open_file, replacing, write_atomic
 from mutransfer.messages import first_problem
 
 
@@ -65,7 +65,5 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 
 def save_weights(path: Path, model: torch.nn.Module) -> None:
     """Write the plain state dict as safetensors, tied tensors once, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    save_model(model, str(temporary))
-    temporary.chmod(0o644)  # safetensors lets the owner only read it
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_model(model, str(temporary))

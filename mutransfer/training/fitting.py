@@ -12,7 +12,7 @@ from mutransfer.config.load import save_config
 from mutransfer.config.schema import RunConfig
 from mutransfer.data.dataset import Dataset, notes_of
 from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors, write_atomic, write_json
+from mutransfer.files import write_atomic, write_json
 from mutransfer.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from mutransfer.training.folder import TrainFolder
 from mutransfer.training.learner import Learner
@@ -73,8 +73,7 @@ class FolderHooks(Hooks):
         save_checkpoint(self._folder.checkpoint(steps_done), what | learner.state_dict())
 
     def finish(self, learner: Learner) -> None:
-        with disk_errors(self._folder.weights):
-            save_weights(self._folder.weights, learner.model)
+        save_weights(self._folder.weights, learner.model)
         exporter = self._config.model.exporter
         if exporter is None or not self._config.model.exports:
             return

@@ -87,7 +87,7 @@ def test_an_error_of_the_system_is_a_message(called: Called, monkeypatch: pytest
     monkeypatch.setattr(
         "mutransfer.config.load.load_config", lambda *_: (_ for _ in ()).throw(OSError(27, "File too large"))
     )
-    assert called("audit", "mlp.yaml")[::2] == (2, "error: a file: cannot be used: File too large\n")
+    assert called("audit", "mlp.yaml")[::2] == (2, "error: a file cannot be read or written: File too large\n")
 
 
 def test_a_fault_of_ours_is_exit_code_1_and_keeps_secrets(called: Called, monkeypatch, capsys) -> None:

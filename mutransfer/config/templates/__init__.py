@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from mutransfer.errors import UsageError
-from mutransfer.files import disk_errors
+from mutransfer.files import write_atomic
 
 
 def template(kind: str) -> str:
@@ -20,10 +20,8 @@ def write_template(kind: str, path: Path) -> None:
     Raises:
         UsageError: something stands there already, or the disk refuses.
     """
-    try:
-        with disk_errors(path), path.open("x", encoding="utf-8") as file:
-            file.write(template(kind))
-    except UsageError as error:
-        if isinstance(error.__cause__, FileExistsError):
-            raise UsageError(f"{path}: is there already; name another file") from None
-        raise
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path}: is there already; name another file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: cannot be written: No such file or directory")
+    write_atomic(path, template(kind))
