@@ -18,11 +18,12 @@ from typing import Any
 
 from mutransfer.config.load import at_width
 from mutransfer.config.schema import RunConfig
-from mutransfer.errors import ConfigError, MutransferError
+from mutransfer.errors import ConfigError, MutransferError, PlanError
 from mutransfer.models import plan_of
 from mutransfer.models.huggingface_check import require_own_function
 from mutransfer.models.huggingface_config import transformers
 from mutransfer.models.huggingface_export import require_exportable
+from mutransfer.parametrization.plan import Plan
 
 WIDTH = 64
 PAGE = Path(__file__).with_name("families.md")
@@ -110,35 +111,40 @@ def _small(defaults: dict[Any, Any]) -> dict[str, Any]:
 
 
 def verdict(kind: str, family: str, folder: Path) -> tuple[str, str, str]:
-    """`equal`, `refused` or `not built`; why; and whether it can be exported."""
+    """`equal`, `refused`, `not built` or `traceback`; whether it can be exported; and why not."""
     why = ""
     try:
-        for number, fields in enumerate(small_configs(family)):
-            file = folder / f"{family}-{number}.json"
-            file.write_text(json.dumps(fields), encoding="utf-8")
-            model = {"kind": "huggingface", "config": str(file), "width": WIDTH, "base_width": WIDTH}
-            data = {key: str(folder / value) if key == "path" else value for key, value in DATA[kind].items()}
-            try:
-                config = RunConfig.model_validate({"name": "small", "model": model, "data": data})
-                require_own_function(config)
-                plan = plan_of(at_width(config, 4 * WIDTH))
-            except ConfigError as error:
-                why = why or _short(error)
-                continue
-            except MutransferError as error:
-                if "cannot be run on" not in str(error):
-                    return "refused", _short(error), ""
-                why = _short(error)
-                continue
-            scales = {"temperature": 2.0, "attention_temperature": 2.0 if plan.attention else 1.0}
-            try:
-                require_exportable(config.model_copy(update={"hparams": config.hparams.with_values(scales)}))
-                return "equal", "", "yes" if plan.attention else "attention as it is"
-            except MutransferError as error:
-                return "equal", _short(error), "no"
+        configs = list(small_configs(family))
     except Exception as error:  # any that transformers raises for its own defaults
-        return "not built", _short(error), ""
-    return "not built", why, ""
+        return "not built", "", _short(error)
+    for number, fields in enumerate(configs):
+        file = folder / f"{family}-{number}.json"
+        file.write_text(json.dumps(fields), encoding="utf-8")
+        model = {"kind": "huggingface", "config": str(file), "width": WIDTH, "base_width": WIDTH}
+        data = {key: str(folder / value) if key == "path" else value for key, value in DATA[kind].items()}
+        try:
+            config = RunConfig.model_validate({"name": "small", "model": model, "data": data})
+            require_own_function(config)
+            plan = plan_of(at_width(config, 4 * WIDTH))
+            return "equal", *_exported(config, plan)
+        except ConfigError as error:
+            why = why or _short(error)
+        except MutransferError as error:
+            if "cannot be run on" not in str(error):
+                return "refused", "", _short(error)
+            why = _short(error)
+        except Exception as error:
+            return "traceback", "", _short(error)
+    return "not built", "", why
+
+
+def _exported(config: RunConfig, plan: Plan) -> tuple[str, str]:
+    scales = {"temperature": 2.0, "attention_temperature": 2.0 if plan.attention else 1.0}
+    try:
+        require_exportable(config.model_copy(update={"hparams": config.hparams.with_values(scales)}))
+    except PlanError as error:
+        return "no", _short(error)
+    return "yes" if plan.attention else "attention as it is", ""
 
 
 def _short(error: object) -> str:
@@ -155,10 +161,12 @@ def main() -> None:
         for kind in DATA:
             for family in families(kind):
                 if not only or family in only:
-                    outcome, why, exported = verdict(kind, family, Path(name))
+                    outcome, exported, why = verdict(kind, family, Path(name))
                     counts[kind, outcome] += 1
                     rows.append(f"| {family} | {kind} | {outcome} | {exported} | {why} |")
                     print(rows[-1], flush=True)
+    if any(outcome == "traceback" for _, outcome in counts):
+        sys.exit("a family ends in a traceback")
     if only:
         return
     outcomes = ("equal", "refused", "not built")

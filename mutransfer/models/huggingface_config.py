@@ -33,9 +33,7 @@ _INNER = re.compile(
     r"(\w+_)?intermediate_size(_mlp)?|n_inner|d_inner|(\w+_)?ffn_dim|(\w+_)?hidden_dim|dff|dim_ff|d_ff|ffn_hidden_size|"
     r"feed_forward_size|(q|kv|o)_lora_rank|time_step_rank|mamba_dt_rank"
 )
-_HEADS = re.compile(
-    r"n_heads?|num_heads|(\w+_)?(attention|key_value|kv|key|value)_heads|n_mamba_heads|mamba_(n|num)_heads"
-)
+_HEADS = re.compile(r"(\w+_)?n(um)?_(\w+_)?heads?|num_heads|n_heads?|(\w+_)?(attention|key_value|kv|key|value)_heads")
 _HEAD_DIM = re.compile(r"(\w+_)?head_dim|d_kv|d_head|dim_head|attention_head_size")
 _NOT_TAKEN = ("model_type", "architectures", "dtype", "torch_dtype", "transformers_version")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
